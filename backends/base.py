@@ -1,0 +1,328 @@
+"""What a framework must offer so that one model and one set of trainers run on it.
+
+Arrays of the three frameworks (NumPy, MLX, torch) agree on operators, slicing, `.shape`, `.reshape`,
+`.swapaxes` and `.sum/.mean(axis=, keepdims=)`; these are used as they are. Everything else goes through a
+Backend: primitives that each framework spells in its own way, and composed defaults, written once here from
+the primitives, that a backend overrides when it has a fused kernel. A dtype is a string: "float32",
+"bfloat16", "float16", "int32", "bool".
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, D width of one head, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from backends import tree
+
+Array = Any
+
+
+class BackendUnavailable(RuntimeError):
+    """The framework is not installed here, or lacks the device that was asked for."""
+
+
+class Backend(ABC):
+    """One framework on one device. Holds no model state; safe to share between models of one thread."""
+
+    name: str
+    device: str  # "cpu" or "gpu"
+
+    # ---- arrays ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def array(self, values: Any, dtype: str | None = None) -> Array:
+        """A backend array from a NumPy array, list or number; 64-bit values become 32-bit."""
+
+    @abstractmethod
+    def numpy(self, x: Array) -> np.ndarray:
+        """A NumPy copy of `x`; bfloat16 becomes float32, which holds it exactly."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array: ...
+
+    @abstractmethod
+    def arange(self, start: int, stop: int) -> Array:
+        """int32 numbers start … stop-1."""
+
+    @abstractmethod
+    def cast(self, x: Array, dtype: str) -> Array: ...
+
+    @abstractmethod
+    def dtype(self, x: Array) -> str: ...
+
+    @abstractmethod
+    def concat(self, arrays: list[Array], axis: int) -> Array: ...
+
+    @abstractmethod
+    def stack(self, arrays: list[Array]) -> Array:
+        """Join along a new first axis."""
+
+    @abstractmethod
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array: ...
+
+    @abstractmethod
+    def stop_gradient(self, x: Array) -> Array: ...
+
+    def write(self, target: Array, start: int, values: Array) -> Array:
+        """`target` with `values` at positions start … along axis 2; the old `target` must not be used again."""
+        target[:, :, start : start + values.shape[2]] = values
+        return target
+
+    # ---- elementwise and reductions ----------------------------------------------------------------------
+
+    @abstractmethod
+    def exp(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def log(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def sqrt(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def sin(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def cos(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def tanh(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def abs(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array: ...
+
+    @abstractmethod
+    def argmax(self, x: Array, axis: int) -> Array:
+        """int32 position of the largest value."""
+
+    @abstractmethod
+    def cumsum(self, x: Array, axis: int) -> Array: ...
+
+    # ---- indexing ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def take(self, x: Array, indices: Array) -> Array:
+        """Rows of `x` (N, …) at integer `indices` (any shape): shape indices.shape + x.shape[1:]."""
+
+    @abstractmethod
+    def gather(self, x: Array, indices: Array) -> Array:
+        """Along the last axis: x (…, N), indices (…, M) -> (…, M). No gradient flows to the indices."""
+
+    @abstractmethod
+    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
+        """The k largest along the last axis in descending order, and their int32 positions (no gradient)."""
+
+    # ---- life cycle --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
+        """For `fn(weights, *args) -> (scalar, aux)` the function that returns `((scalar, aux), gradients)`.
+
+        The gradients are a tree like `weights`; leaves that `fn` does not use, and integer leaves, get zeros.
+        With `compiled` the backend may trace `fn`: it must then depend on its arguments only (arrays that it
+        closes over are baked in as constants) and be called with few different shapes.
+        """
+
+    @abstractmethod
+    def checkpoint(self, fn: Callable) -> Callable:
+        """`fn` whose inner activations are recomputed in the backward pass instead of stored.
+
+        Every array that needs a gradient must be an argument: MLX gives closed-over arrays a zero gradient.
+        """
+
+    @abstractmethod
+    def compile(self, fn: Callable) -> Callable:
+        """A traced `fn` where that pays on this device, else `fn`. Same rules as `value_and_grad(compiled=True)`."""
+
+    @abstractmethod
+    def scalar(self, value: float) -> Any:
+        """`value` in the form that a compiled function takes as an argument instead of baking it in."""
+
+    @abstractmethod
+    def sync(self, *trees: Any) -> None:
+        """Compute the arrays of `trees` now, so that what follows is timed or freed honestly."""
+
+    @abstractmethod
+    def memory(self) -> dict[str, int]:
+        """Bytes: {"active": …, "peak": …} as far as the framework counts them (zeros where it does not)."""
+
+    @abstractmethod
+    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
+        """Bound the framework's memory and cache (bytes) and its CPU threads where it can be told to."""
+
+    @abstractmethod
+    def clear_cache(self) -> None: ...
+
+    @abstractmethod
+    def fast_bfloat16(self) -> bool:
+        """Whether the device computes bfloat16 natively (CPUs, and Apple's M1 and M2, emulate it slowly)."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Names and versions of what computes here, for reports."""
+
+    # ---- composed defaults -------------------------------------------------------------------------------
+
+    def sigmoid(self, x: Array) -> Array:
+        return 0.5 * (self.tanh(0.5 * x) + 1.0)
+
+    def silu(self, x: Array) -> Array:
+        """x * sigmoid(x) (Elfwing et al. 2017)."""
+        return x * self.sigmoid(x)
+
+    def log_sigmoid(self, x: Array) -> Array:
+        """log(1 / (1 + exp(-x))) without overflow on either side."""
+        return 0.5 * (x - self.abs(x)) - self.log(1.0 + self.exp(-self.abs(x)))
+
+    def softmax(self, x: Array) -> Array:
+        """Over the last axis."""
+        shifted = self.exp(x - self.stop_gradient(self.amax(x, axis=-1, keepdims=True)))
+        return shifted / shifted.sum(axis=-1, keepdims=True)
+
+    def logsumexp(self, x: Array) -> Array:
+        """Over the last axis, which disappears."""
+        peak = self.stop_gradient(self.amax(x, axis=-1, keepdims=True))
+        return self.log(self.exp(x - peak).sum(axis=-1)) + peak[..., 0]
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        """x / sqrt(mean(x²) + eps) * weight over the last axis, computed in float32 (Zhang & Sennrich 2019)."""
+        wide = self.cast(x, "float32")
+        scaled = wide / self.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
+        return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x))
+
+    def rope(self, x: Array, offset: int, theta: float) -> Array:
+        """Rotate x (B, H, T, D) by its positions offset … offset+T-1 (Su et al. 2021, eq. 34).
+
+        The two halves of D are the two coordinates, as in Hugging Face's layout.
+        """
+        half = x.shape[-1] // 2
+        frequencies = self.array(np.asarray(theta ** (-np.arange(half) / half), np.float32))  # (D/2,)
+        positions = self.cast(self.arange(offset, offset + x.shape[-2]), "float32")  # (T,)
+        angles = positions[:, None] * frequencies[None, :]  # (T, D/2)
+        cos, sin = self.cast(self.cos(angles), self.dtype(x)), self.cast(self.sin(angles), self.dtype(x))
+        a, b = x[..., :half], x[..., half:]
+        return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
+        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D).
+
+        `mask` is "causal" (the last query sees the last key, also when Tq < Tk), None (all see all) or a bool
+        array that broadcasts to (B, H, Tq, Tk), True where attention is allowed; every row must allow one key.
+        """
+        batch, heads, queries, width = q.shape
+        groups = k.shape[1]
+        q = q.reshape(batch, groups, heads // groups, queries, width)  # (B, K, H/K, Tq, D)
+        scores = self.cast((q * scale) @ k[:, :, None].swapaxes(-1, -2), "float32")  # (B, K, H/K, Tq, Tk)
+        scores = scores.reshape(batch, heads, queries, -1)  # (B, H, Tq, Tk)
+        if isinstance(mask, str):
+            mask = self.causal_mask(queries, k.shape[2])
+        if mask is not None:
+            scores = self.where(mask, scores, -1e30)
+        attended = self.cast(self.softmax(scores), self.dtype(v)).reshape(batch, groups, heads // groups, queries, -1)
+        return (attended @ v[:, :, None]).reshape(batch, heads, queries, -1)
+
+    def causal_mask(self, queries: int, keys: int) -> Array:
+        """(Tq, Tk) bool, True where key j is not after query i when the last query aligns with the last key."""
+        return self.arange(0, keys)[None, :] <= self.arange(keys - queries, keys)[:, None]
+
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
+        y = x @ self.cast(weight, self.dtype(x)).swapaxes(0, 1)
+        return y if bias is None else y + self.cast(bias, self.dtype(x))
+
+    def token_nll(self, logits: Array, targets: Array) -> Array:
+        """-log softmax(logits)[target] per token: (B, T, V), int (B, T) -> float32 (B, T), not reduced."""
+        logits = self.cast(logits, "float32")
+        return self.logsumexp(logits) - self.gather(logits, targets[..., None])[..., 0]
+
+    # ---- composed updates: lists of leaves in, lists of leaves out; the old lists must not be used again ------
+
+    def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:
+        """Elementwise sum of two lists of arrays (gradient accumulation)."""
+        return [a + b for a, b in zip(totals, terms, strict=True)]
+
+    def clip_by_global_norm(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
+        """Scale all gradients so that their joint L2 norm is at most `max_norm` (0: no clipping).
+
+        Returns the gradients and the norm before clipping (Pascanu et al. 2013).
+        """
+        squares = [(self.cast(g, "float32") * self.cast(g, "float32")).sum() for g in grads]
+        norm = self.sqrt(self.stack(squares).sum())
+        if max_norm <= 0:
+            return grads, norm
+        scale = max_norm / self.where(norm > max_norm, norm, max_norm)
+        return [g * scale for g in grads], norm
+
+    def adamw_update(
+        self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
+        beta1: float, beta2: float, eps: float, decays: list[float],
+    ) -> tuple[list, list, list]:
+        """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on float32 leaves.
+
+        m ← β1 m + (1-β1) g;  v ← β2 v + (1-β2) g²;  p ← p (1 - lr·decay) - lr · (m / c1) / (√(v / c2) + eps),
+        with the bias corrections c1 = 1 - β1^t and c2 = 1 - β2^t given by the caller. Returns (p, m, v).
+        """
+        first = [beta1 * m + (1 - beta1) * g for m, g in zip(first, grads, strict=True)]
+        second = [beta2 * v + (1 - beta2) * (g * g) for v, g in zip(second, grads, strict=True)]
+        params = [
+            p * (1 - lr * decay) - (lr / correction1) * m / (self.sqrt(v / correction2) + eps)
+            for p, m, v, decay in zip(params, first, second, decays, strict=True)
+        ]
+        return params, first, second
+
+    def muon_update(
+        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5
+    ) -> tuple[list, list]:
+        """One Muon step on matrices (Jordan et al. 2024): Nesterov momentum, then the nearest orthogonal matrix.
+
+        M ← β M + (1-β) g;  U = orthogonalize((1-β) g + β M);  p ← p (1 - lr·decay) - lr · √max(1, out/in) · U.
+        Matrices of the same shape are stacked and orthogonalized together. Returns (p, M).
+        """
+        momentum = [beta * m + (1 - beta) * g for m, g in zip(momentum, grads, strict=True)]
+        looked_ahead = [(1 - beta) * g + beta * m for m, g in zip(momentum, grads, strict=True)]
+        new_params = list(params)
+        for indices in _by_shape(looked_ahead):
+            updates = self.orthogonalize(self.stack([looked_ahead[i] for i in indices]), steps)  # (n, out, in)
+            rows, columns = updates.shape[-2:]
+            scale = max(1.0, rows / columns) ** 0.5
+            for position, i in enumerate(indices):
+                new_params[i] = params[i] * (1 - lr * decay) - (lr * scale) * updates[position]
+        return new_params, momentum
+
+    def orthogonalize(self, x: Array, steps: int) -> Array:
+        """Singular values of each matrix in x (n, rows, columns) pushed towards 1 by a quintic Newton–Schulz iteration.
+
+        Coefficients from Jordan et al. 2024 ("Muon"): singular values end in about [0.7, 1.2], in float32.
+        """
+        a, b, c = 3.4445, -4.7750, 2.0315
+        tall = x.shape[-2] > x.shape[-1]
+        x = x.swapaxes(-1, -2) if tall else x
+        x = x / (self.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7)
+        for _ in range(steps):
+            square = x @ x.swapaxes(-1, -2)
+            x = a * x + (b * square + c * (square @ square)) @ x
+        return x.swapaxes(-1, -2) if tall else x
+
+
+def _by_shape(arrays: list[Array]) -> list[list[int]]:
+    groups: dict[tuple, list[int]] = {}
+    for i, x in enumerate(arrays):
+        groups.setdefault(tuple(x.shape), []).append(i)
+    return list(groups.values())
+
+
+def count(weights: tree.Tree) -> int:
+    """Numbers in all leaves of a tree (the parameter count of a model)."""
+    total = 0
+    for leaf in tree.leaves(weights):
+        size = 1
+        for extent in leaf.shape:
+            size *= extent
+        total += size
+    return total

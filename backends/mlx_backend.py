@@ -1,0 +1,194 @@
+"""MLX: Apple's array framework for unified memory (Metal), which also runs on Linux CPUs and on CUDA."""
+
+import ctypes
+import importlib.util
+import platform
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.base import Array, Backend, BackendUnavailable
+
+
+def _load_fast_blas() -> None:
+    """Give MLX's Linux wheel a fast BLAS: it ships a reference one, 30 times slower than torch's library.
+
+    The symbols are found when the library is loaded globally before `mlx.core` is. Macs use Accelerate.
+    """
+    if sys.platform != "linux" or "mlx.core" in sys.modules:
+        return
+    torch = importlib.util.find_spec("torch")
+    library = Path(torch.origin).parent / "lib" / "libtorch_cpu.so" if torch and torch.origin else None
+    if library is not None and library.exists():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+_load_fast_blas()
+import mlx.core as mx  # noqa: E402
+
+DTYPES = {
+    "float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16,
+    "int32": mx.int32, "uint8": mx.uint8, "bool": mx.bool_,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def create(device: str = "auto") -> Backend:
+    """The MLX backend on "gpu", "cpu" or, with "auto", the GPU if there is one."""
+    has_gpu = mx.is_available(mx.Device(mx.gpu))
+    if device == "gpu" and not has_gpu:
+        raise BackendUnavailable("MLX has no GPU here; leave the device out or use cpu.")
+    chosen = "gpu" if has_gpu and device != "cpu" else "cpu"
+    mx.set_default_device(mx.gpu if chosen == "gpu" else mx.cpu)
+    return MLXBackend(chosen)
+
+
+class MLXBackend(Backend):
+    """MLX on the default device. Lazy: arrays are computed when they are read or at `sync`."""
+
+    name = "mlx"
+
+    def __init__(self, device: str):
+        self.device = device
+        if device == "cpu":
+            mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
+
+    def array(self, values: Any, dtype: str | None = None) -> Array:
+        values = np.asarray(values)
+        narrow = {"float64": np.float32, "int64": np.int32, "uint16": np.int32, "uint32": np.int32}
+        x = mx.array(values.astype(narrow.get(values.dtype.name, values.dtype), copy=False))
+        return x if dtype is None else x.astype(DTYPES[dtype])
+
+    def numpy(self, x: Array) -> np.ndarray:
+        return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+        return mx.zeros(shape, DTYPES[dtype])
+
+    def arange(self, start: int, stop: int) -> Array:
+        return mx.arange(start, stop, dtype=mx.int32)
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.astype(DTYPES[dtype])
+
+    def dtype(self, x: Array) -> str:
+        return NAMES[x.dtype]
+
+    def concat(self, arrays: list[Array], axis: int) -> Array:
+        return mx.concatenate(arrays, axis=axis)
+
+    def stack(self, arrays: list[Array]) -> Array:
+        return mx.stack(arrays)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        return mx.where(condition, a, b)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return mx.stop_gradient(x)
+
+    def exp(self, x: Array) -> Array:
+        return mx.exp(x)
+
+    def log(self, x: Array) -> Array:
+        return mx.log(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return mx.sqrt(x)
+
+    def sin(self, x: Array) -> Array:
+        return mx.sin(x)
+
+    def cos(self, x: Array) -> Array:
+        return mx.cos(x)
+
+    def tanh(self, x: Array) -> Array:
+        return mx.tanh(x)
+
+    def abs(self, x: Array) -> Array:
+        return mx.abs(x)
+
+    def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array:
+        return mx.max(x, axis=axis, keepdims=keepdims)
+
+    def argmax(self, x: Array, axis: int) -> Array:
+        return mx.argmax(x, axis=axis).astype(mx.int32)  # uint32 would underflow in `argmax - 1`
+
+    def cumsum(self, x: Array, axis: int) -> Array:
+        return mx.cumsum(x, axis=axis)
+
+    def take(self, x: Array, indices: Array) -> Array:
+        return x[indices]
+
+    def gather(self, x: Array, indices: Array) -> Array:
+        return mx.take_along_axis(x, mx.stop_gradient(indices), axis=-1)
+
+    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
+        frozen = mx.stop_gradient(x)  # MLX refuses a gradient through the indices
+        found = mx.argpartition(-frozen, kth=k - 1, axis=-1)[..., :k]
+        order = mx.argsort(-mx.take_along_axis(frozen, found, axis=-1), axis=-1)
+        indices = mx.take_along_axis(found, order, axis=-1)
+        return mx.take_along_axis(x, indices, axis=-1), indices.astype(mx.int32)
+
+    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
+        differentiated = mx.value_and_grad(fn)
+        return self.compile(differentiated) if compiled else differentiated
+
+    def checkpoint(self, fn: Callable) -> Callable:
+        return mx.checkpoint(fn)
+
+    def compile(self, fn: Callable) -> Callable:
+        return fn if self.device == "cpu" else mx.compile(fn)
+
+    def scalar(self, value: float) -> Any:
+        return value if self.device == "cpu" else mx.array(value, mx.float32)
+
+    def sync(self, *trees: Any) -> None:
+        mx.eval(*trees)
+
+    def memory(self) -> dict[str, int]:
+        return {"active": mx.get_active_memory(), "peak": mx.get_peak_memory()}
+
+    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
+        if memory is not None:
+            mx.set_memory_limit(memory)
+        if cache is not None:
+            mx.set_cache_limit(cache)
+
+    def clear_cache(self) -> None:
+        mx.clear_cache()
+
+    def fast_bfloat16(self) -> bool:
+        architecture = str(mx.device_info().get("architecture", "")) if self.device == "gpu" else ""
+        generation = re.match(r"applegpu_g(\d+)", architecture)  # g13 is M1, g14 M2, g15 M3, …
+        return self.device == "gpu" and (generation is None or int(generation[1]) >= 15)
+
+    def versions(self) -> dict[str, str]:
+        return {"mlx": mx.__version__, "device": self.device, "platform": platform.platform()}
+
+    # ---- fused kernels -----------------------------------------------------------------------------------
+
+    def sigmoid(self, x: Array) -> Array:
+        return mx.sigmoid(x)
+
+    def softmax(self, x: Array) -> Array:
+        return mx.softmax(x, axis=-1)
+
+    def logsumexp(self, x: Array) -> Array:
+        return mx.logsumexp(x, axis=-1)
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        return mx.fast.rms_norm(x, weight.astype(x.dtype), eps)
+
+    def rope(self, x: Array, offset: int, theta: float) -> Array:
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=theta, scale=1.0, offset=offset)
+
+    def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
+        if q.shape[2] == 1 and isinstance(mask, str):
+            mask = None
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+

@@ -1,0 +1,245 @@
+"""PyTorch for CUDA GPUs and for CPUs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+
+from backends import tree
+from backends.base import Array, Backend, BackendUnavailable
+
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+    "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
+
+
+def create(device: str = "auto") -> Backend:
+    """The torch backend on "gpu" (CUDA), "cpu" or, with "auto", CUDA if there is one.
+
+    Apple's GPU is left out on purpose: torch's MPS device has open bugs with silently wrong gradients.
+    """
+    if device == "gpu" and not torch.cuda.is_available():
+        raise BackendUnavailable("torch finds no CUDA GPU here; leave the device out or use cpu.")
+    return TorchBackend("gpu" if torch.cuda.is_available() and device != "cpu" else "cpu")
+
+
+class TorchBackend(Backend):
+    """torch on one device. Updates happen in place: gradients, moments and weights are never held twice."""
+
+    name = "torch"
+
+    def __init__(self, device: str):
+        self.device = device
+        self._device = torch.device("cuda" if device == "gpu" else "cpu")
+        self._rope_tables: dict[tuple, tuple[Array, Array]] = {}
+
+    def array(self, values: Any, dtype: str | None = None) -> Array:
+        values = np.asarray(values)
+        narrow = {"float64": np.float32, "int64": np.int32, "uint16": np.int32, "uint32": np.int32}
+        x = torch.tensor(values.astype(narrow.get(values.dtype.name, values.dtype), copy=False), device=self._device)
+        return x if dtype is None else x.to(DTYPES[dtype])
+
+    def numpy(self, x: Array) -> np.ndarray:
+        x = x.detach()
+        return np.array((x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy())
+
+    def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+        return torch.zeros(shape, dtype=DTYPES[dtype], device=self._device)
+
+    def arange(self, start: int, stop: int) -> Array:
+        return torch.arange(start, stop, dtype=torch.int32, device=self._device)
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.to(DTYPES[dtype])
+
+    def dtype(self, x: Array) -> str:
+        return NAMES[x.dtype]
+
+    def concat(self, arrays: list[Array], axis: int) -> Array:
+        return torch.cat(arrays, dim=axis)
+
+    def stack(self, arrays: list[Array]) -> Array:
+        return torch.stack(arrays)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        return torch.where(condition, a, b)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x.detach()
+
+    def exp(self, x: Array) -> Array:
+        return torch.exp(x)
+
+    def log(self, x: Array) -> Array:
+        return torch.log(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
+    def sin(self, x: Array) -> Array:
+        return torch.sin(x)
+
+    def cos(self, x: Array) -> Array:
+        return torch.cos(x)
+
+    def tanh(self, x: Array) -> Array:
+        return torch.tanh(x)
+
+    def abs(self, x: Array) -> Array:
+        return torch.abs(x)
+
+    def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array:
+        return torch.amax(x, dim=axis, keepdim=keepdims)
+
+    def argmax(self, x: Array, axis: int) -> Array:
+        return torch.argmax(x, dim=axis).to(torch.int32)
+
+    def cumsum(self, x: Array, axis: int) -> Array:
+        return torch.cumsum(x, dim=axis, dtype=x.dtype)
+
+    def take(self, x: Array, indices: Array) -> Array:
+        return F.embedding(indices, x) if x.ndim == 2 else x[indices]
+
+    def gather(self, x: Array, indices: Array) -> Array:
+        return torch.gather(x, -1, indices.long())
+
+    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
+        values, indices = torch.topk(x, k, dim=-1)
+        return values, indices.to(torch.int32)
+
+    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
+        traced = self.compile(fn) if compiled else fn
+
+        def differentiated(weights: Any, *args: Any) -> tuple:
+            inputs = [w.detach().requires_grad_(w.is_floating_point()) for w in tree.leaves(weights)]
+            loss, aux = traced(tree.rebuild(weights, inputs), *args)
+            wanted = [w for w in inputs if w.requires_grad]
+            found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+            grads = [next(found) if w.requires_grad else None for w in inputs]
+            grads = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, inputs, strict=True)]
+            detached = tree.map_leaves(lambda x: x.detach(), aux)
+            return (loss.detach(), detached), tree.rebuild(weights, grads)
+
+        return differentiated
+
+    def checkpoint(self, fn: Callable) -> Callable:
+        return lambda *args: torch.utils.checkpoint.checkpoint(fn, *args, use_reentrant=False)
+
+    def compile(self, fn: Callable) -> Callable:
+        return torch.compile(fn) if self.device == "gpu" else fn
+
+    def scalar(self, value: float) -> Any:
+        return value
+
+    def sync(self, *trees: Any) -> None:
+        if self.device == "gpu":
+            torch.cuda.synchronize()
+
+    def memory(self) -> dict[str, int]:
+        if self.device == "cpu":
+            return {"active": 0, "peak": 0}
+        return {"active": torch.cuda.memory_allocated(), "peak": torch.cuda.max_memory_allocated()}
+
+    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if memory is not None and self.device == "gpu":
+            total = torch.cuda.get_device_properties(self._device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory / total))
+
+    def clear_cache(self) -> None:
+        if self.device == "gpu":
+            torch.cuda.empty_cache()
+
+    def fast_bfloat16(self) -> bool:
+        return self.device == "gpu" and torch.cuda.get_device_capability()[0] >= 8
+
+    def versions(self) -> dict[str, str]:
+        device = torch.cuda.get_device_name() if self.device == "gpu" else "cpu"
+        return {"torch": torch.__version__, "device": device, "threads": str(torch.get_num_threads())}
+
+    # ---- fused kernels -----------------------------------------------------------------------------------
+
+    def sigmoid(self, x: Array) -> Array:
+        return torch.sigmoid(x)
+
+    def silu(self, x: Array) -> Array:
+        return F.silu(x)
+
+    def log_sigmoid(self, x: Array) -> Array:
+        return F.logsigmoid(x)
+
+    def softmax(self, x: Array) -> Array:
+        return torch.softmax(x, dim=-1)
+
+    def logsumexp(self, x: Array) -> Array:
+        return torch.logsumexp(x, dim=-1)
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+
+    def rope(self, x: Array, offset: int, theta: float) -> Array:
+        half = x.shape[-1] // 2
+        cos, sin = (table[offset : offset + x.shape[2]] for table in self._rope_table(x, offset + x.shape[2], theta))
+        swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+        return x * cos + swapped * sin
+
+    def _rope_table(self, x: Array, length: int, theta: float) -> tuple[Array, Array]:
+        """cos (N, D) and signed sin (N, D) for N >= length positions, kept between calls."""
+        width = x.shape[-1]
+        key = (width, theta, x.dtype)
+        if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
+            count = max(256, 1 << (length - 1).bit_length())
+            frequencies = np.asarray(theta ** (-np.arange(width // 2) / (width // 2)), np.float32)
+            angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
+            cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
+            sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
+            self._rope_tables[key] = (self.array(cos).to(x.dtype), self.array(sin).to(x.dtype))
+        return self._rope_tables[key]
+
+    def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
+        causal = False
+        if isinstance(mask, str):  # torch's is_causal aligns the first query with the first key: only safe if equal
+            causal = q.shape[2] == k.shape[2] and q.shape[2] > 1
+            mask = None if causal or q.shape[2] == 1 else self.causal_mask(q.shape[2], k.shape[2])
+        grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def token_nll(self, logits: Array, targets: Array) -> Array:
+        flat = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1).long(), reduction="none")
+        return flat.reshape(targets.shape)
+
+    # ---- updates in place --------------------------------------------------------------------------------
+
+    def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:
+        torch._foreach_add_(totals, terms)
+        return totals
+
+    def clip_by_global_norm(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if max_norm > 0:
+            torch._foreach_mul_(grads, max_norm / torch.clamp(norm, min=max_norm))
+        return grads, norm
+
+    def adamw_update(
+        self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
+        beta1: float, beta2: float, eps: float, decays: list[float],
+    ) -> tuple[list, list, list]:
+        for decay in set(decays) - {0.0}:
+            torch._foreach_mul_([p for p, own in zip(params, decays, strict=True) if own == decay], 1 - lr * decay)
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+        denominators = torch._foreach_sqrt(torch._foreach_div(second, correction2))
+        torch._foreach_add_(denominators, eps)
+        torch._foreach_addcdiv_(params, first, denominators, -lr / correction1)
+        return params, first, second
+

@@ -1,0 +1,199 @@
+"""From shards to the batches of a step: a pure function of (seed, step), so that resuming needs one integer.
+
+A batch is a dict of NumPy arrays whose first axis is the row: `ids`, `targets` (B, T) and `weights`, which sum
+to 1 over the batch; packed rows add `segments` (B, T), pairs add `spans` (B, 2P, T) and `reference` (B, P, 2).
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from minigpt.data.shards import Shard
+from minigpt.errors import DataError
+
+Batch = dict[str, np.ndarray]
+
+
+class TextRows:
+    """Windows of `length` tokens that cover a text without overlap; each epoch cuts it at another offset."""
+
+    def __init__(self, shard: Shard, length: int, seed: int):
+        if len(shard.ids) < length + 1:
+            raise DataError(
+                f"The text in {shard.directory} has {len(shard.ids)} tokens, fewer than one row of {length} + 1.",
+                "Give more text or lower model.context.",
+            )
+        self.shard, self.length, self.seed = shard, length, seed
+        self.count = max(1, (len(shard.ids) - length) // length)
+
+    def row(self, epoch: int, i: int) -> Batch:
+        spare = len(self.shard.ids) - 1 - self.count * self.length
+        start = int(_stream(self.seed, "offset", epoch).integers(0, spare + 1)) + i * self.length
+        tokens = np.asarray(self.shard.ids[start : start + self.length + 1], np.int32)
+        return {"ids": tokens[:-1], "targets": tokens[1:], "weights": np.ones(self.length, np.float32)}
+
+
+class ValidationText:
+    """Windows that cover the whole text once; the last is filled up with tokens of weight 0."""
+
+    def __init__(self, shard: Shard, length: int):
+        self.shard, self.length = shard, length
+        self.count = max(1, -(-(len(shard.ids) - 1) // length))
+
+    def row(self, epoch: int, i: int) -> Batch:
+        tokens = np.asarray(self.shard.ids[i * self.length : (i + 1) * self.length + 1], np.int32)
+        padded = np.zeros(self.length + 1, np.int32)
+        padded[: len(tokens)] = tokens
+        weights = (np.arange(self.length) < len(tokens) - 1).astype(np.float32)
+        return {"ids": padded[:-1], "targets": padded[1:], "weights": weights}
+
+
+class PackedRows:
+    """Rows of `length` tokens filled with whole examples; a token sees its own example only.
+
+    Which examples share a row is decided once; epochs change the order of the rows. Longer examples are cut.
+    """
+
+    def __init__(self, shard: Shard, length: int, seed: int):
+        assert shard.mask is not None, shard.directory
+        self.shard, self.length = shard, length
+        starts = np.concatenate([[0], shard.ends[:-1]])
+        sizes = np.minimum(shard.ends - starts - 1, length)  # the last token is a target only
+        order = _stream(seed, "packing", 0).permutation(len(shard))
+        self.rows = pack(sizes, order, length)
+        self.count = len(self.rows)
+
+    def row(self, epoch: int, i: int) -> Batch:
+        batch = _empty_row(self.length)
+        place = 0
+        for segment, example in enumerate(self.rows[i]):
+            place += _place(batch, place, segment, *self.shard.sequence(example))
+        return batch
+
+
+class PairRows:
+    """Rows that hold whole preference pairs: sequence 2i of the shard is chosen, 2i + 1 rejected.
+
+    A row has `2 · length` tokens, so that any pair of two answers of `length` fits. `reference` (pairs, 2)
+    holds the reference model's summed log-probabilities.
+    """
+
+    def __init__(self, shard: Shard, length: int, seed: int, reference: np.ndarray | None = None):
+        self.shard, self.length = shard, 2 * length
+        starts = np.concatenate([[0], shard.ends[:-1]])
+        sizes = (shard.ends - starts - 1).reshape(-1, 2)
+        order = _stream(seed, "packing", 0).permutation(len(sizes))
+        self.rows = pack(sizes.sum(axis=1), order, self.length)
+        self.count = len(self.rows)
+        self.most = max(len(row) for row in self.rows)
+        self.reference = np.zeros((len(sizes), 2), np.float32) if reference is None else reference
+
+    def row(self, epoch: int, i: int) -> Batch:
+        batch = _empty_row(self.length)
+        spans = np.zeros((2 * self.most, self.length), np.float32)
+        reference = np.zeros((self.most, 2), np.float32)
+        place = 0
+        for slot, pair in enumerate(self.rows[i]):
+            reference[slot] = self.reference[pair]
+            for side in (0, 1):
+                segment = 2 * slot + side
+                size = _place(batch, place, segment, *self.shard.sequence(2 * pair + side))
+                spans[segment, place : place + size] = batch["weights"][place : place + size]
+                place += size
+        batch["weights"] = (np.arange(self.most) < len(self.rows[i])).astype(np.float32)  # per pair
+        return batch | {"spans": spans, "reference": reference}
+
+
+Rows = TextRows | ValidationText | PackedRows | PairRows
+
+
+class Batches:
+    """`batches(step)` for training: every row once per epoch, in an order that (seed, epoch) decides."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int):
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._order = lru_cache(maxsize=2)(lambda epoch: _stream(seed, "order", epoch).permutation(rows.count))
+
+    def __call__(self, step: int) -> Batch:
+        first = step * self.batch_size
+        places = [divmod(first + i, self.rows.count) for i in range(self.batch_size)]
+        return normalized(stacked([self.rows.row(epoch, int(self._order(epoch)[i])) for epoch, i in places]))
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps until every row was seen once."""
+        return self.rows.count / self.batch_size
+
+
+def in_order(rows: Rows, batch_size: int, limit: int | None = None) -> list[range]:
+    """Row numbers of successive evaluation batches: all rows, or `limit` of them spread evenly over all."""
+    count = rows.count if limit is None else min(limit, rows.count)
+    chosen = [i * rows.count // count for i in range(count)]
+    return [chosen[i : i + batch_size] for i in range(0, count, batch_size)]
+
+
+def stacked(rows: list[Batch]) -> Batch:
+    """Rows side by side, weights as they are."""
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def normalized(batch: Batch) -> Batch:
+    """The batch with weights that sum to 1 (or stay 0 where nothing has a weight)."""
+    total = batch["weights"].sum(dtype=np.float64)
+    return batch | {"weights": (batch["weights"] / (total or 1.0)).astype(np.float32)}
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Equal parts along the rows; their weights still sum to 1 together."""
+    if parts == 1:
+        return [batch]
+    pieces = {key: np.split(values, parts) for key, values in batch.items()}
+    return [{key: pieces[key][i] for key in batch} for i in range(parts)]
+
+
+def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32) -> list[list[int]]:
+    """Put items of `sizes` into rows of `length` in the given order; each goes to the first open row it fits.
+
+    Raises DataError for an item longer than a row.
+    """
+    if len(sizes) and int(sizes.max()) > length:
+        raise DataError(f"An example of {int(sizes.max())} tokens does not fit a row of {length}.", "Raise model.context.")
+    rows: list[list[int]] = []
+    bins: list[tuple[list[int], int]] = []  # (items, room left), oldest first
+    for item in order.tolist():
+        size = int(sizes[item])
+        for place, (held, room) in enumerate(bins):
+            if size <= room:
+                held.append(item)
+                bins[place] = (held, room - size)
+                break
+        else:
+            bins.append(([item], length - size))
+            rows.append(bins[-1][0])
+            if len(bins) > open_rows:
+                bins.pop(min(range(len(bins)), key=lambda place: bins[place][1]))
+    return rows
+
+
+def _empty_row(length: int) -> Batch:
+    return {
+        "ids": np.zeros(length, np.int32),
+        "targets": np.zeros(length, np.int32),
+        "weights": np.zeros(length, np.float32),
+        "segments": np.full(length, -1, np.int32),  # the unused tail is a segment of its own
+    }
+
+
+def _place(batch: Batch, place: int, segment: int, ids: np.ndarray, mask: np.ndarray) -> int:
+    """Write one example at `place`; returns the number of positions it took."""
+    size = min(len(ids) - 1, len(batch["ids"]) - place)
+    here = slice(place, place + size)
+    batch["ids"][here] = ids[:size]
+    batch["targets"][here] = ids[1 : size + 1]
+    batch["weights"][here] = mask[1 : size + 1]
+    batch["segments"][here] = segment
+    return size
+
+
+def _stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(purpose.encode()[:4]) << 32 | epoch]))

@@ -1,0 +1,242 @@
+"""From a stage's sources to token shards: rows are read, checked, split, rendered and tokenized in one stream."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from minigpt.chat import render
+from minigpt.config import DataConfig
+from minigpt.data import world
+from minigpt.data.formats import RowError, parse_row, require
+from minigpt.data.named import resolve
+from minigpt.data.rows import Conversation, Parsed, Preference, Text
+from minigpt.data.shards import ShardWriter
+from minigpt.data.sources import BadRow, Row, is_text, read_rows, read_text
+from minigpt.errors import DataError
+from minigpt.events import Note, Progress, Report, silent
+from minigpt.tokenizer import END_OF_TEXT, Tokenizer
+
+WORLD = "world"  # the built-in bilingual world as a source
+BLOCK = 256  # rows or text blocks that are tokenized together
+
+
+@dataclass
+class Item:
+    """One parsed row or one block of a text file. `split` is "train" or "validation"."""
+
+    where: str
+    content: Parsed
+    split: str
+    ends_document: bool = True
+
+
+@dataclass
+class Reader:
+    """Streams the usable items of a stage's sources and counts the rest.
+
+    A bad row raises DataError with its `file:line`, or is counted in `bad` when `skip_bad` is set. Rows go to
+    the validation split by a hash of their content, so that equal rows are always on one side; of text files
+    the last part is held out. With `validation` sources those are the validation split and nothing else is.
+    """
+
+    stage: str
+    config: DataConfig
+    seed: int
+    cache: Path
+    report: Report = silent
+    bad: list[str] = field(default_factory=list)
+    rows: int = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        held_out = self.config.validation_fraction
+        separate = getattr(self.config, f"{self.stage}_validation")
+        yield from self._items(getattr(self.config, self.stage), 0.0 if separate else held_out)
+        yield from self._items(separate, 1.0)
+
+    def _items(self, sources: Sequence[str], held_out: float) -> Iterator[Item]:
+        for source in sources:
+            if source == WORLD:
+                yield from self._parsed(self._world(), held_out)
+                continue
+            for path in resolve([source], self.cache, self.report):
+                if is_text(path):
+                    yield from self._text(path, held_out)
+                else:
+                    yield from self._parsed(read_rows(path), held_out)
+
+    def _text(self, path: Path, held_out: float) -> Iterator[Item]:
+        if self.stage != "pretrain":
+            self._reject(RowError(str(path), f"a text file cannot train {self.stage}", "Give rows, as .jsonl."))
+            return
+        for split, start, stop in (("train", 0.0, 1.0 - held_out), ("validation", 1.0 - held_out, 1.0)):
+            block = None
+            for block in read_text(path, start, stop) if start < stop else ():
+                self.rows += 1
+                yield Item(block.where, Text(block.text), split, block.ends_document)
+            if block is not None and not block.ends_document:
+                yield Item(block.where, Text(""), split, True)
+
+    def _parsed(self, rows: Iterator[Row | BadRow], held_out: float) -> Iterator[Item]:
+        for row in rows:
+            try:
+                content = require(parse_row(row), self.stage, row.where)
+            except RowError as error:
+                self._reject(error)
+                continue
+            self.rows += 1
+            yield Item(row.where, content, split_of(content, self.seed, held_out))
+
+    def _world(self) -> Iterator[Row]:
+        c = self.config
+        if self.stage == "pretrain":
+            rows = world.texts(self.seed, c.world_texts)
+        elif self.stage == "dpo":
+            rows = world.preferences(self.seed, c.world_pairs, "train")
+        else:
+            rows = _conversations(self.seed, c.world_instructions)
+        for number, row in enumerate(rows, 1):
+            yield Row(f"{WORLD}:{number}", row)
+
+    def _reject(self, error: RowError) -> None:
+        if not self.config.skip_bad:
+            raise error
+        self.bad.append(str(error))
+
+
+def _conversations(seed: int, count: int) -> Iterator[dict]:
+    """The world's SFT rows: five with a checkable answer, then one everyday request."""
+    tasks = world.instructions(seed, count, "train")
+    requests = world.requests(seed, count, "train")
+    for number in range(count):
+        yield next(requests if number % 6 == 5 else tasks)
+
+
+def split_of(content: Parsed, seed: int, held_out: float) -> str:
+    """ "train" or "validation", decided by the content alone."""
+    digest = hashlib.blake2b(f"{seed} {content!r}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return "validation" if int.from_bytes(digest) < held_out * 2**64 else "train"
+
+
+@dataclass
+class Prepared:
+    """What became of the sources: counts per split, and what was left out."""
+
+    tokens: dict[str, int]
+    sequences: dict[str, int]
+    cut: int
+    dropped: int
+    bad: int
+
+
+def prepare(
+    reader: Reader, tokenizer: Tokenizer, directory: Path, context: int, report: Report = silent
+) -> Prepared:
+    """Write `directory/train` and `directory/validation` as token shards.
+
+    SFT examples longer than `context` are cut at their end, or dropped when no answer is left; preference
+    pairs with an answer that does not fit are dropped. Raises DataError when nothing usable is left.
+    """
+    stage = reader.stage
+    result = Prepared({}, {}, 0, 0, 0)
+    with (
+        ShardWriter(directory / "train", tokenizer.vocab_size, stage != "pretrain") as train,
+        ShardWriter(directory / "validation", tokenizer.vocab_size, stage != "pretrain") as validation,
+    ):
+        writers = {"train": train, "validation": validation}
+        spare: Item | None = None
+        items = iter(reader)
+        while chunk := list(islice(items, BLOCK)):
+            for item, encoded in zip(chunk, _encode(chunk, tokenizer, stage), strict=True):
+                _write(writers[item.split], encoded, item, context, result)
+                if item.split == "train":
+                    spare = item
+            report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens))
+        if not train.tokens:
+            raise _nothing_usable(reader, result)
+        if not validation.sequences and spare is not None:  # so few rows that none was drawn: show the last one
+            _write(validation, _encode([spare], tokenizer, stage)[0], spare, context, result)
+            report(Note(f"{stage}: only {train.sequences} rows, so the last one is used for validation as well."))
+    report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens, finished=True))
+    for name, writer in writers.items():
+        result.tokens[name], result.sequences[name] = writer.tokens, writer.sequences
+    result.bad = len(reader.bad)
+    _tell(stage, reader, result, context, report)
+    return result
+
+
+Encoded = list[tuple[list[int], list[int] | None]]  # one sequence, or two for a preference
+
+
+def _encode(items: list[Item], tokenizer: Tokenizer, stage: str) -> list[Encoded]:
+    texts = [item.content.text for item in items if isinstance(item.content, Text)]
+    encoded = iter(tokenizer.encode_batch(texts))
+    return [_encode_one(item.content, encoded, tokenizer, stage) for item in items]
+
+
+def _encode_one(content: Parsed, texts: Iterator[list[int]], tokenizer: Tokenizer, stage: str) -> Encoded:
+    if isinstance(content, Text):
+        return [(next(texts), None)]
+    if isinstance(content, Conversation):
+        ids, mask = render(tokenizer, content.messages)
+        return [(ids, None if stage == "pretrain" else mask)]
+    assert isinstance(content, Preference), content
+    return [_answer(tokenizer, content, answer) for answer in (content.chosen, content.rejected)]
+
+
+def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> tuple[list[int], list[int]]:
+    """Ids of prompt + answer with a mask on the answer only, also when the prompt holds earlier answers."""
+    prompt, _ = render(tokenizer, pair.prompt)
+    ids, mask = render(tokenizer, pair.prompt + answer)
+    return ids, [0] * len(prompt) + mask[len(prompt) :]
+
+
+def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, result: Prepared) -> None:
+    if encoded[0][1] is None:
+        ids = encoded[0][0]
+        writer.add(ids + [END_OF_TEXT] if item.ends_document else ids, ends=item.ends_document)
+    elif len(encoded) == 2:
+        if any(len(ids) > context + 1 for ids, _ in encoded):
+            result.dropped += 1
+            return
+        for ids, mask in encoded:
+            writer.add(ids, mask)
+    else:
+        ids, mask = encoded[0]
+        if len(ids) > context + 1:
+            ids, mask = ids[: context + 1], mask[: context + 1]
+            if not any(mask):
+                result.dropped += 1
+                return
+            result.cut += 1
+        writer.add(ids, mask)
+
+
+def _nothing_usable(reader: Reader, result: Prepared) -> DataError:
+    sources = ", ".join(getattr(reader.config, reader.stage)) or "no source"
+    if reader.bad:
+        return DataError(f"{reader.stage}: none of {len(reader.bad)} rows is usable; the first: {reader.bad[0]}")
+    if result.dropped:
+        return DataError(
+            f"{reader.stage}: all {result.dropped} rows of {sources} are longer than the context.",
+            "Raise model.context or shorten the rows.",
+        )
+    return DataError(f"{reader.stage}: there is no usable row in {sources}.", "Give data with --data FILE.")
+
+
+def _tell(stage: str, reader: Reader, result: Prepared, context: int, report: Report) -> None:
+    rows = {name: count // (2 if stage == "dpo" else 1) for name, count in result.sequences.items()}
+    unit = {"pretrain": "documents", "sft": "conversations", "dpo": "pairs"}[stage]
+    report(
+        Note(
+            f"{stage}: {rows['train']:,} {unit} ({result.tokens['train']:,} tokens) to train on, "
+            f"{rows['validation']:,} held out ({result.tokens['validation']:,} tokens)."
+        )
+    )
+    if result.cut:
+        report(Note(f"{stage}: {result.cut:,} rows were longer than the context of {context} tokens and cut."))
+    if result.dropped:
+        report(Note(f"{stage}: {result.dropped:,} rows were too long for the context of {context} and left out."))
+    if reader.bad:
+        report(Note(f"{stage}: {len(reader.bad):,} bad rows were skipped; the first: {reader.bad[0]}"))

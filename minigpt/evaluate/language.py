@@ -1,0 +1,56 @@
+"""How well a model predicts text: nats per token, perplexity, bits per byte."""
+
+import math
+
+import numpy as np
+
+from backends.tree import Tree
+from minigpt.data.batches import Rows, in_order, stacked
+from minigpt.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
+from minigpt.model import GPT
+
+
+def evaluate_language(
+    model: GPT, weights: Tree, rows: Rows, byte_lengths: np.ndarray, batch_size: int, limit: int | None = None
+) -> dict[str, float]:
+    """Loss over the rows' weighted tokens (all rows, or `limit` of them spread evenly).
+
+    Returns `loss` (nats per token), `perplexity`, `bits_per_byte` (comparable between tokenizers) and the
+    counts `tokens` and `bytes`. `byte_lengths` (V,) are the tokenizer's.
+    """
+    losses = model.backend.compile(lambda w, batch: token_losses(model, w, batch))
+    nats = tokens = size = 0.0
+    for numbers in in_order(rows, batch_size, limit):
+        batch = stacked([rows.row(0, i) for i in numbers])
+        counted = batch.pop("weights").astype(np.float64)  # (B, T) of 0 and 1
+        arrays = {key: model.backend.array(x) for key, x in batch.items()}
+        nats += float((model.backend.numpy(losses(weights, arrays)) * counted).sum())
+        tokens += float(counted.sum())
+        size += float((byte_lengths[batch["targets"]] * counted).sum())
+    mean = nats / max(tokens, 1.0)
+    return {
+        "loss": mean,
+        "perplexity": math.exp(min(mean, 700.0)),
+        "bits_per_byte": nats / math.log(2) / max(size, 1.0),
+        "tokens": tokens,
+        "bytes": size,
+    }
+
+
+def evaluate_preferences(
+    model: GPT, weights: Tree, rows: Rows, beta: float, kind: str, batch_size: int, limit: int | None = None
+) -> dict[str, float]:
+    """Mean over pairs of the preference `loss`, the `accuracy` with which chosen beats rejected, and the rewards."""
+    backend = model.backend
+    totals: dict[str, float] = {}
+    pairs = 0.0
+    for numbers in in_order(rows, batch_size, limit):
+        arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
+        policy = sequence_logprobs(model, weights, arrays)
+        losses = preference_losses(backend, policy, arrays["reference"], beta, kind)
+        found = {"loss": (losses * arrays["weights"]).sum()}
+        found |= preference_metrics(backend, policy, arrays["reference"], arrays["weights"], beta)
+        for name, value in found.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+        pairs += float(arrays["weights"].sum())
+    return {name: value / max(pairs, 1.0) for name, value in totals.items()} | {"pairs": pairs}

@@ -1,0 +1,57 @@
+"""Losses as pure functions of arrays. `weights` of rows, tokens or pairs sum to 1 over a whole step's batch,
+so that the parts of an accumulated step add up to exactly the loss of the whole.
+
+Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
+"""
+
+from backends.base import Array, Backend
+from backends.tree import Tree
+from minigpt.model import GPT, segment_mask
+
+
+def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples."""
+    packed = batch.get("segments")
+    mask = "causal" if packed is None else segment_mask(model.backend, packed)
+    return model.backend.token_nll(model(weights, batch["ids"], mask), batch["targets"])
+
+
+def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """Weighted mean of the token losses: next-token prediction, on all tokens or on answers only."""
+    return (token_losses(model, weights, batch) * batch["weights"]).sum()
+
+
+def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """log p(answer | prompt), summed over the answer's tokens: (B, P, 2) for chosen and rejected.
+
+    `batch["spans"]` (B, S, T) is 1 where token t belongs to the answer of sequence s.
+    """
+    logprobs = -token_losses(model, weights, batch)  # (B, T)
+    sums = (batch["spans"] @ logprobs[..., None])[..., 0]  # (B, S)
+    return sums.reshape(sums.shape[0], -1, 2)
+
+
+def preference_losses(backend: Backend, policy: Array, reference: Array, beta: float, kind: str) -> Array:
+    """Loss per pair (B, P) from summed log-probabilities (B, P, 2) of chosen and rejected.
+
+    "sigmoid" is DPO: -log σ(β h) with h the margin of policy over reference (Rafailov et al. 2023, eq. 7);
+    "ipo" is (h - 1/(2β))² (Azar et al. 2023, eq. 17).
+    """
+    advantage = policy - reference  # (B, P, 2)
+    margin = advantage[..., 0] - advantage[..., 1]  # (B, P)
+    if kind == "ipo":
+        gap = margin - 1.0 / (2.0 * beta)
+        return gap * gap
+    return -backend.log_sigmoid(beta * margin)
+
+
+def preference_metrics(backend: Backend, policy: Array, reference: Array, pairs: Array, beta: float) -> dict[str, Array]:
+    """Weighted means over the pairs (B, P): both rewards β log(π/π_ref), their margin, and how often it is positive."""
+    rewards = beta * (policy - reference)  # (B, P, 2)
+    margin = rewards[..., 0] - rewards[..., 1]
+    return {
+        "reward_chosen": (rewards[..., 0] * pairs).sum(),
+        "reward_rejected": (rewards[..., 1] * pairs).sum(),
+        "margin": (margin * pairs).sum(),
+        "accuracy": (backend.where(margin > 0, pairs, 0.0 * pairs)).sum(),
+    }

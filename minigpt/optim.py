@@ -1,0 +1,100 @@
+"""AdamW and Muon over weight trees, and learning-rate schedules. State is float32 and lives beside the weights."""
+
+import math
+from typing import Any
+
+from backends.base import Array, Backend
+from backends.tree import Tree, items, rebuild
+from minigpt.config import StageConfig
+
+
+class Optimizer:
+    """Chooses the update of each leaf by its name and shape, once; holds no arrays itself.
+
+    Matrices decay, vectors do not. With Muon, the matrices inside the layers are updated by Muon, embeddings,
+    the output head and vectors by AdamW (Jordan et al. 2024).
+    """
+
+    def __init__(self, backend: Backend, config: StageConfig, weights: Tree):
+        self.backend = backend
+        self.config = config
+        named = list(items(weights))
+        muon = config.optimizer == "muon"
+        self.muon = [i for i, (name, w) in enumerate(named) if muon and len(w.shape) == 2 and ".layers." in name]
+        self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
+        self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
+        self.names = [name for name, _ in named]
+        self._update = backend.compile(self._compute)
+
+    def init(self, weights: Tree) -> Tree:
+        """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""
+        zeros = [self.backend.zeros(tuple(w.shape)) for _, w in items(weights)]
+        again = {self.names[i]: self.backend.zeros(tuple(zeros[i].shape)) for i in self.adamw}
+        return {"first": dict(zip(self.names, zeros, strict=True)), "second": again}
+
+    def update(self, weights: Tree, grads: Tree, state: Tree, step: int) -> tuple[Tree, Tree, Array]:
+        """The weights and state after update number `step` (from 0), and the gradient norm before clipping.
+
+        The trees passed in must not be used again: a backend may have changed them in place.
+        """
+        share = rate(self.config, step)
+        scalar, t = self.backend.scalar, step + 1
+        settings = {
+            "learning_rate": scalar(self.config.learning_rate * share),
+            "matrix_learning_rate": scalar(self.config.matrix_learning_rate * share),
+            "correction1": scalar(1.0 - self.config.beta1**t),
+            "correction2": scalar(1.0 - self.config.beta2**t),
+        }
+        return self._update(weights, grads, state, settings)
+
+    def _compute(self, weights: Tree, grads: Tree, state: Tree, settings: dict[str, Any]):
+        c, backend = self.config, self.backend
+        params = [w for _, w in items(weights)]
+        first = [state["first"][name] for name in self.names]
+        second = [state["second"][self.names[i]] for i in self.adamw]
+        slopes, norm = backend.clip_by_global_norm([g for _, g in items(grads)], c.clip)
+
+        def pick(leaves: list, indices: list[int]) -> list:
+            return [leaves[i] for i in indices]
+
+        new_params, new_first, second = backend.adamw_update(
+            pick(params, self.adamw), pick(slopes, self.adamw), pick(first, self.adamw), second,
+            lr=settings["learning_rate"], correction1=settings["correction1"], correction2=settings["correction2"],
+            beta1=c.beta1, beta2=c.beta2, eps=c.eps, decays=self.decays,
+        )  # fmt: skip
+        _put(params, self.adamw, new_params)
+        _put(first, self.adamw, new_first)
+        if self.muon:
+            new_params, new_first = backend.muon_update(
+                pick(params, self.muon), pick(slopes, self.muon), pick(first, self.muon),
+                lr=settings["matrix_learning_rate"], beta=c.momentum, decay=c.weight_decay,
+            )  # fmt: skip
+            _put(params, self.muon, new_params)
+            _put(first, self.muon, new_first)
+        state = {
+            "first": dict(zip(self.names, first, strict=True)),
+            "second": dict(zip([self.names[i] for i in self.adamw], second, strict=True)),
+        }
+        return rebuild(weights, params), state, norm
+
+
+def rate(config: StageConfig, step: int) -> float:
+    """The learning rate at `step` (from 0) as a share of the highest: warm-up, then the schedule's way down.
+
+    "cosine" and "linear" fall from the end of the warm-up on; "hold" stays high and falls linearly in the
+    last `decay_fraction` of the steps (also called WSD, Hu et al. 2024). All end at `final_fraction`.
+    """
+    warmup = min(config.warmup_steps, config.steps - 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    falls_from = warmup
+    if config.schedule == "hold":
+        falls_from = max(warmup, round(config.steps * (1 - config.decay_fraction)))
+    done = min(1.0, max(0.0, (step - falls_from) / max(1, config.steps - 1 - falls_from)))
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.final_fraction + (1 - config.final_fraction) * left
+
+
+def _put(leaves: list, indices: list[int], values: list) -> None:
+    for i, value in zip(indices, values, strict=True):
+        leaves[i] = value

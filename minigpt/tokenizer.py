@@ -1,0 +1,204 @@
+"""From text to token ids and back, without loss.
+
+Three kinds share one layout of ids: special tokens first, then the 256 bytes, then learned pieces. `bpe`
+learns its pieces with SentencePiece; `char` has one piece per character of its training text; `byte` has
+none. What no piece covers is written as bytes, so that every text can be encoded and comes back unchanged.
+"""
+
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from minigpt.errors import DataError, MiniGPTError
+
+UNKNOWN, END_OF_TEXT, IM_START, IM_END = 0, 1, 2, 3
+SPECIALS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<|reserved_{i}|>" for i in range(28)]
+FIRST_BYTE = len(SPECIALS)
+FIRST_PIECE = FIRST_BYTE + 256
+
+
+class Tokenizer(ABC):
+    """Text <-> ids. Special tokens are never produced from text: they are put in by id (see `minigpt.chat`)."""
+
+    kind: str
+    token_bytes: list[bytes]  # what each id stands for; specials stand for nothing
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.token_bytes)
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """(V,) int32: UTF-8 bytes per token, to turn nats per token into bits per byte."""
+        return np.array([len(token) for token in self.token_bytes], np.int32)
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. Raises DataError for lone surrogates, which are not text."""
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens disappear, bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def is_byte(self, token: int) -> bool:
+        """Whether the id is a fallback byte (a sign that the vocabulary does not cover the text)."""
+        return FIRST_BYTE <= token < FIRST_PIECE
+
+    @abstractmethod
+    def save(self, directory: Path) -> None: ...
+
+
+class CharTokenizer(Tokenizer):
+    """One token per known character, bytes for the others. With no characters: the byte tokenizer."""
+
+    def __init__(self, characters: str):
+        self.kind = "char" if characters else "byte"
+        self.characters = characters
+        self._ids = {character: FIRST_PIECE + i for i, character in enumerate(characters)}
+        self.token_bytes = _base_tokens() + [character.encode() for character in characters]
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for character in text:
+            known = self._ids.get(character)
+            if known is not None:
+                ids.append(known)
+            else:
+                ids.extend(FIRST_BYTE + byte for byte in _utf8(character))
+        return ids
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        content = {"kind": self.kind, "characters": self.characters}
+        (directory / "tokenizer_meta.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+
+
+class BPETokenizer(Tokenizer):
+    """SentencePiece BPE with byte fallback. Newlines are never part of a longer piece, spaces only lead one."""
+
+    kind = "bpe"
+
+    def __init__(self, model: bytes):
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = model
+        self._processor = SentencePieceProcessor(model_proto=model)
+        pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+        if pieces[:FIRST_PIECE] != SPECIALS + [f"<0x{byte:02X}>" for byte in range(256)]:
+            raise DataError("This SentencePiece model was not made by minigpt.", "Train one: minigpt tokenizer train.")
+        self.token_bytes = _base_tokens() + [p.replace("\u2581", " ").encode() for p in pieces[FIRST_PIECE:]]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        for text in texts:
+            _utf8(text)
+        encoded = self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
+        return [
+            self._encode_with_marker(text) if "\u2581" in text else ids
+            for text, ids in zip(texts, encoded, strict=True)
+        ]
+
+    def _encode_with_marker(self, text: str) -> list[int]:
+        """U+2581 is SentencePiece's sign for a space: a real one in the text goes in as its bytes."""
+        marker = [FIRST_BYTE + byte for byte in "\u2581".encode()]
+        ids: list[int] = []
+        for number, part in enumerate(text.split("\u2581")):
+            ids += (marker if number else []) + self._processor.encode(part)
+        return ids
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "tokenizer.model").write_bytes(self.model)
+        (directory / "tokenizer_meta.json").write_text(json.dumps({"kind": "bpe"}), "utf-8")
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a tokenizer from a (bounded) sample of texts.
+
+    `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Raises DataError when
+    there is no text, and MiniGPTError when the vocabulary cannot even hold the bytes.
+    """
+    if kind == "byte":
+        return CharTokenizer("")
+    if kind == "char":
+        counts = Counter()
+        for text in texts:
+            counts.update(text)
+        return CharTokenizer("".join(sorted(counts)))
+    return _train_bpe(texts, vocab_size)
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    from sentencepiece import SentencePieceTrainer
+
+    if vocab_size < FIRST_PIECE:
+        raise MiniGPTError(
+            f"A vocabulary of {vocab_size} cannot hold {FIRST_BYTE} special tokens and 256 bytes.",
+            f"Set tokenizer.vocab_size to at least {FIRST_PIECE + 12}.",
+        )
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
+            hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
+            character_coverage=0.9995, unk_id=UNKNOWN, bos_id=-1, eos_id=-1, pad_id=-1,
+            unk_piece=SPECIALS[0], control_symbols=SPECIALS[1:], max_sentence_length=1 << 20, minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1]
+        raise DataError(
+            f"SentencePiece cannot learn {vocab_size} pieces from this text: {reason}.",
+            "Give it more text, lower tokenizer.vocab_size, or use tokenizer.kind = 'byte'.",
+        ) from None
+    return BPETokenizer(model.getvalue())
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """Lines without their ends (so that no piece contains a newline), cut to what the trainer accepts."""
+    for text in texts:
+        for line in re.split(r"[\r\n\u2581]", text):
+            for start in range(0, len(line), 4096):
+                yield line[start : start + 4096]
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer saved in `directory`. Raises DataError when there is none or it cannot be read."""
+    meta = directory / "tokenizer_meta.json"
+    try:
+        content = json.loads(meta.read_text("utf-8"))
+        if content["kind"] == "bpe":
+            return BPETokenizer((directory / "tokenizer.model").read_bytes())
+        return CharTokenizer(content["characters"])
+    except FileNotFoundError as error:
+        raise DataError(
+            f"There is no tokenizer in {directory} ({Path(error.filename).name} is missing).",
+            "Train one: minigpt tokenizer train FILE --out DIR.",
+        ) from None
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"The tokenizer in {directory} cannot be read: {error}.", "Train it again.") from None
+
+
+def _base_tokens() -> list[bytes]:
+    return [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}.",
+            "It is half of a character; repair the text where it was cut.",
+        ) from None

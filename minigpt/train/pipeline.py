@@ -1,0 +1,118 @@
+"""A whole run: tokenizer → data → pretrain → SFT → DPO in one directory. The same call again resumes it."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backends.base import Backend
+from minigpt.config import STAGES, Config
+from minigpt.data.prepare import Reader, prepare
+from minigpt.data.rows import Parsed, Preference, Text
+from minigpt.errors import UsageError
+from minigpt.events import Note, Progress, Report
+from minigpt.tokenizer import Tokenizer, train_tokenizer
+from minigpt.train.run import Run, check_unchanged, saved_config
+from minigpt.train.stages import train_stage
+
+
+def run_pipeline(run: Run, backend: Backend, report: Report, stages: Sequence[str] = STAGES) -> None:
+    """Bring a run to the end of `stages`; what is done already is kept.
+
+    Raises UsageError when the directory belongs to a run with other settings for these stages.
+    """
+    for stage in stages:
+        if not getattr(run.config.data, stage) and not run.data(stage).is_dir():
+            raise UsageError(
+                f"There is no data for {stage}.",
+                f"Give it with --data FILE, or --set data.{stage}='[\"FILE\"]' in a run of several stages.",
+            )
+    claim(run, backend, stages)
+    make_tokenizer(run, stages, report)
+    for stage in stages:
+        make_data(run, stage, report)
+        train_stage(run, stage, backend, report)
+
+
+def claim(run: Run, backend: Backend, stages: Sequence[str]) -> None:
+    """Save the configuration, unless it contradicts what was already made in the directory."""
+    saved = saved_config(run.directory)
+    if saved is not None:
+        begun = [stage for stage in STAGES if run.store(stage).directory.is_dir()]
+        fixed = ["seed"] + (["model", "tokenizer"] if begun else []) + [s for s in begun if s in stages]
+        check_unchanged(saved, run.config, fixed, run.directory)
+        if begun:
+            old, new = saved.get("data", {}), run.config.data.model_dump()
+            for stage in begun:
+                if stage in stages and old.get(stage) != new[stage]:
+                    raise UsageError(
+                        f"{stage} in {run.directory} was begun with the data {old.get(stage)}, not {new[stage]}.",
+                        "Use the same data to continue it, or another --run directory.",
+                    )
+    run.save_config(backend)
+
+
+def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer:
+    """The run's tokenizer, trained on a sample of the stages' data if there is none yet."""
+    directory = run.directory / "tokenizer"
+    if not (directory / "tokenizer_meta.json").exists():
+        c = run.config.tokenizer
+        report(Progress("training the tokenizer", 0))
+        tokenizer = train_tokenizer(c.kind, sample(run, stages, int(c.sample_mb * 1e6)), c.vocab_size)
+        tokenizer.save(directory)
+        report(Progress("training the tokenizer", tokenizer.vocab_size, finished=True))
+        report(Note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens."))
+    return run.tokenizer
+
+
+def make_data(run: Run, stage: str, report: Report) -> None:
+    """The token shards of a stage, if they are not there yet."""
+    if not (run.data(stage) / "validation" / "meta.json").exists():
+        prepare(reader(run, stage, report), run.tokenizer, run.data(stage), run.config.model.context, report)
+
+
+def reader(run: Run, stage: str, report: Report) -> Reader:
+    return Reader(stage, run.config.data, run.config.seed, run.directory / "data" / "downloads", report)
+
+
+def sample(run: Run, stages: Sequence[str], size: int) -> list[str]:
+    """At most `size` characters of training text (never validation text), spread evenly over all sources."""
+    room = max(1, size // len(stages))
+    texts: list[str] = []
+    for stage in stages:
+        silent_reader = reader(run, stage, lambda event: None)
+        pieces = (text for item in silent_reader if item.split == "train" for text in _texts(item.content))
+        texts += reservoir(pieces, room, random.Random(run.config.seed))
+    return texts
+
+
+def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:
+    """A uniform sample of about `size` characters from a stream of any length (Vitter's algorithm R over pieces)."""
+    kept: list[str] = []
+    characters = seen = 0
+    for text in texts:
+        for start in range(0, len(text), 4096):
+            piece = text[start : start + 4096]
+            seen += 1
+            if characters + len(piece) <= size or not kept:
+                kept.append(piece)
+                characters += len(piece)
+            elif (place := rng.randrange(seen)) < len(kept):
+                characters += len(piece) - len(kept[place])
+                kept[place] = piece
+    return kept
+
+
+def _texts(content: Parsed) -> list[str]:
+    if isinstance(content, Text):
+        return [content.text]
+    messages = content.prompt + content.chosen + content.rejected if isinstance(content, Preference) else content.messages
+    return [message["content"] for message in messages]
+
+
+def new_run(directory: Path, config: Config) -> Run:
+    """A Run at `directory`. Raises UsageError when something else is there."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file.", "Choose another --run directory.")
+    if directory.is_dir() and saved_config(directory) is None and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty and no run.", "Choose another --run directory.")
+    return Run(directory, config)

@@ -1,0 +1,125 @@
+"""A run directory: where a run keeps its configuration, tokenizer, data and stages.
+
+    runs/<name>/  config.toml  env.json  tokenizer/  data/<stage>/{train,validation}/
+                  <stage>/{checkpoints/step-000200/, final/, metrics.jsonl}
+"""
+
+import json
+import platform
+import tomllib
+from functools import cached_property
+from pathlib import Path
+
+from backends.base import Backend
+from backends.tree import Tree
+from minigpt import __version__
+from minigpt.checkpoint import load_checkpoint
+from minigpt.config import STAGES, Config, ModelConfig, build_config, differences, to_toml
+from minigpt.data.shards import Shard
+from minigpt.errors import UsageError
+from minigpt.model import weight_shapes
+from minigpt.tokenizer import Tokenizer, load_tokenizer
+from minigpt.train.store import StageStore
+
+
+class Run:
+    """One run directory and its configuration."""
+
+    def __init__(self, directory: Path, config: Config):
+        self.directory = directory
+        self.config = config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.directory / "tokenizer")
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's shape with the tokenizer's vocabulary filled in."""
+        size = self.config.model.vocab_size or self.tokenizer.vocab_size
+        if size < self.tokenizer.vocab_size:
+            raise UsageError(
+                f"model.vocab_size = {size} is smaller than the tokenizer's {self.tokenizer.vocab_size}.",
+                "Leave it at 0 to take the tokenizer's.",
+            )
+        return self.config.model.model_copy(update={"vocab_size": size})
+
+    def store(self, stage: str) -> StageStore:
+        return StageStore(self.directory / stage)
+
+    def data(self, stage: str) -> Path:
+        return self.directory / "data" / stage
+
+    def shards(self, stage: str) -> tuple[Shard, Shard]:
+        """(train, validation)"""
+        return Shard(self.data(stage) / "train"), Shard(self.data(stage) / "validation")
+
+    def finished_stages(self) -> list[str]:
+        return [stage for stage in STAGES if self.store(stage).finished()]
+
+    def weights(self, stage: str | None = None, backend: Backend | None = None) -> tuple[Tree, str]:
+        """(final weights, stage) of a finished stage, by default the last one. NumPy arrays without a backend."""
+        finished = self.finished_stages()
+        if not finished:
+            raise UsageError(f"No stage of {self.directory} is finished yet.", "Continue it: minigpt run --run DIR.")
+        stage = stage or finished[-1]
+        if stage not in finished:
+            raise UsageError(
+                f"{self.directory} has no finished stage {stage!r}.", f"Finished are: {', '.join(finished)}."
+            )
+        trees, _ = load_checkpoint(self.store(stage).final, backend)
+        return trees["weights"], stage
+
+    def save_config(self, backend: Backend | None = None) -> None:
+        """Write config.toml and env.json (versions that matter when a figure is compared)."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.toml").write_text(to_toml(self.config), "utf-8")
+        environment = {"minigpt": __version__, "python": platform.python_version(), "platform": platform.platform()}
+        if backend is not None:
+            environment |= {"backend": backend.name} | backend.versions()
+        (self.directory / "env.json").write_text(json.dumps(environment, indent=1), "utf-8")
+
+
+def open_run(directory: Path) -> Run:
+    """An existing run. Raises UsageError when `directory` is none."""
+    saved = saved_config(directory)
+    if saved is None:
+        near = f" There is a directory {directory}, but it has no config.toml." if directory.is_dir() else ""
+        raise UsageError(f"{directory} is no run directory.{near}", "Make one: minigpt run --run DIR.")
+    return Run(directory, build_config(saved))
+
+
+def saved_config(directory: Path) -> dict | None:
+    """The values of the run's config.toml, or None."""
+    path = directory / "config.toml"
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Restore it, or start a new run.") from None
+
+
+def check_unchanged(old: dict, new: Config, sections: list[str], where: Path) -> None:
+    """Raises UsageError naming the keys of `sections` in which a saved configuration and a new one differ."""
+    values = new.model_dump()
+    changed = differences({k: old.get(k) for k in sections}, {k: values.get(k) for k in sections})
+    if changed:
+        raise UsageError(
+            f"{where} was made with another configuration ({'; '.join(changed)}).",
+            "Use the same settings to continue it, or another --run directory.",
+        )
+
+
+def check_weights(weights: Tree, config: ModelConfig, where: Path) -> None:
+    """Raises UsageError when names or shapes of the weights are not those of the model."""
+    from backends.tree import items
+
+    found = {name: tuple(leaf.shape) for name, leaf in items(weights)}
+    expected = weight_shapes(config)
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise UsageError(
+                f"{where}: {name} has shape {found.get(name)}, but the model needs {expected.get(name)}.",
+                "Use the [model] section that the weights were trained with.",
+            )

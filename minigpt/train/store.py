@@ -1,0 +1,72 @@
+"""What a stage keeps on disk: checkpoints (the last and the best), a journal of metrics, the final weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from backends.base import Backend
+from backends.tree import Tree
+from minigpt.checkpoint import load_checkpoint, read_state, save_checkpoint
+
+
+class StageStore:
+    """The directory of one stage: `checkpoints/step-000200/`, `metrics.jsonl`, `final/`."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.final = directory / "final"
+        self.journal = directory / "metrics.jsonl"
+
+    def finished(self) -> bool:
+        return (self.final / "manifest.json").is_file()
+
+    def checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted((self.directory / "checkpoints").glob("step-*"))
+
+    def resume(self, backend: Backend) -> tuple[Tree, Tree, int] | None:
+        """(weights, optimizer state, steps done) of the last checkpoint, or None; later journal lines are dropped."""
+        found = self.checkpoints()
+        if not found:
+            self.journal.unlink(missing_ok=True)
+            return None
+        trees, state = load_checkpoint(found[-1], backend)
+        self._forget_after(state["step"])
+        return trees["weights"], trees["optim"], state["step"]
+
+    def save(self, backend: Backend, weights: Tree, optim: Tree, step: int, metrics: dict[str, float]) -> Path:
+        """Write the checkpoint after `step` updates and drop those that are neither the last nor the best."""
+        path = self.directory / "checkpoints" / f"step-{step:06d}"
+        save_checkpoint(
+            path, {"weights": weights, "optim": optim}, {"step": step, "metrics": metrics}, backend.numpy
+        )
+        best = self.best()
+        for old in self.checkpoints():
+            if old not in (path, best):
+                shutil.rmtree(old)
+        return path
+
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss; of equal ones the later."""
+        return min(reversed(self.checkpoints()), key=lambda path: read_state(path)["metrics"]["loss"])
+
+    def finish(self, stage: str) -> Path:
+        """Copy the best checkpoint's weights to `final/`, which marks the stage as done."""
+        best = self.best()
+        trees, state = load_checkpoint(best)
+        save_checkpoint(self.final, {"weights": trees["weights"]}, state | {"stage": stage})
+        return self.final
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _forget_after(self, step: int) -> None:
+        if not self.journal.exists():
+            return
+        lines = self.journal.read_text("utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self.journal.write_text("".join(line + "\n" for line in kept), "utf-8")
