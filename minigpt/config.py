@@ -136,18 +136,18 @@ class Config(Section):
     dpo: DPOConfig = DPOConfig()
 
 
-def load_config(preset: str = "tiny", file: Path | None = None, sets: Sequence[str] = (), base: dict | None = None):
-    """The Config of a preset, then `base` (a run's saved configuration), then `file`, then `a.b=c` settings.
+def load_config(
+    preset: str = "tiny", file: Path | None = None, sets: Sequence[str] = (), saved: dict | None = None,
+    *flags: dict | None,
+) -> Config:
+    """A preset (or a run's `saved` configuration instead), then `file`, then `flags`, then `a.b=c` settings.
 
-    Raises UsageError that names the key, where it came from and the nearest known key.
+    Raises UsageError that names the key and the nearest known key.
     """
-    values = preset_values(preset)
-    if base:
-        values = _merge(values, base)
-    if file is not None:
-        values = _merge(values, read_toml(file))
-    for setting in sets:
-        values = _merge(values, _parse_setting(setting))
+    values = preset_values(preset) if saved is None else saved
+    layers = [read_toml(file) if file is not None else None, *flags, *(_parse_setting(one) for one in sets)]
+    for layer in layers:
+        values = _merge(values, layer or {})
     return build_config(values)
 
 

@@ -38,6 +38,11 @@ class Tokenizer(ABC):
         """(V,) int32: UTF-8 bytes per token, to turn nats per token into bits per byte."""
         return np.array([len(token) for token in self.token_bytes], np.int32)
 
+    @property
+    def character_lengths(self) -> np.ndarray:
+        """(V,) int32: characters that begin in each token (a UTF-8 continuation byte begins none)."""
+        return np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in self.token_bytes], np.int32)
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Raises DataError for lone surrogates, which are not text."""
@@ -48,6 +53,11 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens disappear, bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def show(self, ids: Iterable[int]) -> str:
+        """Like `decode`, with special tokens written out, for people to read."""
+        parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.token_bytes[i] for i in ids)
+        return b"".join(parts).decode("utf-8", errors="replace")
 
     def is_byte(self, token: int) -> bool:
         """Whether the id is a fallback byte (a sign that the vocabulary does not cover the text)."""

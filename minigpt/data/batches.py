@@ -125,7 +125,7 @@ class Batches:
         return self.rows.count / self.batch_size
 
 
-def in_order(rows: Rows, batch_size: int, limit: int | None = None) -> list[range]:
+def in_order(rows: Rows, batch_size: int, limit: int | None = None) -> list[list[int]]:
     """Row numbers of successive evaluation batches: all rows, or `limit` of them spread evenly over all."""
     count = rows.count if limit is None else min(limit, rows.count)
     chosen = [i * rows.count // count for i in range(count)]

@@ -58,7 +58,7 @@ class Reader:
     def _items(self, sources: Sequence[str], held_out: float) -> Iterator[Item]:
         for source in sources:
             if source == WORLD:
-                yield from self._parsed(self._world(), held_out)
+                yield from self._world()
                 continue
             for path in resolve([source], self.cache, self.report):
                 if is_text(path):
@@ -88,29 +88,21 @@ class Reader:
             self.rows += 1
             yield Item(row.where, content, split_of(content, self.seed, held_out))
 
-    def _world(self) -> Iterator[Row]:
-        c = self.config
-        if self.stage == "pretrain":
-            rows = world.texts(self.seed, c.world_texts)
-        elif self.stage == "dpo":
-            rows = world.preferences(self.seed, c.world_pairs, "train")
-        else:
-            rows = _conversations(self.seed, c.world_instructions)
-        for number, row in enumerate(rows, 1):
-            yield Row(f"{WORLD}:{number}", row)
+    def _world(self) -> Iterator[Item]:
+        """The built-in world brings its own split: what is held out combines things as no training row does."""
+        draw, count = {
+            "pretrain": (world.texts, self.config.world_texts),
+            "sft": (world.conversations, self.config.world_instructions),
+            "dpo": (world.preferences, self.config.world_pairs),
+        }[self.stage]
+        for name, split, rows in (("train", "train", count), ("validation", "test", count // 20 + 1)):
+            drawn = (Row(f"{WORLD}:{i}", row) for i, row in enumerate(draw(self.seed, rows, split), 1))
+            yield from self._parsed(drawn, float(name == "validation"))
 
     def _reject(self, error: RowError) -> None:
         if not self.config.skip_bad:
             raise error
         self.bad.append(str(error))
-
-
-def _conversations(seed: int, count: int) -> Iterator[dict]:
-    """The world's SFT rows: five with a checkable answer, then one everyday request."""
-    tasks = world.instructions(seed, count, "train")
-    requests = world.requests(seed, count, "train")
-    for number in range(count):
-        yield next(requests if number % 6 == 5 else tasks)
 
 
 def split_of(content: Parsed, seed: int, held_out: float) -> str:

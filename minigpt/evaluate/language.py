@@ -8,18 +8,20 @@ from backends.tree import Tree
 from minigpt.data.batches import Rows, in_order, stacked
 from minigpt.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
 from minigpt.model import GPT
+from minigpt.tokenizer import Tokenizer
 
 
 def evaluate_language(
-    model: GPT, weights: Tree, rows: Rows, byte_lengths: np.ndarray, batch_size: int, limit: int | None = None
+    model: GPT, weights: Tree, rows: Rows, tokenizer: Tokenizer, batch_size: int, limit: int | None = None
 ) -> dict[str, float]:
     """Loss over the rows' weighted tokens (all rows, or `limit` of them spread evenly).
 
-    Returns `loss` (nats per token), `perplexity`, `bits_per_byte` (comparable between tokenizers) and the
-    counts `tokens` and `bytes`. `byte_lengths` (V,) are the tokenizer's.
+    Returns `loss` (nats per token), `perplexity`, the two that can be compared between tokenizers,
+    `bits_per_byte` and `nats_per_character`, and the counts `tokens`, `bytes` and `characters`.
     """
+    byte_lengths, character_lengths = tokenizer.byte_lengths, tokenizer.character_lengths
     losses = model.backend.compile(lambda w, batch: token_losses(model, w, batch))
-    nats = tokens = size = 0.0
+    nats = tokens = size = characters = 0.0
     for numbers in in_order(rows, batch_size, limit):
         batch = stacked([rows.row(0, i) for i in numbers])
         counted = batch.pop("weights").astype(np.float64)  # (B, T) of 0 and 1
@@ -27,13 +29,16 @@ def evaluate_language(
         nats += float((model.backend.numpy(losses(weights, arrays)) * counted).sum())
         tokens += float(counted.sum())
         size += float((byte_lengths[batch["targets"]] * counted).sum())
+        characters += float((character_lengths[batch["targets"]] * counted).sum())
     mean = nats / max(tokens, 1.0)
     return {
         "loss": mean,
         "perplexity": math.exp(min(mean, 700.0)),
         "bits_per_byte": nats / math.log(2) / max(size, 1.0),
+        "nats_per_character": nats / max(characters, 1.0),
         "tokens": tokens,
         "bytes": size,
+        "characters": characters,
     }
 
 

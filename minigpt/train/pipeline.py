@@ -2,14 +2,18 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from backends.base import Backend
 from minigpt.config import STAGES, Config
-from minigpt.data.prepare import Reader, prepare
-from minigpt.data.rows import Parsed, Preference, Text
-from minigpt.errors import UsageError
-from minigpt.events import Note, Progress, Report
+from minigpt.data.formats import RowError, parse_row
+from minigpt.data.named import resolve
+from minigpt.data.prepare import WORLD, Reader, prepare
+from minigpt.data.rows import Conversation, Parsed, Preference, Text
+from minigpt.data.sources import is_text, read_rows
+from minigpt.errors import DataError, UsageError
+from minigpt.events import Note, Progress, Report, silent
 from minigpt.tokenizer import Tokenizer, train_tokenizer
 from minigpt.train.run import Run, check_unchanged, saved_config
 from minigpt.train.stages import train_stage
@@ -55,9 +59,8 @@ def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer
     """The run's tokenizer, trained on a sample of the stages' data if there is none yet."""
     directory = run.directory / "tokenizer"
     if not (directory / "tokenizer_meta.json").exists():
-        c = run.config.tokenizer
         report(Progress("training the tokenizer", 0))
-        tokenizer = train_tokenizer(c.kind, sample(run, stages, int(c.sample_mb * 1e6)), c.vocab_size)
+        tokenizer = _learn(run.config, [reader(run, stage, silent) for stage in stages])
         tokenizer.save(directory)
         report(Progress("training the tokenizer", tokenizer.vocab_size, finished=True))
         report(Note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens."))
@@ -74,15 +77,41 @@ def reader(run: Run, stage: str, report: Report) -> Reader:
     return Reader(stage, run.config.data, run.config.seed, run.directory / "data" / "downloads", report)
 
 
-def sample(run: Run, stages: Sequence[str], size: int) -> list[str]:
-    """At most `size` characters of training text (never validation text), spread evenly over all sources."""
-    room = max(1, size // len(stages))
+def learn_tokenizer(sources: Sequence[str], config: Config, stage: str | None = None) -> Tokenizer:
+    """A tokenizer for some data outside any run. Raises DataError when there is nothing to learn from."""
+    downloads = Path("runs") / "downloads"
+    stage = stage or stage_of_source(sources[0], downloads)
+    data = config.data.model_copy(update={stage: list(sources), "skip_bad": True})
+    return _learn(config, [Reader(stage, data, config.seed, downloads)])
+
+
+def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
+    """Train on a sample of the training text (never validation text), spread evenly over all of it."""
+    c = config.tokenizer
+    room = max(1, int(c.sample_mb * 1e6) // len(readers))
     texts: list[str] = []
-    for stage in stages:
-        silent_reader = reader(run, stage, lambda event: None)
-        pieces = (text for item in silent_reader if item.split == "train" for text in _texts(item.content))
-        texts += reservoir(pieces, room, random.Random(run.config.seed))
-    return texts
+    for source in readers:
+        pieces = (text for item in source if item.split == "train" for text in _texts(item.content))
+        texts += reservoir(pieces, room, random.Random(config.seed))
+    if not any(texts):
+        raise DataError("There is no text to train a tokenizer on.", "Check the files with minigpt data check.")
+    return train_tokenizer(c.kind, texts, c.vocab_size)
+
+
+def stage_of_source(source: str, downloads: Path) -> str:
+    """The stage that a source's first good row fits: texts pretrain, conversations SFT, preference pairs DPO."""
+    if source == WORLD:
+        return "pretrain"
+    for path in resolve([source], downloads):
+        if is_text(path):
+            return "pretrain"
+        for row in islice(read_rows(path), 1000):
+            try:
+                parsed = parse_row(row)
+            except RowError:
+                continue
+            return {Text: "pretrain", Conversation: "sft", Preference: "dpo"}[type(parsed)]
+    raise DataError(f"There is no usable row in {source}.", "See what is wrong with: minigpt data check FILE.")
 
 
 def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:

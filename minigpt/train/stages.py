@@ -62,13 +62,13 @@ def sft(run: Run, model: GPT, weights: Tree, config: StageConfig, report: Report
 
 def language_recipe(run: Run, model: GPT, config: StageConfig, batches: Batches, held_out):
     """What pretraining and SFT share: cross-entropy on the rows' weighted tokens."""
-    lengths = run.tokenizer.byte_lengths
+    tokenizer = run.tokenizer
 
     def loss(weights, batch):
         return language_loss(model, weights, batch), {}
 
     def validate(weights):
-        return evaluate_language(model, weights, held_out, lengths, part(config), config.eval_rows)
+        return evaluate_language(model, weights, held_out, tokenizer, part(config), config.eval_rows)
 
     return loss, batches, validate
 

@@ -1,0 +1,95 @@
+"""What training would make of some data: forms, counts, lengths, truncation, duplicates, bad rows, an example."""
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from minigpt.chat import render
+from minigpt.data.prepare import Item, Reader
+from minigpt.data.rows import Conversation, Preference, Text
+from minigpt.tokenizer import Tokenizer
+
+
+@dataclass
+class DataReport:
+    """Counts over all rows; `lengths` are tokens per row, `example` is one rendered row as (text, learned) runs."""
+
+    stage: str
+    forms: Counter = field(default_factory=Counter)
+    splits: Counter = field(default_factory=Counter)
+    tokens: Counter = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+    learned_tokens: int = 0
+    too_long: int = 0
+    duplicates: int = 0
+    across_splits: int = 0
+    bad: list[str] = field(default_factory=list)
+    example: list[tuple[str, bool]] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """For JSON: everything but the single lengths."""
+        values = asdict(self)
+        del values["lengths"]
+        return values | {"histogram": self.histogram()}
+
+    def histogram(self, bins: int = 8) -> list[tuple[int, int, int]]:
+        """(from, to, rows) over the token lengths."""
+        if not self.lengths:
+            return []
+        counts, edges = np.histogram(self.lengths, bins=bins, range=(0, max(self.lengths) + 1))
+        return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(np.ceil(edges), np.ceil(edges[1:]), counts)]
+
+
+def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
+    """Read everything once, skipping bad rows, and report. Keeps 8 bytes per row to find duplicates."""
+    reader.config = reader.config.model_copy(update={"skip_bad": True})
+    report = DataReport(reader.stage)
+    seen: dict[bytes, str] = {}
+    for item in reader:
+        if isinstance(item.content, Text) and not item.content.text:
+            continue  # the end of a text file
+        _count(item, tokenizer, context, report)
+        key = hashlib.blake2b(repr(item.content).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        report.duplicates += key in seen
+        report.across_splits += seen.setdefault(key, item.split) != item.split
+    report.bad = reader.bad
+    return report
+
+
+def _count(item: Item, tokenizer: Tokenizer, context: int, report: DataReport) -> None:
+    content = item.content
+    if isinstance(content, Text):
+        ids, mask = tokenizer.encode(content.text), None
+        report.forms["text"] += 1
+    elif isinstance(content, Conversation):
+        ids, mask = render(tokenizer, content.messages)
+        report.forms["conversation"] += 1
+    else:
+        assert isinstance(content, Preference)
+        ids, mask = render(tokenizer, content.prompt + content.chosen)
+        other, _ = render(tokenizer, content.prompt + content.rejected)
+        report.forms["preference"] += 1
+        ids = max(ids, other, key=len)
+    report.splits[item.split] += 1
+    report.tokens[item.split] += len(ids)
+    report.lengths.append(len(ids))
+    report.too_long += report.stage != "pretrain" and len(ids) > context + 1
+    if mask is not None:
+        report.learned_tokens += sum(mask)
+    if not report.example:
+        report.example = _runs(content, tokenizer)
+
+
+def _runs(content: Text | Conversation | Preference, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    if isinstance(content, Text):
+        return [(content.text[:400], True)]
+    messages = content.messages if isinstance(content, Conversation) else content.prompt + content.chosen
+    ids, mask = render(tokenizer, messages)
+    runs: list[tuple[list[int], bool]] = []
+    for token, learned in zip(ids, mask, strict=True):
+        if not runs or runs[-1][1] != bool(learned):
+            runs.append(([], bool(learned)))
+        runs[-1][0].append(token)
+    return [(tokenizer.show(tokens), learned) for tokens, learned in runs]

@@ -1,0 +1,107 @@
+"""The whole story on bundled data: tokenizer → pretrain → SFT → DPO, and what each stage changed, measured."""
+
+import json
+from pathlib import Path
+
+from backends.base import Backend
+from minigpt.config import STAGES, Config
+from minigpt.data import world
+from minigpt.data.batches import PairRows, ValidationText
+from minigpt.data.prepare import Reader, prepare
+from minigpt.data.shards import Shard
+from minigpt.evaluate.language import evaluate_language, evaluate_preferences
+from minigpt.evaluate.world import evaluate_world, greedy_answers
+from minigpt.events import Progress, Report
+from minigpt.generate.engine import Engine
+from minigpt.machine import choose_dtype
+from minigpt.model import GPT
+from minigpt.train.pipeline import run_pipeline
+from minigpt.train.run import Run
+from minigpt.train.stages import part, reference_logprobs
+
+TEST_ROWS = 300
+WORLD = {"pretrain": ["world"], "sft": ["world"], "dpo": ["world"]}
+
+
+def demo(run: Run, backend: Backend, report: Report) -> dict:
+    """Train the run's stages and measure each. Returns {"measured": {stage: {...}}, "conversations": [...]}.
+
+    Kept in the run's `demo.json`, so that a second call only shows it again.
+    """
+    run_pipeline(run, backend, report)
+    path = run.directory / "demo.json"
+    if not path.exists():
+        result = measure(run, backend, report)
+        path.write_text(json.dumps(result, ensure_ascii=False, indent=1), "utf-8")
+    return json.loads(path.read_text("utf-8"))
+
+
+def measure(run: Run, backend: Backend, report: Report) -> dict:
+    """The same measurements for every stage, all on texts, questions and pairs that training never saw."""
+    seed = run.config.seed + 1
+    rows = shown_rows(seed)
+    conversations = [{"question": row["messages"][-2]["content"], "right": right(row)} for row in rows]
+    measured = {}
+    for number, stage in enumerate(STAGES):
+        report(Progress("measuring each stage", number, len(STAGES)))
+        engine = load_engine(run, stage, backend)
+        text = ValidationText(run.shards("pretrain")[1], run.config.model.context)
+        language = evaluate_language(engine.model, engine.weights, text, run.tokenizer, 32, 256)
+        measured[stage] = {"bits_per_byte": language["bits_per_byte"]} | evaluate_world(engine, seed, TEST_ROWS)
+        for shown, answer in zip(conversations, greedy_answers(engine, rows), strict=True):
+            shown[stage] = answer
+    measured["dpo"]["preference_accuracy"] = preference_accuracy(run, backend, report)
+    report(Progress("measuring each stage", len(STAGES), len(STAGES), finished=True))
+    return {"measured": measured, "conversations": conversations}
+
+
+def preference_accuracy(run: Run, backend: Backend, report: Report) -> float:
+    """Share of held-out pairs whose chosen answer DPO made likelier, relative to SFT, than the rejected one."""
+    directory = run.data("dpo") / "test"
+    if not directory.exists():
+        _write_test_pairs(run, directory, report)
+    shard = Shard(directory / "validation")
+    context, config = run.config.model.context, run.config.dpo
+    before, after = (load_engine(run, stage, backend) for stage in ("sft", "dpo"))
+    bare = PairRows(shard, context, run.config.seed)
+    reference = reference_logprobs(before.model, before.weights, bare, directory / "reference.npy", config, report)
+    rows = PairRows(shard, context, run.config.seed, reference)
+    return evaluate_preferences(after.model, after.weights, rows, config.beta, config.loss, part(config))["accuracy"]
+
+
+def _write_test_pairs(run: Run, directory: Path, report: Report) -> None:
+    pairs = directory.with_suffix(".jsonl")
+    with pairs.open("w", encoding="utf-8") as file:
+        for row in world.preferences(run.config.seed + 1, TEST_ROWS, "test"):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    data = run.config.data.model_copy(update={"dpo": [str(pairs)], "dpo_validation": [str(pairs)]})
+    quiet = Reader("dpo", data, run.config.seed, directory)
+    prepare(quiet, run.tokenizer, directory, run.config.model.context)
+
+
+def load_engine(run: Run, stage: str | None, backend: Backend) -> Engine:
+    """The finished stage of a run (by default the last one), ready to answer."""
+    weights, stage = run.weights(stage, backend)
+    dtype = choose_dtype(backend, getattr(run.config, stage).dtype)
+    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer)
+
+
+def shown_rows(seed: int) -> list[dict]:
+    """One held-out question per task and two everyday requests, in both languages."""
+    rows: dict[tuple, dict] = {}
+    for row in world.instructions(seed, 200, "test"):
+        rows.setdefault((row["task"], row["language"]), row)
+    languages = ["en", "zh", "zh", "en", "en"]
+    tasks = [rows[task, language] for task, language in zip(world.TASKS, languages, strict=True)]
+    requests = {row["language"]: row for row in world.requests(seed, 50, "test")}
+    return tasks + [requests["en"], requests["zh"]]
+
+
+def right(row: dict) -> str:
+    """The one right answer, or a dash where any polite one is right."""
+    return "–" if row["task"] == "request" else row["messages"][-1]["content"]
+
+
+def demo_config(config: Config) -> Config:
+    """The configuration with the built-in world as the data of every stage."""
+    return config.model_copy(update={"data": config.data.model_copy(update=WORLD)})

@@ -1,0 +1,52 @@
+"""`minigpt evaluate`: one stage of a run, measured on its held-out data or on data the user names."""
+
+import tempfile
+from pathlib import Path
+
+from backends.base import Backend
+from minigpt.data.batches import PackedRows, PairRows, ValidationText
+from minigpt.data.prepare import WORLD, Reader, prepare
+from minigpt.data.shards import Shard
+from minigpt.demo import load_engine
+from minigpt.evaluate.language import evaluate_language, evaluate_preferences
+from minigpt.evaluate.world import evaluate_world
+from minigpt.train.pipeline import stage_of_source
+from minigpt.train.run import Run
+
+BATCH = 16
+
+
+def evaluate_run(
+    run: Run, stage: str | None, backend: Backend, data: list[str], limit: int | None, tests: int
+) -> dict[str, float | str]:
+    """Measurements of a finished stage (default: the last): language measures, and the world's tests where they fit.
+
+    With `data` those files are measured, whole, in the way of the stage that their rows fit.
+    """
+    stage = run.weights(stage)[1]
+    engine = load_engine(run, stage, backend)
+    result: dict[str, float | str] = {"run": str(run.directory), "stage": stage}
+    if data:
+        downloads = run.directory / "data" / "downloads"
+        kind = stage_of_source(data[0], downloads)
+        with tempfile.TemporaryDirectory() as directory:
+            fields = {kind: data, f"{kind}_validation": data}
+            reader = Reader(kind, run.config.data.model_copy(update=fields), run.config.seed, downloads)
+            prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
+            return result | _measure(run, engine, kind, Shard(Path(directory) / "validation"), limit)
+    result |= _measure(run, engine, stage, run.shards(stage)[1], limit)
+    if WORLD in getattr(run.config.data, stage) and stage != "pretrain":
+        result |= evaluate_world(engine, run.config.seed + 1, tests)
+    return result
+
+
+def _measure(run: Run, engine, kind: str, shard: Shard, limit: int | None) -> dict[str, float]:
+    context, seed = run.config.model.context, run.config.seed
+    if kind == "dpo":
+        rows = PairRows(shard, context, seed)  # no reference: which answer is likelier in itself
+        found = evaluate_preferences(engine.model, engine.weights, rows, run.config.dpo.beta, "sigmoid", BATCH, limit)
+        return {"pairs": found["pairs"], "chosen_is_likelier": found["accuracy"]}
+    rows = ValidationText(shard, context) if kind == "pretrain" else PackedRows(shard, context, seed)
+    return evaluate_language(engine.model, engine.weights, rows, run.tokenizer, BATCH, limit)
+
+

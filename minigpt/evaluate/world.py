@@ -1,0 +1,50 @@
+"""What a model trained on the built-in world can do: tasks with one right answer, manner, preference."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from minigpt.chat import render
+from minigpt.data import world
+from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import GREEDY
+
+MAX_ANSWER = 64  # tokens; the world's right answers are shorter
+BATCH = 50
+
+
+def greedy_answers(engine: Engine, rows: Sequence[dict], progress: Callable[[int], None] = lambda n: None) -> list[str]:
+    """The greedy answer to the last question of each row's conversation, computed in batches of similar length."""
+    prompts = [render(engine.tokenizer, question(row), generation_prompt=True)[0] for row in rows]
+    answers = [""] * len(rows)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    for first in range(0, len(rows), BATCH):
+        numbers = [int(i) for i in order[first : first + BATCH]]
+        found = engine.answer([prompts[i] for i in numbers], GREEDY, MAX_ANSWER)
+        for i, answer in zip(numbers, found, strict=True):
+            answers[i] = answer.text
+        progress(first + len(numbers))
+    return answers
+
+
+def question(row: dict) -> list[dict]:
+    """The messages up to the assistant's last turn."""
+    messages = row["messages"]
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def evaluate_world(engine: Engine, seed: int, count: int) -> dict[str, float]:
+    """Shares (0 … 1) over `count` held-out test rows each.
+
+    `exact_match` and `exact_match_TASK`: greedy answers equal to the right one. `manner`: greedy answers to
+    everyday requests that are short and polite.
+    """
+    tasks = list(world.instructions(seed, count, "test"))
+    right = [world.is_correct(row, answer) for row, answer in zip(tasks, greedy_answers(engine, tasks), strict=True)]
+    result = {"exact_match": float(np.mean(right))}
+    for task in sorted({row["task"] for row in tasks}):
+        result[f"exact_match_{task}"] = float(np.mean([ok for ok, row in zip(right, tasks) if row["task"] == task]))
+    requests = list(islice(world.requests(seed, count, "test"), count))
+    result["manner"] = float(np.mean([world.keeps_manner(answer) for answer in greedy_answers(engine, requests)]))
+    return result

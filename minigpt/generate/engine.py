@@ -1,0 +1,145 @@
+"""From prompts to answers: prefill, then one token per step, for one prompt or a batch of unequal ones."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.base import Array
+from backends.tree import Tree
+from minigpt.chat import render
+from minigpt.data.rows import Message
+from minigpt.errors import UsageError
+from minigpt.generate.cache import KVCache
+from minigpt.generate.sampling import Sampling, sample
+from minigpt.model import GPT
+from minigpt.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+
+STOPS = (IM_END, END_OF_TEXT)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated: ids without the stop token, their text, and why it ended ("stop", "length", "context")."""
+
+    ids: list[int]
+    text: str
+    reason: str
+
+
+class Engine:
+    """A model with its weights and tokenizer, ready to answer."""
+
+    def __init__(self, model: GPT, weights: Tree, tokenizer: Tokenizer):
+        self.model, self.weights, self.tokenizer = model, weights, tokenizer
+
+    def stream(self, prompt: list[int], sampling: Sampling, max_tokens: int) -> Iterator[str]:
+        """Pieces of the answer as they become complete characters; the return value is the Answer."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        ids: list[int] = []
+        reason = "length"
+        for tokens in self._tokens([prompt], [sampling], max_tokens):
+            if tokens[0] in STOPS:
+                reason = "stop"
+                break
+            ids.append(tokens[0])
+            if piece := decoder.decode(self.tokenizer.token_bytes[tokens[0]]):
+                yield piece
+        else:
+            reason = "context" if len(ids) < max_tokens else "length"
+        if piece := decoder.decode(b"", final=True):
+            yield piece
+        return Answer(ids, self.tokenizer.decode(ids), reason)
+
+    def answer(self, prompts: Sequence[list[int]], sampling: Sampling, max_tokens: int) -> list[Answer]:
+        """One answer per prompt. Each is what its prompt would get alone; the settings' seed holds for every one."""
+        return self.answer_each(prompts, [sampling] * len(prompts), max_tokens)
+
+    def answer_each(
+        self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], max_tokens: int
+    ) -> list[Answer]:
+        """Like `answer`, with settings of its own for each prompt."""
+        if not prompts:
+            return []
+        found: list[list[int]] = [[] for _ in prompts]
+        reasons = [""] * len(prompts)
+        for tokens in self._tokens(prompts, samplings, max_tokens):
+            for i, token in enumerate(tokens):
+                if reasons[i]:
+                    continue
+                if token in STOPS:
+                    reasons[i] = "stop"
+                elif len(prompts[i]) + len(found[i]) >= self.model.config.context:
+                    reasons[i] = "context"
+                else:
+                    found[i].append(token)
+            if all(reasons):
+                break
+        ends = [reason or ("length" if len(ids) >= max_tokens else "context") for reason, ids in zip(reasons, found)]
+        return [Answer(ids, self.tokenizer.decode(ids), end) for ids, end in zip(found, ends, strict=True)]
+
+    def _tokens(
+        self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], max_tokens: int
+    ) -> Iterator[list[int]]:
+        """The next token of every prompt, again and again, until `max_tokens` or the context is full.
+
+        Shorter prompts are filled up on the left; the filling is masked out, and rotary positions depend on
+        distances only, so that it changes nothing.
+        """
+        config, backend = self.model.config, self.model.backend
+        longest, shortest = max(map(len, prompts)), min(map(len, prompts))
+        if shortest < 1 or longest >= config.context:
+            raise UsageError(
+                f"The prompt has {longest if shortest else 0} tokens; it must have 1 to {config.context - 1}.",
+                "Shorten it, or train with a longer model.context.",
+            )
+        steps = min(max_tokens, config.context - shortest)
+        padding = [longest - len(prompt) for prompt in prompts]
+        ids = np.array([[END_OF_TEXT] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], np.int32)
+        cache = KVCache(backend, config, len(prompts), longest + steps, self.model.dtype)
+        seen = [list(prompt) for prompt in prompts]
+        for position in range(steps):
+            mask = self._mask(padding, cache.length, ids.shape[1])
+            hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
+            logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
+            tokens = self._choose(logits, samplings, seen, position)
+            yield tokens
+            for text, token in zip(seen, tokens, strict=True):
+                text.append(token)
+            ids = np.array(tokens, np.int32)[:, None]
+
+    def _mask(self, padding: list[int], start: int, count: int) -> Array | str:
+        if not any(padding):
+            return "causal"
+        keys = np.arange(start + count)
+        queries = np.arange(start, start + count)[:, None]
+        real = keys[None, None, :] >= np.array(padding)[:, None, None]  # (B, 1, Tk)
+        own = keys[None, :] == queries  # the filling sees itself: no row without a key
+        allowed = (keys[None, :] <= queries)[None] & (real | own[None])  # (B, Tq, Tk)
+        return self.model.backend.array(allowed[:, None])
+
+    def _choose(self, logits: Array, samplings: Sequence[Sampling], seen: list[list[int]], position: int) -> list[int]:
+        backend = self.model.backend
+        if all(s.greedy for s in samplings):
+            return [int(token) for token in backend.numpy(backend.argmax(logits, axis=-1))]
+        rows = backend.numpy(logits)
+        return [
+            sample(row, s, np.array(text), position) for row, s, text in zip(rows, samplings, seen, strict=True)
+        ]
+
+
+def chat_prompt(tokenizer: Tokenizer, messages: list[Message], context: int, reserve: int) -> tuple[list[int], int]:
+    """(ids, dropped): the conversation up to the assistant's turn, without its oldest turns if they do not fit.
+
+    `reserve` tokens of the context stay free for the answer. A system message is kept.
+    """
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    dropped = 0
+    while True:
+        ids, _ = render(tokenizer, system + turns, generation_prompt=True)
+        if len(ids) + reserve <= context or len(turns) <= 1:
+            return ids, dropped
+        cut = 2 if len(turns) > 2 else 1
+        turns, dropped = turns[cut:], dropped + cut

@@ -1,0 +1,81 @@
+"""Choosing the next token from logits. On the host in NumPy, so that every backend draws the same tokens."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minigpt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy. The filters apply in this order: penalty, top-k, top-p, min-p."""
+
+    temperature: float = 0.8
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    repetition_penalty: float = 1.0  # 1: off
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "min_p": 0 <= self.min_p <= 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+        }
+        for name, fine in checks.items():
+            if not fine:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range.", "See --help.")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
+    """The same settings with `count` different seeds, for several answers to one prompt."""
+    return [replace(sampling, seed=sampling.seed + i) for i in range(count)]
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling, seen: np.ndarray) -> np.ndarray:
+    """The distribution (V,) that a token is drawn from, in float64. `seen` are the ids in the text so far."""
+    scores = logits.astype(np.float64)
+    if sampling.repetition_penalty != 1 and len(seen):
+        once = np.unique(seen)  # Keskar et al. 2019: divide positive, multiply negative logits
+        scores[once] = np.where(
+            scores[once] > 0, scores[once] / sampling.repetition_penalty, scores[once] * sampling.repetition_penalty
+        )
+    if sampling.temperature == 0:
+        chosen = np.zeros_like(scores)
+        chosen[int(scores.argmax())] = 1.0
+        return chosen
+    scores /= sampling.temperature
+    if 0 < sampling.top_k < len(scores):
+        kth = np.partition(scores, -sampling.top_k)[-sampling.top_k]
+        scores[scores < kth] = -np.inf
+    share = _softmax(scores)
+    if sampling.top_p < 1:  # the fewest tokens that together reach top_p (Holtzman et al. 2020)
+        order = np.argsort(-share, kind="stable")
+        before = np.cumsum(share[order]) - share[order]
+        share[order[before >= sampling.top_p]] = 0.0
+    if sampling.min_p > 0:  # at least min_p of the likeliest token's probability (Nguyen et al. 2024)
+        share[share < sampling.min_p * share.max()] = 0.0
+    return share / share.sum()
+
+
+def sample(logits: np.ndarray, sampling: Sampling, seen: np.ndarray, position: int) -> int:
+    """The next token for logits (V,): a pure function of them, the settings and the position in the answer."""
+    share = probabilities(logits, sampling, seen)
+    draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()
+    return int(min(np.searchsorted(np.cumsum(share), draw, side="right"), np.flatnonzero(share)[-1]))
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    shifted = np.exp(scores - scores.max())
+    return shifted / shifted.sum()
