@@ -121,7 +121,7 @@ class MLXBackend(Backend):
         return mx.cumsum(x, axis=axis)
 
     def take(self, x: Array, indices: Array) -> Array:
-        return x[indices]
+        return x[mx.stop_gradient(indices)]  # indices may be an integer leaf of the weights
 
     def gather(self, x: Array, indices: Array) -> Array:
         return mx.take_along_axis(x, mx.stop_gradient(indices), axis=-1)

@@ -118,12 +118,12 @@ class TorchBackend(Backend):
         def differentiated(weights: Any, *args: Any) -> tuple:
             inputs = [w.detach().requires_grad_(w.is_floating_point()) for w in tree.leaves(weights)]
             loss, aux = traced(tree.rebuild(weights, inputs), *args)
-            wanted = [w for w in inputs if w.requires_grad]
-            found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-            grads = [next(found) if w.requires_grad else None for w in inputs]
+            wanted = [w for w in inputs if w.requires_grad] if loss.requires_grad else []
+            found = iter(torch.autograd.grad(loss, wanted, allow_unused=True) if wanted else ())
+            grads = [next(found, None) if w.requires_grad else None for w in inputs]
             grads = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, inputs, strict=True)]
             detached = tree.map_leaves(lambda x: x.detach(), aux)
-            return (loss.detach(), detached), tree.rebuild(weights, grads)
+            return (loss.detach(), detached), tree.rebuild(weights, _unshared(grads))
 
         return differentiated
 
@@ -214,8 +214,8 @@ class TorchBackend(Backend):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
-        flat = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1).long(), reduction="none")
-        return flat.reshape(targets.shape)
+        rows = logits.reshape(-1, logits.shape[-1]).float()
+        return F.cross_entropy(rows, targets.reshape(-1).long(), reduction="none").reshape(targets.shape)
 
     # ---- updates in place --------------------------------------------------------------------------------
 
@@ -243,3 +243,15 @@ class TorchBackend(Backend):
         torch._foreach_addcdiv_(params, first, denominators, -lr / correction1)
         return params, first, second
 
+
+def _unshared(grads: list[Array]) -> list[Array]:
+    """Each gradient in memory of its own, so that in-place sums and clipping touch it once.
+
+    autograd gives both leaves of `a + b` the same tensor, and a leaf of `.sum()` one number seen at all places.
+    """
+    owned, seen = [], set()
+    for g in grads:
+        address = g.untyped_storage().data_ptr()
+        owned.append(g.clone(memory_format=torch.contiguous_format) if address in seen or 0 in g.stride() else g)
+        seen.add(address)
+    return owned

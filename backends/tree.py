@@ -50,6 +50,16 @@ def rebuild(tree: Tree, new_leaves: list[Any]) -> Tree:
     return built
 
 
+def arranged(tree: Tree, flat: dict[str, Any]) -> Tree:
+    """A tree of the same shape and order as `tree` with the leaves of `flat` (name -> leaf) in its places.
+
+    Raises KeyError naming the leaves that only one of the two has.
+    """
+    if different := sorted(set(names(tree)) ^ set(flat)):
+        raise KeyError(", ".join(different[:5]))
+    return rebuild(tree, [flat[name] for name in names(tree)])
+
+
 def unflatten(flat: dict[str, Any]) -> Tree:
     """The tree whose leaf names are the keys of `flat`; a dict with keys 0…n-1 becomes a list."""
     root: dict = {}

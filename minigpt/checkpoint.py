@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Backend
-from backends.tree import Tree, items, map_leaves, unflatten
+from backends.tree import Tree, items
 from minigpt.errors import CheckpointError, ResourceError
 
 
@@ -51,18 +50,17 @@ def save_checkpoint(
         ) from None
 
 
-def load_checkpoint(directory: Path, backend: Backend | None = None) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The (trees, state) of a checkpoint after its checksums are verified; NumPy arrays without a backend.
+def load_checkpoint(directory: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """({tree name: {leaf name: NumPy array}}, state) of a checkpoint after its checksums are verified.
 
-    Raises CheckpointError that names the file when one is missing or changed.
+    The leaves come in the file's order; `backends.tree.arranged` puts them into a tree. Raises CheckpointError
+    that names the file when one is missing or changed.
     """
     from safetensors.numpy import load_file
 
     verify_checkpoint(directory)
-    trees = {path.stem: unflatten(load_file(path)) for path in sorted(directory.glob("*.safetensors"))}
-    if backend is not None:
-        trees = {name: map_leaves(backend.array, tree) for name, tree in trees.items()}
-    return trees, json.loads((directory / "state.json").read_text("utf-8"))
+    trees = {path.stem: load_file(path) for path in sorted(directory.glob("*.safetensors"))}
+    return trees, read_state(directory)
 
 
 def verify_checkpoint(directory: Path) -> None:

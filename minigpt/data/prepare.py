@@ -141,8 +141,8 @@ def prepare(
         items = iter(reader)
         while chunk := list(islice(items, BLOCK)):
             for item, encoded in zip(chunk, _encode(chunk, tokenizer, stage), strict=True):
-                _write(writers[item.split], encoded, item, context, result)
-                if item.split == "train":
+                written = _write(writers[item.split], encoded, item, context, result)
+                if written and item.split == "train":
                     spare = item
             report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens))
         if not train.tokens:
@@ -184,14 +184,15 @@ def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> tuple[list[
     return ids, [0] * len(prompt) + mask[len(prompt) :]
 
 
-def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, result: Prepared) -> None:
+def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, result: Prepared) -> bool:
+    """Whether the item was kept."""
     if encoded[0][1] is None:
         ids = encoded[0][0]
         writer.add(ids + [END_OF_TEXT] if item.ends_document else ids, ends=item.ends_document)
     elif len(encoded) == 2:
         if any(len(ids) > context + 1 for ids, _ in encoded):
             result.dropped += 1
-            return
+            return False
         for ids, mask in encoded:
             writer.add(ids, mask)
     else:
@@ -200,9 +201,10 @@ def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, resu
             ids, mask = ids[: context + 1], mask[: context + 1]
             if not any(mask):
                 result.dropped += 1
-                return
+                return False
             result.cut += 1
         writer.add(ids, mask)
+    return True
 
 
 def _nothing_usable(reader: Reader, result: Prepared) -> DataError:

@@ -26,13 +26,9 @@ def train(
     """
     optimizer = Optimizer(backend, config, weights)
     gradient = backend.value_and_grad(loss, compiled=config.compile)
-    resumed = store.resume(backend)
-    if resumed is None:
-        moments, start = optimizer.init(weights), 0
+    weights, moments, start = store.resume(backend, weights, optimizer.init(weights))
+    if start == 0:
         _evaluate(stage, 0, validate, weights, store, report)
-    else:
-        weights, moments, start = resumed
-        assert start <= config.steps, (start, config.steps)
 
     for step in range(start, config.steps):
         began = time.perf_counter()

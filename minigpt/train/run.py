@@ -10,8 +10,10 @@ import tomllib
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from backends.base import Backend
-from backends.tree import Tree
+from backends.tree import Tree, map_leaves, unflatten
 from minigpt import __version__
 from minigpt.checkpoint import load_checkpoint
 from minigpt.config import STAGES, Config, ModelConfig, build_config, differences, to_toml
@@ -67,8 +69,9 @@ class Run:
             raise UsageError(
                 f"{self.directory} has no finished stage {stage!r}.", f"Finished are: {', '.join(finished)}."
             )
-        trees, _ = load_checkpoint(self.store(stage).final, backend)
-        return trees["weights"], stage
+        trees, _ = load_checkpoint(self.store(stage).final)
+        weights = model_weights(trees["weights"], self.model_config, self.store(stage).final)
+        return (weights if backend is None else map_leaves(backend.array, weights)), stage
 
     def save_config(self, backend: Backend | None = None) -> None:
         """Write config.toml and env.json (versions that matter when a figure is compared)."""
@@ -111,15 +114,14 @@ def check_unchanged(old: dict, new: Config, sections: list[str], where: Path) ->
         )
 
 
-def check_weights(weights: Tree, config: ModelConfig, where: Path) -> None:
-    """Raises UsageError when names or shapes of the weights are not those of the model."""
-    from backends.tree import items
-
-    found = {name: tuple(leaf.shape) for name, leaf in items(weights)}
+def model_weights(flat: dict[str, np.ndarray], config: ModelConfig, where: Path) -> Tree:
+    """The weight tree of a model from its leaves by name; UsageError names the first that does not fit."""
     expected = weight_shapes(config)
-    for name in [*expected, *found]:
-        if found.get(name) != expected.get(name):
+    for name in [*expected, *flat]:
+        found = flat[name].shape if name in flat else None
+        if found != expected.get(name):
             raise UsageError(
-                f"{where}: {name} has shape {found.get(name)}, but the model needs {expected.get(name)}.",
+                f"{where}: {name} has the shape {found}, but the model needs {expected.get(name)}.",
                 "Use the [model] section that the weights were trained with.",
             )
+    return unflatten({name: flat[name] for name in expected})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Backend
-from backends.tree import Tree
+from backends.tree import Tree, arranged, map_leaves
 from minigpt.checkpoint import load_checkpoint, read_state, save_checkpoint
 
 
@@ -25,15 +25,19 @@ class StageStore:
         """Oldest first."""
         return sorted((self.directory / "checkpoints").glob("step-*"))
 
-    def resume(self, backend: Backend) -> tuple[Tree, Tree, int] | None:
-        """(weights, optimizer state, steps done) of the last checkpoint, or None; later journal lines are dropped."""
+    def resume(self, backend: Backend, weights: Tree, optim: Tree) -> tuple[Tree, Tree, int]:
+        """(weights, optimizer state, steps done) of the last checkpoint, in the order of the trees given.
+
+        Without a checkpoint those trees and 0. Journal lines of later steps are dropped.
+        """
         found = self.checkpoints()
         if not found:
             self.journal.unlink(missing_ok=True)
-            return None
-        trees, state = load_checkpoint(found[-1], backend)
+            return weights, optim, 0
+        trees, state = load_checkpoint(found[-1])
         self._forget_after(state["step"])
-        return trees["weights"], trees["optim"], state["step"]
+        saved = [arranged(tree, trees[name]) for name, tree in (("weights", weights), ("optim", optim))]
+        return *(map_leaves(backend.array, tree) for tree in saved), state["step"]
 
     def save(self, backend: Backend, weights: Tree, optim: Tree, step: int, metrics: dict[str, float]) -> Path:
         """Write the checkpoint after `step` updates and drop those that are neither the last nor the best."""

@@ -1,0 +1,206 @@
+"""Whole models and losses on the same weights and batch: logits, per-leaf gradients, bfloat16, packed rows."""
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends import tree
+from backends.base import Array, Backend
+from minigpt.config import ModelConfig
+from minigpt.losses import language_loss, preference_losses, sequence_logprobs
+from minigpt.model import GPT, segment_mask, to_backend, weight_shapes
+from minigpt.parity.ops import BF16, FP32
+from minigpt.parity.reference import NumPyBackend, Row, difference, row
+
+# The residual stream adds up the roundings of all layers, the backward pass those of both directions.
+BF16_LOGITS = 2 * BF16
+BF16_GRADIENT = 4 * BF16
+
+Loss = Callable[[GPT, tree.Tree, dict[str, Array]], Array]  # (model, weights, batch) -> scalar
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCase:
+    """A tiny model and how it is run."""
+
+    name: str
+    config: ModelConfig
+    checkpointing: bool = False
+    segments: bool = False  # each row holds several examples
+
+
+def _tiny(heads: int = 4, groups: int = 2, **settings) -> ModelConfig:
+    shape = {"n_layer": 2, "n_head": heads, "n_kv_head": groups, "d_model": 32, "head_dim": 8, "d_ff": 48}
+    return ModelConfig(**shape, vocab_size=61, context=16, **settings)
+
+
+MODEL_CASES = (
+    ModelCase("MHA, tied", _tiny(groups=4)),
+    ModelCase("GQA, tied", _tiny()),
+    ModelCase("GQA, untied", _tiny(tie_embeddings=False)),
+    ModelCase("MQA, untied, QK-norm", _tiny(groups=1, tie_embeddings=False, qk_norm=True)),
+    ModelCase("heads wider than d / H, theta 1e6", _tiny(heads=6, groups=3, rope_theta=1e6)),
+    ModelCase("GQA, tied, checkpointing", _tiny(), checkpointing=True),
+    ModelCase("GQA, untied, QK-norm, segments", _tiny(tie_embeddings=False, qk_norm=True), segments=True),
+    ModelCase("MQA, tied, segments, checkpointing", _tiny(groups=1), checkpointing=True, segments=True),
+)
+
+
+def _preference_loss(kind: str) -> Loss:
+    def loss(model: GPT, weights: tree.Tree, batch: dict[str, Array]) -> Array:
+        policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
+        losses = preference_losses(model.backend, policy, batch["reference"], 0.1, kind)  # (B, P)
+        return (losses * batch["pairs"]).sum()
+
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "language": language_loss, "DPO sigmoid": _preference_loss("sigmoid"), "DPO IPO": _preference_loss("ipo"),
+}  # fmt: skip
+
+
+def compare_models(backends: list[Backend], cases: Iterable[ModelCase] | None = None) -> list[Row]:
+    """Rows for all `cases` (default: MODEL_CASES): each backend against NumPy, and each pair leaf by leaf."""
+    rows: list[Row] = []
+    for case in MODEL_CASES if cases is None else cases:
+        rows += _compare_logits(backends, case)
+        rows += _compare_loss("model", case.name, backends, case, language_loss, language_loss)
+        rows += _compare_bfloat16(backends, case)
+        rows += [_compare_packed(b, case) for b in [*backends, NumPyBackend()] if not case.segments]
+    return rows
+
+
+def compare_losses(backends: list[Backend], losses: dict[str, Loss] | None = None) -> list[Row]:
+    """Rows for the training losses: value and gradients against NumPy's value and slopes of LOSSES.
+
+    `losses` stands in for LOSSES on the backends only, which is how the controls bring in wrong ones.
+    """
+    case = ModelCase("", _tiny(), segments=True)
+    return [
+        r
+        for name, loss in (LOSSES if losses is None else losses).items()
+        for r in _compare_loss("loss", name, backends, case, loss, LOSSES[name])
+    ]
+
+
+def random_weights(config: ModelConfig, seed: int = 3) -> tree.Tree:
+    """Float32 NumPy weights unlike those at the start of training: large matrices, norms that are not 1."""
+    flat = {}
+    for name, shape in weight_shapes(config).items():
+        draw = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
+        flat[name] = (1 + 0.3 * draw if len(shape) == 1 else draw / shape[1] ** 0.5).astype(np.float32)
+    return tree.unflatten(flat)
+
+
+def _compare_logits(backends: list[Backend], case: ModelCase) -> Iterator[Row]:
+    logits = {b.name: _logits(b, case) for b in [*backends, NumPyBackend()]}
+    for a, b in itertools.combinations(logits, 2):
+        yield row("model", case.name, "logits", f"{a} vs {b}", difference(logits[a], logits[b]), FP32)
+
+
+def _compare_loss(
+    check: str, name: str, backends: list[Backend], case: ModelCase, loss: Loss, reference: Loss
+) -> Iterator[Row]:
+    exact, slopes = _slopes(case, reference)
+    results = {b.name: _value_and_grad(b, case, loss) for b in backends}
+    for backend, (value, grads) in results.items():
+        yield row(check, name, "loss", f"{backend} vs numpy", difference(value, exact), FP32)
+        for leaf, (direction, slope) in slopes.items():
+            size = float(np.linalg.norm(grads[leaf])) or 1.0
+            found = abs(float((grads[leaf] * direction).sum(dtype=np.float64)) - slope) / size
+            yield row(check, f"{name}: {leaf}", "slope", f"{backend} vs numpy", found, FP32)
+    for (a, (_, grads)), (b, (_, others)) in itertools.combinations(results.items(), 2):
+        for leaf in grads:
+            found = difference(grads[leaf], others[leaf])
+            yield row(check, f"{name}: {leaf}", "gradient", f"{a} vs {b}", found, FP32)
+
+
+def _compare_bfloat16(backends: list[Backend], case: ModelCase) -> Iterator[Row]:
+    exact, name = _logits(NumPyBackend(), case), f"{case.name}, bfloat16"
+    for b in backends:
+        found = difference(_logits(b, case, "bfloat16"), exact)
+        yield row("model", name, "logits", f"{b.name} vs numpy", found, BF16_LOGITS)
+        model, weights, batch = _problem(b, case, "bfloat16")
+        promoted = b.dtype(model(weights, batch["ids"])) != "bfloat16"
+        yield row("model", name, "dtype", f"{b.name} vs stated", float(promoted), 0.0)
+        _, narrow = _value_and_grad(b, case, language_loss, "bfloat16")
+        _, wide = _value_and_grad(b, case, language_loss)
+        for leaf in wide:
+            found = difference(narrow[leaf], wide[leaf])
+            yield row("model", f"{name}: {leaf}", "gradient", f"{b.name} vs its float32", found, BF16_GRADIENT)
+
+
+def _compare_packed(backend: Backend, case: ModelCase) -> Row:
+    """Two examples in one row give the logits that each gives alone."""
+    model, weights, _ = _problem(backend, case)
+    parts = [_ids(case.config, seed=5, batch=1, tokens=tokens) for tokens in (4, 8)]
+    alone = [backend.numpy(model(weights, backend.array(part))) for part in parts]
+    segments = backend.array(np.repeat([[1, 2]], [4, 8], axis=1).astype(np.int32))  # (1, 12)
+    packed = model(weights, backend.array(np.concatenate(parts, axis=1)), segment_mask(backend, segments))
+    found = difference(backend.numpy(packed), np.concatenate(alone, axis=1))
+    return row("model", case.name, "logits", f"{backend.name} packed vs alone", found, FP32)
+
+
+def _logits(backend: Backend, case: ModelCase, dtype: str = "float32") -> np.ndarray:
+    model, weights, batch = _problem(backend, case, dtype)
+    mask = segment_mask(backend, batch["segments"]) if case.segments else "causal"
+    return backend.numpy(model(weights, batch["ids"], mask))  # (2, 12, V)
+
+
+def _value_and_grad(
+    backend: Backend, case: ModelCase, loss: Loss, dtype: str = "float32"
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    model, weights, batch = _problem(backend, case, dtype)
+    (value, _), grads = backend.value_and_grad(lambda w, data: (loss(model, w, data), {}))(weights, batch)
+    return backend.numpy(value), {name: backend.numpy(g) for name, g in tree.items(grads)}
+
+
+def _slopes(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray, dict[str, tuple]]:
+    """The loss, and leaf -> (a direction of random signs, the loss's slope along it by central differences)."""
+    model, weights, batch = _problem(NumPyBackend(), case)
+    leaves = tree.leaves(weights)
+
+    def at(number: int, shift: np.ndarray | float) -> float:
+        shifted = [w + shift if i == number else w for i, w in enumerate(leaves)]
+        return float(loss(model, tree.rebuild(weights, shifted), batch))
+
+    slopes = {}
+    for number, name in enumerate(tree.names(weights)):
+        draw = np.random.default_rng(zlib.crc32(name.encode()))
+        direction = draw.choice([-1.0, 1.0], leaves[number].shape)
+        slope = (at(number, step * direction) - at(number, -step * direction)) / (2 * step)
+        slopes[name] = direction, slope
+    return np.asarray(at(0, 0.0)), slopes
+
+
+def _problem(backend: Backend, case: ModelCase, dtype: str = "float32") -> tuple[GPT, tree.Tree, dict[str, Array]]:
+    model = GPT(case.config, backend, dtype, case.checkpointing)
+    batch = {key: backend.array(x) for key, x in make_batch(case.config).items()}
+    if not case.segments:
+        del batch["segments"]
+    return model, to_backend(backend, random_weights(case.config)), batch
+
+
+def make_batch(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Two rows of four sequences (two pairs) of three tokens, for all LOSSES."""
+    answers = np.tile([0.0, 1.0, 1.0], 4).astype(np.float32)  # (12,): the first token of each is its prompt
+    counted = np.stack([answers, answers * [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]]).astype(np.float32)  # (2, 12)
+    segments = np.repeat(np.arange(1, 5), 3).astype(np.int32)  # 1 1 1 2 2 2 …
+    spans = (segments == np.arange(1, 5)[:, None]) * answers  # (4, 12)
+    return {
+        "ids": _ids(config, seed=1),
+        "targets": _ids(config, seed=2),
+        "weights": counted / counted.sum(),
+        "segments": np.stack([segments, segments]),
+        "spans": np.stack([spans, spans]).astype(np.float32),  # (2, 4, 12)
+        "reference": np.random.default_rng(4).normal(-9, 2, (2, 2, 2)).astype(np.float32),  # (B, P, 2)
+        "pairs": np.array([[0.4, 0.3], [0.3, 0.0]], np.float32),  # (B, P)
+    }
+
+
+def _ids(config: ModelConfig, seed: int, batch: int = 2, tokens: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, tokens)).astype(np.int32)
