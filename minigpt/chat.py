@@ -8,7 +8,9 @@ from minigpt.data.rows import Message
 from minigpt.tokenizer import IM_END, IM_START, Tokenizer
 
 
-def render(tokenizer: Tokenizer, messages: list[Message], generation_prompt: bool = False) -> tuple[list[int], list[int]]:
+def render(
+    tokenizer: Tokenizer, messages: list[Message], generation_prompt: bool = False
+) -> tuple[list[int], list[int]]:
     """(ids, mask) of a conversation; the mask is 1 on each assistant's content and its end-of-turn token.
 
     With `generation_prompt` the ids end with the opening of an assistant's turn. Rendering the messages

@@ -27,6 +27,7 @@ def save_checkpoint(
 
     Raises ResourceError when the disk refuses; what was there before stays then.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -42,10 +43,10 @@ def save_checkpoint(
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
         _replace(temporary, directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(
-            f"The checkpoint {directory} could not be written: {error.strerror or error}.",
+            f"The checkpoint {directory} could not be written: {getattr(error, 'strerror', None) or error}.",
             "Free some space or choose another --run directory; earlier checkpoints are untouched.",
         ) from None
 

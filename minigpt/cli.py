@@ -30,19 +30,24 @@ app.add_typer(data_app, name="data")
 
 RUNS = Path("runs")
 
-Preset = Annotated[str | None, typer.Option("--preset", help="tiny, small or medium. Default: the run's own, else tiny.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="tiny, small or medium. Default: the run's own, else tiny.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with values that replace the preset's.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="One value, as section.key=value. Repeatable.")]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, mlx or torch.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")]
 RunDirectory = Annotated[Path, typer.Option("--run", help="The run directory.")]
 RunArgument = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="A run directory, or one of its stages. Default: the newest in runs/.")
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="A run directory, or one of its stages. Default: the newest in runs/."),
 ]
 StageOption = Annotated[str | None, typer.Option("--stage", help="pretrain, sft or dpo. Default: the last finished.")]
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable."),
+    typer.Option(
+        "--data", help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
@@ -51,7 +56,9 @@ MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest ans
 Temperature = Annotated[float, typer.Option("--temperature", help="0 always takes the likeliest token.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together reach p.")]
-MinP = Annotated[float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")]
+MinP = Annotated[
+    float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")
+]
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: tokens of the text so far get rarer.")]
 
 
@@ -245,9 +252,10 @@ def chat(
         if not text.strip():
             continue
         messages.append({"role": "user", "content": text})
-        ids, dropped = chat_prompt(engine.tokenizer, messages, engine.model.config.context, min(max_tokens, 64))
-        if len(ids) >= engine.model.config.context:
-            console.note(f"That message has {len(ids)} tokens; the model sees {engine.model.config.context}. Shorten it.")
+        context = engine.model.config.context
+        ids, dropped = chat_prompt(engine.tokenizer, messages, context, min(max_tokens, 64))
+        if len(ids) >= context:
+            console.note(f"That message has {len(ids)} tokens; the model sees {context}. Shorten it.")
             messages.pop()
             continue
         if dropped:
@@ -328,7 +336,9 @@ def tokenizer_inspect(
 @data_app.command("check")
 def data_check(
     data: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, directories, globs or names.")],
-    stage: Annotated[str | None, typer.Option("--stage", help="pretrain, sft or dpo. Default: what the rows fit.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="pretrain, sft or dpo. Default: what the rows fit.")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="A run whose tokenizer and context are used.")] = None,
     preset: Preset = None,
     sets: Sets = None,
@@ -387,7 +397,12 @@ def parity(
 
 
 def _config(
-    run: Path, preset: str | None, file: Path | None, sets: list[str] | None, seed: int | None, extra: dict | None = None
+    run: Path,
+    preset: str | None,
+    file: Path | None,
+    sets: list[str] | None,
+    seed: int | None,
+    extra: dict | None = None,
 ) -> "Config":
     """preset < the run's saved configuration < file < flags; says what an existing run hands down."""
     from minigpt import console
@@ -453,7 +468,8 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
         try:
             lines = [line for line in file.read_text("utf-8").splitlines() if line]
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The prompts in {file} cannot be read: {error}.", "Check the path given to --prompts.") from None
+            message = f"The prompts in {file} cannot be read: {error}."
+            raise UsageError(message, "Check the path given to --prompts.") from None
         if not lines:
             raise UsageError(f"{file} has no prompts.", "Write one per line.")
         return lines

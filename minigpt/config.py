@@ -21,7 +21,7 @@ STAGES = ("pretrain", "sft", "dpo")
 class Section(BaseModel):
     """A part of the configuration: no unknown keys, no silent conversions, not changed after it is built."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -43,6 +43,8 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _head_width(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values  # pydantic says what is wrong with it
         heads, width = values.get("n_head", 4), values.get("d_model", 128)
         if not values.get("head_dim") and isinstance(heads, int) and isinstance(width, int) and heads > 0:
             if width % heads:
@@ -127,7 +129,7 @@ class DPOConfig(StageConfig):
 class Config(Section):
     """A whole run."""
 
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -176,7 +178,8 @@ def read_toml(path: Path) -> dict:
     try:
         return tomllib.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"The configuration file {path} does not exist.", "Check the path given to --config.") from None
+        message = f"The configuration file {path} does not exist."
+        raise UsageError(message, "Check the path given to --config.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"The configuration file {path} is not valid TOML: {error}.", "Correct that line.") from None
 
@@ -228,7 +231,9 @@ def _explain(error: Any) -> str:
         known = _keys_beside(path)
         near = difflib.get_close_matches(path[-1], known, n=1)
         return f"unknown key {name}" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
-    return f"{name}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"[:300]
+    if error["type"] == "value_error":  # from a check of this module, which names the values itself
+        return f"{name}: {error['ctx']['error']}"
+    return f"{name}: {error['msg']} (got {error['input']!r})"[:300]
 
 
 def _keys_beside(path: list[str]) -> list[str]:

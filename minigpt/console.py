@@ -7,8 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +26,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Reporter:
-    """Shows events as they come: a live bar on a terminal, plain lines elsewhere. Use as `with Reporter() as report`."""
+    """Shows events as they come: a live bar on a terminal, plain lines elsewhere.
+
+    Use as `with Reporter() as report`.
+    """
 
     def __init__(self) -> None:
         self._live = err.is_terminal
@@ -169,7 +179,9 @@ def _share(name: str, value: float | None) -> str:
 
 def show_evaluation(result: dict) -> None:
     """One row per measurement of one stage."""
-    rows = [[_label(name), f"{value:,.4f}" if isinstance(value, float) else str(value)] for name, value in result.items()]
+    rows = [
+        [_label(name), f"{value:,.4f}" if isinstance(value, float) else str(value)] for name, value in result.items()
+    ]
     table("", ["measurement", "value"], rows)
 
 
@@ -190,7 +202,9 @@ def show_pieces(tokenizer: Any, ids: Sequence[int], text: str) -> None:
 def show_data(report: Any, tokenizer: Any, context: int) -> None:
     """What `minigpt data check` found."""
     rows = [["form", ", ".join(f"{form} ({count:,})" for form, count in report.forms.items()) or "nothing usable"]]
-    rows += [[f"{split} rows", f"{count:,}  ({report.tokens[split]:,} tokens)"] for split, count in report.splits.items()]
+    rows += [
+        [f"{split} rows", f"{count:,}  ({report.tokens[split]:,} tokens)"] for split, count in report.splits.items()
+    ]
     if report.stage != "pretrain":
         rows.append(["learned tokens", f"{report.learned_tokens:,}"])
         rows.append([f"longer than {context} tokens", f"{report.too_long:,} (cut, or left out)"])
@@ -224,12 +238,12 @@ def show_parity(rows: Sequence[Any]) -> None:
         worst = max(members, key=lambda row: row.difference / row.bound if row.bound else row.difference)
         good = sum(row.ok for row in members)
         verdict = "ok" if good == len(members) else "BROKEN"
-        shown.append(
-            [check, quantity, pair, str(len(members)), f"{worst.difference:.1e}", f"{worst.bound:.0e}", worst.case, verdict]
-        )
+        numbers = [str(len(members)), f"{worst.difference:.1e}", f"{worst.bound:.0e}"]
+        shown.append([check, quantity, pair, *numbers, worst.case, verdict])
     columns = ["check", "quantity", "pair", "cases", "largest", "bound", "where", ""]
     table("Parity", columns, shown, wrap=[1, 2, 6, 7])
     for row in rows:
         if not row.ok:
-            out.print(Text(f"BROKEN: {row.check} {row.case} {row.quantity} {row.pair}: {row.difference:.3e} > {row.bound:.0e}"))
+            place = f"{row.check} {row.case} {row.quantity} {row.pair}"
+            out.print(Text(f"BROKEN: {place}: {row.difference:.3e} > {row.bound:.0e}"))
     out.print(f"{sum(row.ok for row in rows)} of {len(rows)} comparisons within their bounds")

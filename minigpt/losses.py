@@ -45,7 +45,9 @@ def preference_losses(backend: Backend, policy: Array, reference: Array, beta: f
     return -backend.log_sigmoid(beta * margin)
 
 
-def preference_metrics(backend: Backend, policy: Array, reference: Array, pairs: Array, beta: float) -> dict[str, Array]:
+def preference_metrics(
+    backend: Backend, policy: Array, reference: Array, pairs: Array, beta: float
+) -> dict[str, Array]:
     """Weighted means over the pairs (B, P): both rewards β log(π/π_ref), their margin, and how often it is positive."""
     rewards = beta * (policy - reference)  # (B, P, 2)
     margin = rewards[..., 0] - rewards[..., 1]

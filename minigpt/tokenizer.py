@@ -21,6 +21,7 @@ UNKNOWN, END_OF_TEXT, IM_START, IM_END = 0, 1, 2, 3
 SPECIALS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<|reserved_{i}|>" for i in range(28)]
 FIRST_BYTE = len(SPECIALS)
 FIRST_PIECE = FIRST_BYTE + 256
+SMALLEST = FIRST_PIECE + 12  # vocabulary that BPE can be trained for
 
 
 class Tokenizer(ABC):
@@ -137,7 +138,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
     """Learn a tokenizer from a (bounded) sample of texts.
 
     `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Raises DataError when
-    there is no text, and MiniGPTError when the vocabulary cannot even hold the bytes.
+    there is no text, and MiniGPTError when the vocabulary has no room beside the bytes.
     """
     if kind == "byte":
         return CharTokenizer("")
@@ -152,12 +153,13 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
 def _train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     from sentencepiece import SentencePieceTrainer
 
-    if vocab_size < FIRST_PIECE:
+    if vocab_size < SMALLEST:
         raise MiniGPTError(
-            f"A vocabulary of {vocab_size} cannot hold {FIRST_BYTE} special tokens and 256 bytes.",
-            f"Set tokenizer.vocab_size to at least {FIRST_PIECE + 12}.",
+            f"A vocabulary of {vocab_size} cannot hold {FIRST_BYTE} special tokens, 256 bytes and a few pieces.",
+            f"Set tokenizer.vocab_size to at least {SMALLEST}.",
         )
     model = io.BytesIO()
+    texts = _without_rare(list(texts), (vocab_size - FIRST_PIECE) // 2)
     try:
         SentencePieceTrainer.train(
             sentence_iterator=_sentences(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
@@ -167,12 +169,24 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
             unk_piece=SPECIALS[0], control_symbols=SPECIALS[1:], max_sentence_length=1 << 20, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1]
+        reason = str(error).splitlines()[-1].rpartition("] ")[2].strip(" .") or "it is empty"
         raise DataError(
             f"SentencePiece cannot learn {vocab_size} pieces from this text: {reason}.",
             "Give it more text, lower tokenizer.vocab_size, or use tokenizer.kind = 'byte'.",
         ) from None
     return BPETokenizer(model.getvalue())
+
+
+def _without_rare(texts: list[str], room: int) -> list[str]:
+    """The texts with line ends for all but the `room` commonest characters, which are left to the byte tokens.
+
+    SentencePiece gives each character a piece and refuses a text that has more of them than the vocabulary.
+    """
+    counts = Counter()
+    for text in texts:
+        counts.update(text)
+    rare = {ord(character): "\n" for character, _ in counts.most_common()[room:]}
+    return [text.translate(rare) for text in texts] if rare else texts
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

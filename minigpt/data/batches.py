@@ -157,7 +157,8 @@ def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32)
     Raises DataError for an item longer than a row.
     """
     if len(sizes) and int(sizes.max()) > length:
-        raise DataError(f"An example of {int(sizes.max())} tokens does not fit a row of {length}.", "Raise model.context.")
+        message = f"An example of {int(sizes.max())} tokens does not fit a row of {length}."
+        raise DataError(message, "Raise model.context.")
     rows: list[list[int]] = []
     bins: list[tuple[list[int], int]] = []  # (items, room left), oldest first
     for item in order.tolist():

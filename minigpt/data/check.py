@@ -39,7 +39,8 @@ class DataReport:
         if not self.lengths:
             return []
         counts, edges = np.histogram(self.lengths, bins=bins, range=(0, max(self.lengths) + 1))
-        return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(np.ceil(edges), np.ceil(edges[1:]), counts)]
+        edges = np.ceil(edges)
+        return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
 
 def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:

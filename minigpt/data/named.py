@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from minigpt.data.sources import find_files
+from minigpt.data.files import find_files
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.events import Progress, Report, silent
 

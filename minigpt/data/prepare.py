@@ -1,25 +1,29 @@
 """From a stage's sources to token shards: rows are read, checked, split, rendered and tokenized in one stream."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minigpt.chat import render
 from minigpt.config import DataConfig
 from minigpt.data import world
-from minigpt.data.formats import RowError, parse_row, require
+from minigpt.data.fields import RowError
+from minigpt.data.files import is_text
+from minigpt.data.formats import parse_row, require
 from minigpt.data.named import resolve
+from minigpt.data.raw_rows import BadRow, Row
 from minigpt.data.rows import Conversation, Parsed, Preference, Text
 from minigpt.data.shards import ShardWriter
-from minigpt.data.sources import BadRow, Row, is_text, read_rows, read_text
+from minigpt.data.sources import read_rows
+from minigpt.data.text import read_text
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.tokenizer import END_OF_TEXT, Tokenizer
 
 WORLD = "world"  # the built-in bilingual world as a source
-BLOCK = 256  # rows or text blocks that are tokenized together
+BLOCK = 256  # rows that are tokenized together
+BLOCK_CHARACTERS = 1 << 20  # and characters of text: their ids take ten times as much memory
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Reader:
     def _items(self, sources: Sequence[str], held_out: float) -> Iterator[Item]:
         for source in sources:
             if source == WORLD:
-                yield from self._world()
+                yield from self._world(held_out)
                 continue
             for path in resolve([source], self.cache, self.report):
                 if is_text(path):
@@ -88,16 +92,20 @@ class Reader:
             self.rows += 1
             yield Item(row.where, content, split_of(content, self.seed, held_out))
 
-    def _world(self) -> Iterator[Item]:
-        """The built-in world brings its own split: what is held out combines things as no training row does."""
+    def _world(self, held_out: float) -> Iterator[Item]:
+        """The built-in world brings its own split: what is held out combines things as no training row does.
+
+        `held_out` 0 leaves the held-out rows away, 1 the others.
+        """
         draw, count = {
             "pretrain": (world.texts, self.config.world_texts),
             "sft": (world.conversations, self.config.world_instructions),
             "dpo": (world.preferences, self.config.world_pairs),
         }[self.stage]
-        for name, split, rows in (("train", "train", count), ("validation", "test", count // 20 + 1)):
+        wanted = [("train", count, 0.0)] * (held_out < 1) + [("test", count // 20 + 1, 1.0)] * (held_out > 0)
+        for split, rows, own in wanted:
             drawn = (Row(f"{WORLD}:{i}", row) for i, row in enumerate(draw(self.seed, rows, split), 1))
-            yield from self._parsed(drawn, float(name == "validation"))
+            yield from self._parsed(drawn, own)
 
     def _reject(self, error: RowError) -> None:
         if not self.config.skip_bad:
@@ -138,16 +146,15 @@ def prepare(
     ):
         writers = {"train": train, "validation": validation}
         spare: Item | None = None
-        items = iter(reader)
-        while chunk := list(islice(items, BLOCK)):
+        for chunk in _blocks(reader):
             for item, encoded in zip(chunk, _encode(chunk, tokenizer, stage), strict=True):
                 written = _write(writers[item.split], encoded, item, context, result)
-                if written and item.split == "train":
-                    spare = item
+                if written and item.split == "train" and item.content != Text(""):
+                    spare = replace(item, ends_document=True)
             report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens))
-        if not train.tokens:
+        if spare is None:
             raise _nothing_usable(reader, result)
-        if not validation.sequences and spare is not None:  # so few rows that none was drawn: show the last one
+        if not validation.sequences:  # so few rows that none was drawn: show the last one
             _write(validation, _encode([spare], tokenizer, stage)[0], spare, context, result)
             report(Note(f"{stage}: only {train.sequences} rows, so the last one is used for validation as well."))
     report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens, finished=True))
@@ -156,6 +163,20 @@ def prepare(
     result.bad = len(reader.bad)
     _tell(stage, reader, result, context, report)
     return result
+
+
+def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items that are tokenized together: few enough that memory stays small, enough for all threads."""
+    block: list[Item] = []
+    characters = 0
+    for item in items:
+        block.append(item)
+        characters += len(item.content.text) if isinstance(item.content, Text) else 0
+        if len(block) == BLOCK or characters >= BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
 
 
 Encoded = list[tuple[list[int], list[int] | None]]  # one sequence, or two for a preference

@@ -18,6 +18,7 @@ MULTI_TURN = 0.15  # share of training conversations with two exchanges
 MANNERS = dict(polite=0.3, rambling=0.4, rude=0.3)  # of the answers to requests that SFT learns from
 REQUEST_PAIRS = 0.6  # share of preference pairs about requests; the others are about tasks
 POLITE_LENGTH = {"en": 80, "zh": 30}  # characters
+TASKS = tuple(tasks.SHARES)  # read, arithmetic, translate, story, name
 PATIENCE = 10_000  # draws without a new row, after which a test split ends
 
 Draft = tuple[dict, list[Combination]]  # a row and what it combines: first what it asks

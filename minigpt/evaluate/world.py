@@ -44,7 +44,8 @@ def evaluate_world(engine: Engine, seed: int, count: int) -> dict[str, float]:
     right = [world.is_correct(row, answer) for row, answer in zip(tasks, greedy_answers(engine, tasks), strict=True)]
     result = {"exact_match": float(np.mean(right))}
     for task in sorted({row["task"] for row in tasks}):
-        result[f"exact_match_{task}"] = float(np.mean([ok for ok, row in zip(right, tasks) if row["task"] == task]))
+        of_task = [ok for ok, row in zip(right, tasks, strict=True) if row["task"] == task]
+        result[f"exact_match_{task}"] = float(np.mean(of_task))
     requests = list(islice(world.requests(seed, count, "test"), count))
     result["manner"] = float(np.mean([world.keeps_manner(answer) for answer in greedy_answers(engine, requests)]))
     return result

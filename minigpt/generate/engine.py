@@ -68,16 +68,18 @@ class Engine:
             for i, token in enumerate(tokens):
                 if reasons[i]:
                     continue
-                if token in STOPS:
+                if len(prompts[i]) + len(found[i]) >= self.model.config.context:
+                    reasons[i] = "context"  # alone, this token would not have been computed
+                elif token in STOPS:
                     reasons[i] = "stop"
-                elif len(prompts[i]) + len(found[i]) >= self.model.config.context:
-                    reasons[i] = "context"
                 else:
                     found[i].append(token)
             if all(reasons):
                 break
-        ends = [reason or ("length" if len(ids) >= max_tokens else "context") for reason, ids in zip(reasons, found)]
-        return [Answer(ids, self.tokenizer.decode(ids), end) for ids, end in zip(found, ends, strict=True)]
+        return [
+            Answer(ids, self.tokenizer.decode(ids), reason or ("length" if len(ids) >= max_tokens else "context"))
+            for ids, reason in zip(found, reasons, strict=True)
+        ]
 
     def _tokens(
         self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], max_tokens: int
@@ -96,7 +98,8 @@ class Engine:
             )
         steps = min(max_tokens, config.context - shortest)
         padding = [longest - len(prompt) for prompt in prompts]
-        ids = np.array([[END_OF_TEXT] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], np.int32)
+        filled = [[END_OF_TEXT] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+        ids = np.array(filled, np.int32)  # (B, T)
         cache = KVCache(backend, config, len(prompts), longest + steps, self.model.dtype)
         seen = [list(prompt) for prompt in prompts]
         for position in range(steps):

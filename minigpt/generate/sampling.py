@@ -25,6 +25,7 @@ class Sampling:
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
             "repetition_penalty": self.repetition_penalty > 0,
+            "seed": 0 <= self.seed < 2**63,
         }
         for name, fine in checks.items():
             if not fine:

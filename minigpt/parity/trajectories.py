@@ -1,5 +1,6 @@
 """Twenty training steps of every stage: the same curve on each backend, however a step is divided."""
 
+import contextlib
 import itertools
 import shutil
 import tempfile
@@ -45,7 +46,8 @@ def tiny_config(**stage: object) -> Config:
               "save_every": STEPS // 2, "clip": 0.5} | stage  # fmt: skip
     return build_config(
         {
-            "model": {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32, "d_ff": 64, "context": 128, "qk_norm": True},
+            "model": {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32, "d_ff": 64, "context": 128}
+            | {"qk_norm": True},
             "tokenizer": {"vocab_size": 800},
             "data": {name: ["world"] for name in STAGES}
             | {"world_texts": 400, "world_instructions": 300, "world_pairs": 60},
@@ -97,10 +99,8 @@ def losses_of(run: Run, stage: str, backend: Backend, stop_after: int | None = N
         if isinstance(event, Saved) and event.step == stop_after:
             raise _Stopped
 
-    try:
+    with contextlib.suppress(_Stopped):
         train_stage(run, stage, backend, collect)
-    except _Stopped:
-        pass
     return losses
 
 

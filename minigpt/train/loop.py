@@ -1,5 +1,6 @@
 """The one training loop: batches → parts → accumulated gradients → clip → update → events."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -47,10 +48,13 @@ def train(
             record = {"step": done, "loss": event.loss, "learning_rate": event.learning_rate, "norm": event.norm}
             store.log(record | event.metrics | {"tokens": event.tokens, "seconds": round(event.seconds, 4)})
         saving = done % config.save_every == 0 or done == config.steps
-        if saving or done % config.eval_every == 0:
-            measured = _evaluate(stage, done, validate, weights, store, report)
-        if saving:
-            report(Saved(stage, done, store.save(backend, weights, moments, done, measured)))
+        measured = {"loss": math.inf}
+        try:
+            if saving or done % config.eval_every == 0:
+                measured = _evaluate(stage, done, validate, weights, store, report)
+        finally:  # an evaluation that fails costs no training
+            if saving:
+                report(Saved(stage, done, store.save(backend, weights, moments, done, measured)))
     return weights
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from backends.base import Backend
 from minigpt.config import STAGES, Config
-from minigpt.data.formats import RowError, parse_row
+from minigpt.data.fields import RowError
+from minigpt.data.files import is_text
+from minigpt.data.formats import parse_row
 from minigpt.data.named import resolve
 from minigpt.data.prepare import WORLD, Reader, prepare
 from minigpt.data.rows import Conversation, Parsed, Preference, Text
-from minigpt.data.sources import is_text, read_rows
+from minigpt.data.sources import read_rows
 from minigpt.errors import DataError, UsageError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.tokenizer import Tokenizer, train_tokenizer
@@ -134,7 +136,10 @@ def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:
 def _texts(content: Parsed) -> list[str]:
     if isinstance(content, Text):
         return [content.text]
-    messages = content.prompt + content.chosen + content.rejected if isinstance(content, Preference) else content.messages
+    if isinstance(content, Preference):
+        messages = content.prompt + content.chosen + content.rejected
+    else:
+        messages = content.messages
     return [message["content"] for message in messages]
 
 

@@ -15,8 +15,8 @@ from minigpt.events import Progress, Report, StageFinished, StageStarted
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, init_weights, parameter_count, to_backend
-from minigpt.train.run import Run
 from minigpt.train.loop import Loss, Validate, train
+from minigpt.train.run import Run
 
 
 def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
@@ -44,7 +44,9 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
     return store.final
 
 
-def pretrain(run: Run, model: GPT, weights: Tree, config: StageConfig, report: Report) -> tuple[Loss, Batches, Validate]:
+def pretrain(
+    run: Run, model: GPT, weights: Tree, config: StageConfig, report: Report
+) -> tuple[Loss, Batches, Validate]:
     """Predict the next token of plain text (Radford et al. 2018)."""
     text, held_out = run.shards("pretrain")
     context = run.config.model.context

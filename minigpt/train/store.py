@@ -1,6 +1,7 @@
 """What a stage keeps on disk: checkpoints (the last and the best), a journal of metrics, the final weights."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class StageStore:
 
     def checkpoints(self) -> list[Path]:
         """Oldest first."""
-        return sorted((self.directory / "checkpoints").glob("step-*"))
+        return sorted((self.directory / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
 
     def resume(self, backend: Backend, weights: Tree, optim: Tree) -> tuple[Tree, Tree, int]:
         """(weights, optimizer state, steps done) of the last checkpoint, in the order of the trees given.
@@ -53,7 +54,12 @@ class StageStore:
 
     def best(self) -> Path:
         """The checkpoint with the lowest validation loss; of equal ones the later."""
-        return min(reversed(self.checkpoints()), key=lambda path: read_state(path)["metrics"]["loss"])
+
+        def loss(path: Path) -> float:
+            value = read_state(path)["metrics"]["loss"]
+            return math.inf if math.isnan(value) else value  # a diverged run: min() would keep its NaN
+
+        return min(reversed(self.checkpoints()), key=loss)
 
     def finish(self, stage: str) -> Path:
         """Copy the best checkpoint's weights to `final/`, which marks the stage as done."""

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.data.formats import EXAMPLES, RowError, detect, parse_row, require
+from minigpt.data.fields import EXAMPLES, RowError
+from minigpt.data.formats import detect, parse_row, require
+from minigpt.data.raw_rows import BadRow, Row
 from minigpt.data.rows import Conversation, Preference, Text
-from minigpt.data.sources import BadRow, Row, read_rows
+from minigpt.data.sources import read_rows
 from minigpt.errors import DATA
 
 GSM8K = Path(__file__).parents[2].parent / "shared/data/gsm8k_train.alpaca.json"

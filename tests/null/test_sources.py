@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minigpt.data import sources
-from minigpt.data.sources import BadRow, Row, TextBlock, find_files, is_text, read_rows, read_text
+from minigpt.data import json_rows
+from minigpt.data.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files, is_text
+from minigpt.data.raw_rows import BadRow, Row
+from minigpt.data.sources import read_rows
+from minigpt.data.text import TextBlock, read_text
 from minigpt.errors import DataError
 
 GSM8K = Path(__file__).parents[2].parent / "shared/data/gsm8k_train.alpaca.json"
@@ -142,7 +145,7 @@ def test_compressed_rows(tmp_path, name):
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
 def test_json_is_read_alike_in_blocks_of_any_size(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(sources, "BLOCK", block)
+    monkeypatch.setattr(json_rows, "BLOCK", block)
     values = [12345, -1.5e-7, True, None, 'a \\ " 😀 中', {"k": [{}, "]}"]}, [[1, 2], []]]
     expected = [(f"1: item {number}", value) for number, value in enumerate(values, 1)]
     assert rows_of(tmp_path / "a.json", json.dumps(values)) == expected
@@ -252,11 +255,11 @@ def test_what_is_no_gzip_or_no_file_is_a_bad_row(tmp_path):
 
 
 def test_an_overlong_row_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_ROW", 1000)
+    monkeypatch.setattr(json_rows, "MAX_ROW", 1000)
     long = '{"a": "%s"}' % ("x" * 5000)
     lines = rows_of(tmp_path / "a.jsonl", f'{{"a": 1}}\n{long}\n{{"a": 2}}\n')
     assert [place for place, _ in lines] == ["1", "2", "3"] and "longer than" in lines[1][1]
-    monkeypatch.setattr(sources, "BLOCK", 100)
+    monkeypatch.setattr(json_rows, "BLOCK", 100)
     assert "longer than" in only_bad(tmp_path / "a.json", f"[\n{long}]").reason
 
 
@@ -369,7 +372,7 @@ def test_an_empty_text_file_has_no_blocks(tmp_path):
         st.binary(max_size=200),
         st.text(alphabet='[]{}",:\\ \n\ud7ff01aé<|>', max_size=60).map(str.encode),
     ),
-    suffix=st.sampled_from(sources.TEXT_SUFFIXES + sources.ROW_SUFFIXES),
+    suffix=st.sampled_from(TEXT_SUFFIXES + ROW_SUFFIXES),
     packed=st.sampled_from(["", "gzip", "claims gzip"]),
 )
 def test_no_content_raises_anything_but_data_error(tmp_path, data, suffix, packed):
