@@ -43,6 +43,9 @@ def save_checkpoint(
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
         _replace(temporary, directory)
+    except KeyboardInterrupt:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(
@@ -66,11 +69,12 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, dict[str, np.ndarray]], 
 
 def verify_checkpoint(directory: Path) -> None:
     """Compare each file with the manifest. Raises CheckpointError that names what is wrong."""
-    hint = "Use another checkpoint of the run or train the stage again."
+    hint = f"Delete {directory} and give the training command again: it goes on from what is left."
     try:
         manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
         files = dict(manifest)
-    except (OSError, ValueError, TypeError):
+        files["state.json"]  # a manifest that lists nothing would verify nothing
+    except (OSError, ValueError, TypeError, KeyError):
         raise CheckpointError(f"The checkpoint {directory} has no readable manifest.json.", hint) from None
     for name, expected in files.items():
         path = directory / name
@@ -92,7 +96,12 @@ def _replace(temporary: Path, directory: Path) -> None:
     old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
     if directory.exists():
         os.rename(directory, old)
-    os.rename(temporary, directory)
+    try:
+        os.rename(temporary, directory)
+    except OSError:
+        if old.exists():
+            os.rename(old, directory)
+        raise
     _flush(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -1,13 +1,16 @@
 """The command line: a command parses, loads the configuration and calls one function. Imports nothing heavy."""
 
+import errno
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minigpt import __version__
-from minigpt.errors import INTERRUPTED, RUNTIME, USAGE, MiniGPTError, UsageError
+from minigpt.errors import DATA, INTERRUPTED, RESOURCES, RUNTIME, USAGE, DataError, MiniGPTError, UsageError, check_name
 
 if TYPE_CHECKING:
     from minigpt.config import Config
@@ -15,51 +18,76 @@ if TYPE_CHECKING:
     from minigpt.generate.sampling import Sampling
     from minigpt.train.run import Run
 
-app = typer.Typer(
-    name="minigpt",
-    help="Make a language model from nothing, on one laptop, and understand every step.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-tokenizer_app = typer.Typer(help="Train a tokenizer, or look at what one does.", no_args_is_help=True)
-data_app = typer.Typer(help="Look at training data before using it.", no_args_is_help=True)
-app.add_typer(tokenizer_app, name="tokenizer")
-app.add_typer(data_app, name="data")
+
+def _group(name: str | None, text: str) -> typer.Typer:
+    """A group of commands. Help is plain text: without rich it is there in a tenth of a second."""
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.")
+tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
+data_app = _group("data", "Look at training data before using it.")
+app.add_typer(tokenizer_app)
+app.add_typer(data_app)
 
 RUNS = Path("runs")
 
 Preset = Annotated[
-    str | None, typer.Option("--preset", help="tiny, small or medium. Default: the run's own, else tiny.")
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="tiny, small or medium. Default: the run's own settings, else tiny."),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with values that replace the preset's.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="One value, as section.key=value. Repeatable.")]
-BackendName = Annotated[str, typer.Option("--backend", help="auto, mlx or torch.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")]
-RunDirectory = Annotated[Path, typer.Option("--run", help="The run directory.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One value, such as pretrain.steps=200. Repeatable."),
+]
+BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="auto, mlx or torch.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or gpu.")]
+RunDirectory = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory.")]
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="A run directory, or one of its stages. Default: the newest in runs/."),
+    typer.Argument(metavar="RUN", help="A run directory, or one of its stages. Default: the newest in runs/."),
 ]
-StageOption = Annotated[str | None, typer.Option("--stage", help="pretrain, sft or dpo. Default: the last finished.")]
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as RUN.")]
+StageOption = Annotated[
+    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
+]
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable."
+        "--data",
+        metavar="SOURCE",
+        help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="The seed of everything random.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 always takes the likeliest token.")]
-TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together reach p.")]
-MinP = Annotated[
-    float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest one's probability.")
+MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")
 ]
-Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: tokens of the text so far get rarer.")]
+TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Keep the K likeliest tokens; 0 keeps all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens that together reach P.")
+]
+MinP = Annotated[
+    float,
+    typer.Option("--min-p", metavar="P", help="Drop tokens below this share of the likeliest one's probability."),
+]
+Penalty = Annotated[
+    float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -86,16 +114,20 @@ def demo(
     seed: Seed = None,
     json: AsJson = False,
 ) -> None:
-    """The whole story on bundled data: tokenizer → pretrain → SFT → DPO → conversations and a table."""
+    """The whole story on built-in data, measured.
+
+    Tokenizer → pretrain → SFT → DPO, then conversations and a table: what did each stage change? The same
+    command again shows them again.
+    """
     from minigpt import console
+    from minigpt.config import STAGES
     from minigpt.demo import demo as run_demo
     from minigpt.demo import demo_config
-    from minigpt.train.pipeline import new_run
 
     settings = demo_config(_config(run, preset, config, sets, seed))
-    framework = _backend(backend, device)
+    opened, framework = _start(run, settings, STAGES, backend, device)
     with console.Reporter() as report:
-        result = run_demo(new_run(run, settings), framework, report)
+        result = run_demo(opened, framework, report)
     if json:
         console.print_json(result)
         return
@@ -115,14 +147,14 @@ def run_command(
     seed: Seed = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """A whole pipeline into one run directory. The same command again resumes it.
+    """A whole pipeline into one run directory.
 
-    Each --data goes to the stage that its rows fit: texts to pretrain, conversations to sft, preference pairs
-    to dpo. A configuration file can name them in [data] instead.
+    The same command again goes on where it stopped. Each --data goes to the stage that its rows fit: texts to
+    pretrain, conversations to sft, preference pairs to dpo. A configuration file can name them in [data] instead.
     """
     from minigpt import console
     from minigpt.config import STAGES
-    from minigpt.train.pipeline import new_run, run_pipeline, stage_of_source
+    from minigpt.train.pipeline import run_pipeline, stage_of_source
 
     extra = _skip_bad(skip_bad)
     by_stage: dict[str, list[str]] = {}
@@ -132,10 +164,12 @@ def run_command(
     settings = _config(run, preset, config, sets, seed, {"data": extra})
     stages = [stage for stage in STAGES if getattr(settings.data, stage)]
     if not stages:
-        raise UsageError("There is no data to train on.", "Give it with --data FILE, or try minigpt demo.")
-    framework = _backend(backend, device)
+        known = preset is not None and (run / "config.toml").exists()
+        other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
+        raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
+    opened, framework = _start(run, settings, stages, backend, device)
     with console.Reporter() as report:
-        run_pipeline(new_run(run, settings), framework, report, stages)
+        run_pipeline(opened, framework, report, stages)
     console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
 
 
@@ -152,18 +186,21 @@ def train(
     seed: Seed = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """One stage of a run. A stage goes on from the model that the run already has."""
+    """One stage of a run.
+
+    It starts from the model and the settings that the run already has. The same command again goes on where it
+    stopped.
+    """
     from minigpt import console
     from minigpt.config import STAGES
-    from minigpt.train.pipeline import new_run, run_pipeline
+    from minigpt.train.pipeline import run_pipeline
 
-    if stage not in STAGES:
-        raise UsageError(f"There is no stage {stage!r}.", f"Choose one of {', '.join(STAGES)}.")
+    check_name("stage", stage, STAGES)
     extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
     settings = _config(run, preset, config, sets, seed, {"data": extra})
-    framework = _backend(backend, device)
+    opened, framework = _start(run, settings, [stage], backend, device)
     with console.Reporter() as report:
-        run_pipeline(new_run(run, settings), framework, report, [stage])
+        run_pipeline(opened, framework, report, [stage])
 
 
 # ---- using a model ---------------------------------------------------------------------------------------
@@ -172,8 +209,13 @@ def train(
 @app.command()
 def generate(
     run: RunArgument = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue; - reads stdin.")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="A file with one prompt per line.")] = None,
+    run_option: RunOption = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A file with one prompt per line.")
+    ] = None,
     stage: StageOption = None,
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.8,
@@ -182,21 +224,28 @@ def generate(
     min_p: MinP = 0.05,
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers per prompt, with different seeds.")] = 1,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")
+    ] = 1,
     chat: Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user's message.")] = False,
     backend: BackendName = "auto",
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Continue a text, or answer a message with --chat."""
+    """Continue a text, or answer one message with --chat.
+
+    Without a prompt the text begins from nothing.
+    """
     from minigpt import console
     from minigpt.generate.sampling import Sampling, with_seeds
 
     if prompt is not None and prompts is not None:
         raise UsageError("--prompt and --prompts exclude each other.", "Give one of them.")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
-    engine, _ = _engine(run, stage, backend, device)
     texts = _prompts(prompt, prompts)
+    if chat and not all(text.strip() for text in texts):
+        raise UsageError("The message is empty.", "Give it with --prompt.")
+    engine, _ = _engine(_either(run, run_option), stage, backend, device)
     ids = [_prompt_ids(engine, text, chat, max_tokens) for text in texts]
     if len(ids) == samples == 1 and not json:
         console.write("" if chat else texts[0])
@@ -219,8 +268,9 @@ def generate(
 @app.command()
 def chat(
     run: RunArgument = None,
+    run_option: RunOption = None,
     stage: StageOption = None,
-    system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
@@ -231,17 +281,20 @@ def chat(
     backend: BackendName = "auto",
     device: Device = "auto",
 ) -> None:
-    """Talk to a model. /reset forgets the conversation, /exit ends it."""
+    """Talk to a model.
+
+    /reset forgets the conversation, /exit or the end of the input ends it.
+    """
     from minigpt import console
     from minigpt.generate.engine import chat_prompt
     from minigpt.generate.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
-    engine, stage = _engine(run, stage, backend, device)
+    opening = [{"role": "system", "content": _valid(system, "--system")}] if system else []
+    engine, stage = _engine(_either(run, run_option), stage, backend, device)
     if stage == "pretrain":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")
-    opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     while (text := console.ask("you> ")) is not None:
         if text in ("/exit", "/quit"):
@@ -250,6 +303,11 @@ def chat(
             messages = list(opening)
             continue
         if not text.strip():
+            continue
+        try:
+            _valid(text, "your message")
+        except DataError as error:
+            console.note(str(error))
             continue
         messages.append({"role": "user", "content": text})
         context = engine.model.config.context
@@ -267,19 +325,28 @@ def chat(
 @app.command()
 def evaluate(
     run: RunArgument = None,
+    run_option: RunOption = None,
     stage: StageOption = None,
     data: Data = None,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only so many rows, spread evenly.")] = None,
-    tests: Annotated[int, typer.Option("--tests", min=1, help="Questions per test of the built-in world.")] = 300,
+    rows: Annotated[
+        int | None, typer.Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")
+    ] = None,
+    tests: Annotated[
+        int, typer.Option("--tests", metavar="N", min=1, help="Questions per test of the built-in world.")
+    ] = 300,
     backend: BackendName = "auto",
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Loss, perplexity and bits per byte on held-out data; exact match for a model of the built-in world."""
+    """Measure a model on held-out data.
+
+    Loss (nats per token), perplexity and bits per byte; after DPO how often the chosen answer is the likelier
+    one; exact match for a model of the built-in world. With --data these files are measured instead.
+    """
     from minigpt import console
     from minigpt.evaluate.report import evaluate_run
 
-    opened, stage = _open(run, stage)
+    opened, stage = _open(_either(run, run_option), stage)
     result = evaluate_run(opened, stage, _backend(backend, device), data or [], rows, tests)
     if json:
         console.print_json(result)
@@ -293,9 +360,11 @@ def evaluate(
 @tokenizer_app.command("train")
 def tokenizer_train(
     data: Annotated[list[str], typer.Argument(metavar="FILE…", help="Texts or rows to learn from.")],
-    out: Annotated[Path, typer.Option("--out", help="The directory to write.")],
-    kind: Annotated[str, typer.Option("--kind", help="bpe, char or byte.")] = "bpe",
-    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens, with special tokens and bytes.")] = 6400,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write.")],
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="bpe, char or byte.")] = "bpe",
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", metavar="N", min=300, help="Tokens, with special tokens and bytes.")
+    ] = 6400,
     seed: Seed = None,
 ) -> None:
     """Learn a tokenizer from files and save it."""
@@ -303,9 +372,9 @@ def tokenizer_train(
     from minigpt.config import load_config
     from minigpt.train.pipeline import learn_tokenizer
 
-    settings = load_config(
-        "tiny", sets=[f"tokenizer.kind={kind}", f"tokenizer.vocab_size={vocab_size}", f"seed={seed or 1}"]
-    )
+    check_name("tokenizer kind", kind, ("bpe", "char", "byte"))
+    flags = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
+    settings = load_config("tiny", None, [], None, flags)
     tokenizer = learn_tokenizer(data, settings)
     tokenizer.save(out)
     console.note(f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} tokens saved in {out}")
@@ -313,70 +382,101 @@ def tokenizer_train(
 
 @tokenizer_app.command("inspect")
 def tokenizer_inspect(
-    text: Annotated[str, typer.Argument(help="A text to split; - reads stdin.")],
-    run: Annotated[Path | None, typer.Option("--run", help="A run directory or a tokenizer directory.")] = None,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text to split; - reads stdin.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="A run or tokenizer directory. Default: the newest run.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show how a text splits, its tokens per character, and which pieces are single bytes."""
+    """Show how a text splits into tokens.
+
+    Bars divide the pieces; a byte for which the tokenizer has no piece is shown as <F0>.
+    """
     from minigpt import console
     from minigpt.tokenizer import load_tokenizer
 
     directory = run or _newest_run()
     inner = directory / "tokenizer"
     tokenizer = load_tokenizer(inner if inner.is_dir() else directory)
-    text = sys.stdin.read() if text == "-" else text
+    text = _valid(sys.stdin.read(), "stdin") if text == "-" else _valid(text, "TEXT")
     ids = tokenizer.encode(text)
+    shown = [f"<{tokenizer.token_bytes[i][0]:02X}>" if tokenizer.is_byte(i) else tokenizer.show([i]) for i in ids]
+    single = [tokenizer.is_byte(i) for i in ids]
     if json:
-        pieces = [{"id": i, "text": tokenizer.show([i]), "byte": tokenizer.is_byte(i)} for i in ids]
+        pieces = [{"id": i, "text": t, "byte": byte} for i, t, byte in zip(ids, shown, single, strict=True)]
         console.print_json({"tokens": len(ids), "characters": len(text), "pieces": pieces})
     else:
-        console.show_pieces(tokenizer, ids, text)
+        console.show_pieces(list(zip(shown, single, strict=True)), len(text))
 
 
 @data_app.command("check")
 def data_check(
     data: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, directories, globs or names.")],
     stage: Annotated[
-        str | None, typer.Option("--stage", help="pretrain, sft or dpo. Default: what the rows fit.")
+        str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="A run whose tokenizer and context are used.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="A run whose tokenizer and settings are used.")
+    ] = None,
     preset: Preset = None,
     sets: Sets = None,
     json: AsJson = False,
 ) -> None:
-    """Form, rows, lengths, truncation, duplicates, bad rows as file:line, and an example with its loss mask."""
+    """Find mistakes in training data before using it.
+
+    Shows form, rows, lengths, truncation, duplicates, bad rows as file:line, and an example with its loss mask.
+    Exits with 3 when there is a bad row, at which training would stop, or no row.
+    """
     from minigpt import console
     from minigpt.config import STAGES
     from minigpt.data.check import check
+    from minigpt.data.fields import RowError
     from minigpt.data.prepare import Reader
-    from minigpt.errors import DATA
-    from minigpt.tokenizer import load_tokenizer
+    from minigpt.tokenizer import load_tokenizer, train_tokenizer
     from minigpt.train.pipeline import learn_tokenizer, stage_of_source
 
     downloads = RUNS / "downloads"
-    stage = stage or stage_of_source(data[0], downloads)
-    if stage not in STAGES:
-        raise UsageError(f"There is no stage {stage!r}.", f"Choose one of {', '.join(STAGES)}.")
-    settings = _config(run or Path("no-run"), preset, None, sets, None, {"data": {stage: data}})
-    tokenizer = load_tokenizer(run / "tokenizer") if run else learn_tokenizer(data, settings, stage)
+    try:
+        stage = stage or stage_of_source(data[0], downloads)
+    except RowError:
+        stage = "pretrain"  # no row is any good: each is reported
+    check_name("stage", stage, STAGES)
+    settings = _config(run, preset, None, sets, None, {"data": {stage: data}})
     reader = Reader(stage, settings.data, settings.seed, downloads)
+    if run is not None:
+        tokenizer = load_tokenizer(run / "tokenizer")
+    else:
+        try:
+            tokenizer = learn_tokenizer(data, settings, stage)
+        except DataError:  # without a usable row any tokenizer will do; other faults come again in check
+            tokenizer = train_tokenizer("byte", [], 0)
     report = check(reader, tokenizer, settings.model.context)
     if json:
         console.print_json(report.as_dict())
     else:
         console.show_data(report, tokenizer, settings.model.context)
-    if not report.splits or (report.bad and not report.splits.total()):
+    if report.bad:
+        console.note("Training stops at the first bad row; with --skip-bad it leaves them out.")
+    elif not report.splits:
+        console.note(f"There is no text and no row in {', '.join(data)}.")
+    if report.bad or not report.splits:
         raise typer.Exit(DATA)
 
 
 @app.command()
 def parity(
-    backends: Annotated[str, typer.Option("--backends", help="Two or more, separated by commas.")] = "mlx,torch",
+    backends: Annotated[
+        str, typer.Option("--backends", metavar="NAMES", help="Which; each is compared with NumPy, too.")
+    ] = "mlx,torch",
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the 20-step training trajectories.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Both backends side by side: operations, gradients, training trajectories. Exits 1 when a bound is broken."""
-    import os
+    """Compare the backends with each other, number by number.
+
+    Operations, models, gradients and training trajectories, and known mistakes that must be caught. Exits with 1
+    when a bound is broken.
+    """
+    from dataclasses import asdict
 
     os.environ.setdefault("MLX_ENABLE_TF32", "0")  # full float32 products on GPUs, before mlx is imported
     from minigpt import console
@@ -386,7 +486,7 @@ def parity(
     with console.Reporter() as report:
         rows = compare(frameworks, quick, report)
     if json:
-        console.print_json([row.as_dict() for row in rows])
+        console.print_json([asdict(row) for row in rows])
     else:
         console.show_parity(rows)
     if not all(row.ok for row in rows):
@@ -397,7 +497,7 @@ def parity(
 
 
 def _config(
-    run: Path,
+    run: Path | None,
     preset: str | None,
     file: Path | None,
     sets: list[str] | None,
@@ -409,12 +509,25 @@ def _config(
     from minigpt.config import load_config
     from minigpt.train.run import saved_config
 
-    saved = saved_config(run) if preset is None else None
+    saved = saved_config(run) if run is not None and preset is None else None
     flags = {"seed": seed} if seed is not None else None
     config = load_config(preset or "tiny", file, sets or [], saved, flags, extra)
     if saved is not None:
         console.note(f"Settings that are not given here come from {run / 'config.toml'} (model, tokenizer, seed, …).")
     return config
+
+
+def _start(run: Path, settings: "Config", stages: Sequence[str], backend: str, device: str) -> tuple["Run", Any]:
+    """The run and its backend; the settings of a new run are shown once."""
+    from minigpt import console
+    from minigpt.train.pipeline import check_possible, new_run
+
+    opened = new_run(run, settings)
+    check_possible(opened, stages)
+    framework = _backend(backend, device)
+    if not (run / "config.toml").exists():
+        console.show_settings(settings, stages, run / "config.toml")
+    return opened, framework
 
 
 def _skip_bad(skip_bad: bool) -> dict[str, Any]:
@@ -425,19 +538,31 @@ def _backend(name: str, device: str, quiet: bool = False) -> Any:
     from minigpt import console
     from minigpt.machine import choose_backend
 
-    if device not in ("auto", "cpu", "gpu"):
-        raise UsageError(f"There is no device {device!r}.", "Choose auto, cpu or gpu.")
+    check_name("device", device, ("auto", "cpu", "gpu"))
     backend, reason = choose_backend(name, device)
     if not quiet and name == "auto":
         console.note(f"Backend: {backend.name} on {backend.device} ({reason}).")
     return backend
 
 
+def _either(run: Path | None, option: Path | None) -> Path | None:
+    if run is not None and option is not None:
+        raise UsageError(f"Two runs are given: {run} and --run {option}.", "Give one of them.")
+    return run or option
+
+
 def _newest_run() -> Path:
-    found = sorted(RUNS.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UsageError("There is no run in runs/ yet.", "Make one with minigpt demo, or name a run directory.")
-    return found[-1].parent
+    """The run in runs/ that was trained last."""
+    found = [max(RUNS.glob(f"*/{name}"), key=_time, default=None) for name in ("*/final/state.json", "config.toml")]
+    if found[0] is not None:
+        return found[0].parent.parent.parent
+    if found[1] is not None:
+        return found[1].parent
+    raise UsageError("There is no run in runs/ yet.", "Make one with minigpt demo, or name a run directory.")
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _open(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
@@ -446,8 +571,8 @@ def _open(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
     from minigpt.train.run import open_run
 
     path = path or _newest_run()
-    if stage is not None and stage not in STAGES:
-        raise UsageError(f"There is no stage {stage!r}.", f"Choose one of {', '.join(STAGES)}.")
+    if stage is not None:
+        check_name("stage", stage, STAGES)
     for part in (path, path.parent):
         if part.name in STAGES and (part.parent / "config.toml").exists():
             return open_run(part.parent), stage or part.name
@@ -455,25 +580,37 @@ def _open(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
 
 
 def _engine(path: Path | None, stage: str | None, backend: str, device: str) -> tuple["Engine", str]:
+    from minigpt import console
     from minigpt.demo import load_engine
 
-    run, stage = _open(path, stage)
-    stage = stage or (run.finished_stages() or [None])[-1]
-    run.weights(stage)  # complains before a framework is imported
+    run, named = _open(path, stage)
+    stage = run.weights(named)[1]  # complains before a framework is imported
+    if path is None or named is None:
+        console.note(f"Model: {run.directory}, stage {stage}.")
     return load_engine(run, stage, _backend(backend, device, quiet=True)), stage
 
 
 def _prompts(prompt: str | None, file: Path | None) -> list[str]:
-    if file is not None:
-        try:
-            lines = [line for line in file.read_text("utf-8").splitlines() if line]
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"The prompts in {file} cannot be read: {error}."
-            raise UsageError(message, "Check the path given to --prompts.") from None
-        if not lines:
-            raise UsageError(f"{file} has no prompts.", "Write one per line.")
-        return lines
-    return [sys.stdin.read() if prompt == "-" else prompt or ""]
+    if file is None:
+        return [_valid(sys.stdin.read(), "stdin") if prompt == "-" else _valid(prompt or "", "--prompt")]
+    try:
+        text = file.read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        message = f"The prompts in {file} cannot be read: {error.strerror}."
+        raise UsageError(message, "Check the path given to --prompts.") from None
+    lines = [_valid(line, f"{file}:{number}") for number, line in enumerate(text.split("\n"), 1)]
+    if not any(lines):
+        raise UsageError(f"{file} has no prompts.", "Write one per line.")
+    return [line for line in lines if line]
+
+
+def _valid(text: str, where: str) -> str:
+    """The text. Raises DataError when it has bytes that are not UTF-8, which arrive as lone surrogates."""
+    for character in text:
+        if "\udc80" <= character <= "\udcff":
+            reason = f"byte 0x{ord(character) - 0xDC00:02X} is not valid UTF-8"
+            raise DataError(f"{where}: {reason}.", "Convert the text first, for example with iconv -t UTF-8.")
+    return text
 
 
 def _prompt_ids(engine: "Engine", text: str, chat: bool, max_tokens: int) -> list[int]:
@@ -500,11 +637,17 @@ def _stream(engine: "Engine", ids: list[int], sampling: "Sampling", max_tokens: 
 
 def main() -> None:
     """The `minigpt` command: runs the app and turns every error into one sentence and an exit code."""
+    _lenient_streams()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
     try:
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
+        with typer.main.get_command(app).make_context("minigpt", arguments) as context:
+            context.command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
     except MiniGPTError as error:
         if debug:
             raise
@@ -514,19 +657,43 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
-            _complain(f"{error.format_message()} See minigpt --help.")
+            _complain(_usage(error))
         sys.exit(USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("Interrupted. The same command goes on from the last saved checkpoint.")
+        training = arguments[:1] in (["demo"], ["run"], ["train"])
+        _complain("Interrupted." + " The same command goes on with what is finished." * training)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except BrokenPipeError:  # the reader of stdout has gone: `minigpt … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _complain(f"Cannot read or write{where}: {error.strerror or error}. Check the path, its permissions, the disk.")
+        sys.exit(RESOURCES if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM) else RUNTIME)
     except Exception as error:
         if debug:
             raise
         _complain(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the details.")
         sys.exit(RUNTIME)
+
+
+def _lenient_streams() -> None:
+    """Bytes on stdin that are not UTF-8 become surrogates, which `_valid` finds; output never fails for a character."""
+    for stream, settings in (
+        (sys.stdin, {"encoding": "utf-8", "errors": "surrogateescape"}),
+        (sys.stdout, {"errors": "backslashreplace"}),
+        (sys.stderr, {"errors": "backslashreplace"}),
+    ):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(**settings)
+
+
+def _usage(error: Any) -> str:
+    """The sentence of a wrong flag or argument, and where the help for it is."""
+    words = error.format_message().replace("Input should be", "it must be").rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{words}. See {context.command_path if context else 'minigpt'} --help."
 
 
 def _complain(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from minigpt.errors import UsageError
+from minigpt.errors import UsageError, check_name
 
 PRESETS = ("tiny", "small", "medium")
 STAGES = ("pretrain", "sft", "dpo")
@@ -144,27 +144,28 @@ def load_config(
 ) -> Config:
     """A preset (or a run's `saved` configuration instead), then `file`, then `flags`, then `a.b=c` settings.
 
-    Raises UsageError that names the key and the nearest known key.
+    Raises UsageError that names the key, where it stands and the nearest known key.
     """
     values = preset_values(preset) if saved is None else saved
-    layers = [read_toml(file) if file is not None else None, *flags, *(_parse_setting(one) for one in sets)]
-    for layer in layers:
-        values = _merge(values, layer or {})
-    return build_config(values)
+    layers = [(f"in {file}", read_toml(file))] if file is not None else []
+    layers += [("in the flags", layer or {}) for layer in flags]
+    layers += [(f"in --set {one}", _parse_setting(one)) for one in sets]
+    for _, layer in layers:
+        values = _merge(values, layer)
+    return build_config(values, layers if saved is None else [("in the run's config.toml", saved), *layers])
 
 
-def build_config(values: dict) -> Config:
-    """Validate nested values. Raises UsageError with one sentence per wrong key."""
+def build_config(values: dict, layers: Sequence[tuple[str, dict]] = ()) -> Config:
+    """Validate nested values. Raises UsageError that names each wrong key and the last of the `layers` that has it."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError("; ".join(_explain(e) for e in error.errors()), "See presets/*.toml for every key.") from None
+        raise UsageError("; ".join(_explain(e) + _place(e, layers) for e in error.errors()) + ".") from None
 
 
 def preset_values(name: str) -> dict:
     """The values of presets/NAME.toml."""
-    if name not in PRESETS:
-        raise UsageError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+    check_name("preset", name, PRESETS)
     return tomllib.loads(_presets_directory().joinpath(f"{name}.toml").read_text("utf-8"))
 
 
@@ -180,7 +181,13 @@ def read_toml(path: Path) -> dict:
     except FileNotFoundError:
         message = f"The configuration file {path} does not exist."
         raise UsageError(message, "Check the path given to --config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        message = f"The configuration file {path} cannot be read: {error.strerror}."
+        raise UsageError(message, "Check the path given to --config.") from None
+    except UnicodeDecodeError as error:
+        message = f"The configuration file {path} is not valid TOML: byte {error.start} is not UTF-8."
+        raise UsageError(message, "Save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The configuration file {path} is not valid TOML: {error}.", "Correct that line.") from None
 
 
@@ -229,11 +236,29 @@ def _explain(error: Any) -> str:
     name = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
         known = _keys_beside(path)
-        near = difflib.get_close_matches(path[-1], known, n=1)
+        near = difflib.get_close_matches(path[-1], known, n=1) or _sections_with(name)
         return f"unknown key {name}" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
     if error["type"] == "value_error":  # from a check of this module, which names the values itself
         return f"{name}: {error['ctx']['error']}"
-    return f"{name}: {error['msg']} (got {error['input']!r})"[:300]
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{name}: must be a section with keys of its own (got {error['input']!r})"
+    return f"{name}: {error['msg'].replace('Input should be', 'must be')} (got {error['input']!r})"[:300]
+
+
+def _place(error: Any, layers: Sequence[tuple[str, dict]]) -> str:
+    """Where a wrong value was given. A rule about several values is broken by no single one of them."""
+    for where, layer in reversed(layers if error["type"] != "value_error" else []):
+        found: Any = layer
+        for part in error["loc"]:
+            found = found.get(part, layers) if isinstance(found, dict) else layers  # layers: not here
+        if found is not layers:
+            return f", {where}"
+    return ""
+
+
+def _sections_with(key: str) -> list[str]:
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    return [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", {})]
 
 
 def _keys_beside(path: list[str]) -> list[str]:

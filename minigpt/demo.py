@@ -18,6 +18,7 @@ from minigpt.model import GPT
 from minigpt.train.pipeline import run_pipeline
 from minigpt.train.run import Run
 from minigpt.train.stages import part, reference_logprobs
+from minigpt.train.store import write_whole
 
 TEST_ROWS = 300
 WORLD = {"pretrain": ["world"], "sft": ["world"], "dpo": ["world"]}
@@ -31,8 +32,7 @@ def demo(run: Run, backend: Backend, report: Report) -> dict:
     run_pipeline(run, backend, report)
     path = run.directory / "demo.json"
     if not path.exists():
-        result = measure(run, backend, report)
-        path.write_text(json.dumps(result, ensure_ascii=False, indent=1), "utf-8")
+        write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))
     return json.loads(path.read_text("utf-8"))
 
 

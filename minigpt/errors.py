@@ -1,5 +1,8 @@
 """The one exception a user may see: what happened, where, and what to do next."""
 
+import difflib
+from collections.abc import Sequence
+
 RUNTIME, USAGE, DATA, RESOURCES, CORRUPT, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
 
@@ -39,3 +42,17 @@ class CheckpointError(MiniGPTError):
     """A checkpoint that is incomplete or does not match its checksums."""
 
     exit_code = CORRUPT
+
+
+class Interrupted(MiniGPTError):
+    """Ctrl-C during training; the hint says where the same command goes on."""
+
+    exit_code = INTERRUPTED
+
+
+def check_name(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raises UsageError, with the name that was probably meant, when there is no `kind` of that name."""
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Choose one of {', '.join(known)}."
+        raise UsageError(f"There is no {kind} {name!r}.", hint)

@@ -57,13 +57,14 @@ class Optimizer:
         def pick(leaves: list, indices: list[int]) -> list:
             return [leaves[i] for i in indices]
 
-        new_params, new_first, second = backend.adamw_update(
-            pick(params, self.adamw), pick(slopes, self.adamw), pick(first, self.adamw), second,
-            lr=settings["learning_rate"], correction1=settings["correction1"], correction2=settings["correction2"],
-            beta1=c.beta1, beta2=c.beta2, eps=c.eps, decays=self.decays,
-        )  # fmt: skip
-        _put(params, self.adamw, new_params)
-        _put(first, self.adamw, new_first)
+        if self.adamw:
+            new_params, new_first, second = backend.adamw_update(
+                pick(params, self.adamw), pick(slopes, self.adamw), pick(first, self.adamw), second,
+                lr=settings["learning_rate"], correction1=settings["correction1"], correction2=settings["correction2"],
+                beta1=c.beta1, beta2=c.beta2, eps=c.eps, decays=self.decays,
+            )  # fmt: skip
+            _put(params, self.adamw, new_params)
+            _put(first, self.adamw, new_first)
         if self.muon:
             new_params, new_first = backend.muon_update(
                 pick(params, self.muon), pick(slopes, self.muon), pick(first, self.muon),

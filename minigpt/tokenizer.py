@@ -211,7 +211,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             "Train one: minigpt tokenizer train FILE --out DIR.",
         ) from None
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"The tokenizer in {directory} cannot be read: {error}.", "Train it again.") from None
+        reason = "tokenizer.model is damaged" if isinstance(error, RuntimeError) else error
+        raise DataError(f"The tokenizer in {directory} cannot be read: {reason}.", "Train it again.") from None
 
 
 def _base_tokens() -> list[bytes]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class DataReport:
     """Counts over all rows; `lengths` are tokens per row, `example` is one rendered row as (text, learned) runs."""
 
     stage: str
-    forms: Counter = field(default_factory=Counter)
+    forms: Counter = field(default_factory=Counter)  # how the rows are written, see formats.py
     splits: Counter = field(default_factory=Counter)
     tokens: Counter = field(default_factory=Counter)
     lengths: list[int] = field(default_factory=list)
@@ -30,15 +30,15 @@ class DataReport:
 
     def as_dict(self) -> dict:
         """For JSON: everything but the single lengths."""
-        values = asdict(self)
-        del values["lengths"]
+        values = {name: value for name, value in vars(self).items() if name != "lengths"}  # asdict breaks Counters
         return values | {"histogram": self.histogram()}
 
     def histogram(self, bins: int = 8) -> list[tuple[int, int, int]]:
         """(from, to, rows) over the token lengths."""
         if not self.lengths:
             return []
-        counts, edges = np.histogram(self.lengths, bins=bins, range=(0, max(self.lengths) + 1))
+        low, high = min(self.lengths), max(self.lengths) + 1
+        counts, edges = np.histogram(self.lengths, bins=min(bins, high - low), range=(low, high))
         edges = np.ceil(edges)
         return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
@@ -55,7 +55,7 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
         key = hashlib.blake2b(repr(item.content).encode("utf-8", "surrogatepass"), digest_size=8).digest()
         report.duplicates += key in seen
         report.across_splits += seen.setdefault(key, item.split) != item.split
-    report.bad = reader.bad
+    report.bad, report.forms = reader.bad, reader.forms
     return report
 
 
@@ -63,15 +63,12 @@ def _count(item: Item, tokenizer: Tokenizer, context: int, report: DataReport) -
     content = item.content
     if isinstance(content, Text):
         ids, mask = tokenizer.encode(content.text), None
-        report.forms["text"] += 1
     elif isinstance(content, Conversation):
         ids, mask = render(tokenizer, content.messages)
-        report.forms["conversation"] += 1
     else:
         assert isinstance(content, Preference)
         ids, mask = render(tokenizer, content.prompt + content.chosen)
         other, _ = render(tokenizer, content.prompt + content.rejected)
-        report.forms["preference"] += 1
         ids = max(ids, other, key=len)
     report.splits[item.split] += 1
     report.tokens[item.split] += len(ids)

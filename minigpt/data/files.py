@@ -28,6 +28,8 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
+        if not str(path):
+            raise DataError("The name of a data file is empty.", "Give a file, a directory or a built-in name.")
         for file in _expand(Path(os.path.expanduser(path))):
             found.setdefault(file.resolve(), file)
     return list(found.values())

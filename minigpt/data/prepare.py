@@ -1,6 +1,7 @@
 """From a stage's sources to token shards: rows are read, checked, split, rendered and tokenized in one stream."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from minigpt.config import DataConfig
 from minigpt.data import world
 from minigpt.data.fields import RowError
 from minigpt.data.files import is_text
-from minigpt.data.formats import parse_row, require
+from minigpt.data.formats import detect, parse_row, require
 from minigpt.data.named import resolve
 from minigpt.data.raw_rows import BadRow, Row
 from minigpt.data.rows import Conversation, Parsed, Preference, Text
@@ -51,6 +52,7 @@ class Reader:
     cache: Path
     report: Report = silent
     bad: list[str] = field(default_factory=list)
+    forms: Counter[str] = field(default_factory=Counter)  # how the usable rows are written, see formats.py
     rows: int = 0
 
     def __iter__(self) -> Iterator[Item]:
@@ -77,6 +79,7 @@ class Reader:
         for split, start, stop in (("train", 0.0, 1.0 - held_out), ("validation", 1.0 - held_out, 1.0)):
             block = None
             for block in read_text(path, start, stop) if start < stop else ():
+                self.forms["text"] += 1
                 self.rows += 1
                 yield Item(block.where, Text(block.text), split, block.ends_document)
             if block is not None and not block.ends_document:
@@ -89,6 +92,7 @@ class Reader:
             except RowError as error:
                 self._reject(error)
                 continue
+            self.forms[detect(row.value)] += 1
             self.rows += 1
             yield Item(row.where, content, split_of(content, self.seed, held_out))
 
@@ -155,8 +159,9 @@ def prepare(
         if spare is None:
             raise _nothing_usable(reader, result)
         if not validation.sequences:  # so few rows that none was drawn: show the last one
-            _write(validation, _encode([spare], tokenizer, stage)[0], spare, context, result)
-            report(Note(f"{stage}: only {train.sequences} rows, so the last one is used for validation as well."))
+            again = replace(result)  # the row was counted already
+            _write(validation, _encode([spare], tokenizer, stage)[0], spare, context, again)
+            report(Note(f"{stage}: so few rows that none was held out; the last one is used for validation as well."))
     report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens, finished=True))
     for name, writer in writers.items():
         result.tokens[name], result.sequences[name] = writer.tokens, writer.sequences
@@ -234,7 +239,7 @@ def _nothing_usable(reader: Reader, result: Prepared) -> DataError:
         return DataError(f"{reader.stage}: none of {len(reader.bad)} rows is usable; the first: {reader.bad[0]}")
     if result.dropped:
         return DataError(
-            f"{reader.stage}: all {result.dropped} rows of {sources} are longer than the context.",
+            f"{reader.stage}: all rows of {sources} are longer than the context.",
             "Raise model.context or shorten the rows.",
         )
     return DataError(f"{reader.stage}: there is no usable row in {sources}.", "Give data with --data FILE.")
@@ -242,13 +247,16 @@ def _nothing_usable(reader: Reader, result: Prepared) -> DataError:
 
 def _tell(stage: str, reader: Reader, result: Prepared, context: int, report: Report) -> None:
     rows = {name: count // (2 if stage == "dpo" else 1) for name, count in result.sequences.items()}
-    unit = {"pretrain": "documents", "sft": "conversations", "dpo": "pairs"}[stage]
+    unit = {"pretrain": "document", "sft": "conversation", "dpo": "pair"}[stage]
     report(
         Note(
-            f"{stage}: {rows['train']:,} {unit} ({result.tokens['train']:,} tokens) to train on, "
+            f"{stage}: {rows['train']:,} {unit}{'s' * (rows['train'] != 1)} "
+            f"({result.tokens['train']:,} tokens) to train on, "
             f"{rows['validation']:,} held out ({result.tokens['validation']:,} tokens)."
         )
     )
+    if pairs := stage == "sft" and reader.forms["dpo"] + reader.forms["dpo-implicit"]:
+        report(Note(f"sft: {pairs:,} rows are preference pairs; of these the chosen answers are learned."))
     if result.cut:
         report(Note(f"{stage}: {result.cut:,} rows were longer than the context of {context} tokens and cut."))
     if result.dropped:

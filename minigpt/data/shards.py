@@ -66,8 +66,10 @@ class Shard:
             self.ends = self._map("ends", "int64", self.meta["sequences"])
             self.mask = self._map("mask", "uint8", self.meta["tokens"]) if self.meta["masked"] else None
         except (OSError, ValueError, KeyError) as error:
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise DataError(
-                f"The token shard {directory} cannot be read: {error}.", "Delete its directory and run again."
+                f"The token shard {directory} cannot be read: {reason}.",
+                f"Delete {directory.parent} and run again: the data are then prepared again.",
             ) from None
 
     def _map(self, name: str, dtype: str, count: int) -> np.ndarray:

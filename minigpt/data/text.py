@@ -91,6 +91,9 @@ def _decode_block(path: Path, line: int, block: bytes) -> str:
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
+        if b"\0" in block and not block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            line += block.count(b"\n", 0, block.index(b"\0"))
+            raise DataError(f"{path}:{line}: NUL bytes instead of text.", DAMAGED) from None
         line += block.count(b"\n", 0, error.start)
         message = f"{path}:{line}: not valid UTF-8 (byte 0x{block[error.start]:02X})."
         raise DataError(message, encoding_hint(path, block)) from None

@@ -47,29 +47,41 @@ def conversation(rng: random.Random, language: str, turns: int = 1) -> list[Exch
 
 
 # ---- read
+class Fact(NamedTuple):
+    """A sentence, a question about it with its answer, and the combination it is."""
+
+    sentence: str
+    question: str
+    answer: str
+    combination: Combination
+
+
 def read(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
-    """`turns` questions about one text of two or three facts that share no name, thing, colour or place."""
-    size = rng.randint(2, 3)
-    kinds = rng.choices(tuple(words.FACTS), k=size)
-    if rng.random() < 0.5:
-        kinds = kinds[:1] * size  # facts of one kind: the question's form alone gives nothing away
-    columns = [rng.sample(column, size) for column in (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)]
-    facts = [_fact(rng, kind, language, *row) for kind, *row in zip(kinds, *columns, strict=True)]
-    text = words.SPACE[language].join(sentence for sentence, *_ in facts)
-    mentioned = tuple(combination for *_, combination in facts)
-    exchanges = [Exchange("read", question, answer, combination, mentioned)
-                 for _, question, answer, combination in rng.sample(facts, turns)]
+    """`turns` questions about one text of two or three facts."""
+    told = facts(rng, language, rng.randint(2, 3))
+    text = words.SPACE[language].join(fact.sentence for fact in told)
+    mentioned = tuple(fact.combination for fact in told)
+    exchanges = [Exchange("read", fact.question, fact.answer, fact.combination, mentioned)
+                 for fact in rng.sample(told, turns)]
     opening = rng.choice(words.READ[language]).format(text=text, question=exchanges[0].question)
     return [exchanges[0]._replace(question=opening), *exchanges[1:]]
 
 
-def _fact(rng: random.Random, kind: str, language: str, *row: Word) -> tuple[str, str, str, Combination]:
-    """A sentence, a question about it, the answer, and the combination it is."""
+def facts(rng: random.Random, language: str, size: int) -> list[Fact]:
+    """`size` facts that share no name, thing, colour or place."""
+    kinds = rng.choices(tuple(words.FACTS), k=size)
+    if rng.random() < 0.5:
+        kinds = kinds[:1] * size  # facts of one kind: the question's form alone gives nothing away
+    columns = [rng.sample(column, size) for column in (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)]
+    return [_fact(rng, kind, language, *row) for kind, *row in zip(kinds, *columns, strict=True)]
+
+
+def _fact(rng: random.Random, kind: str, language: str, *row: Word) -> Fact:
     slots = fact_slots(kind, *row)
     sentence, questions = words.FACTS[kind][language]
     question, answer = rng.choice(questions)
     sentence, question, answer = (fill(text, language, **slots) for text in (sentence, question, answer))
-    return sentence, question, answer, combinations(**slots)[0]
+    return Fact(sentence, question, answer, combinations(**slots)[0])
 
 
 def fact_slots(kind: str, name: Word, noun: Word, colour: Word, place: Word) -> dict[str, Word]:

@@ -108,6 +108,10 @@ READ = {
     "zh": ("{text}{question}", "{text}\n{question}", "读一读：{text}{question}",
            "短文：{text}\n问题：{question}"),
 }
+RETOLD = {
+    "en": ("{text} In another order: {again}", "{text}\n{again}", "Listen: {text} Now again: {again}"),
+    "zh": ("{text}换个顺序说：{again}", "{text}\n{again}", "听好：{text}再说一遍：{again}"),
+}
 
 # ---- arithmetic
 ARITHMETIC = {  # operation: bare questions, their answer, questions about things, what their answers add

@@ -36,9 +36,9 @@ def evaluate_language(
         "perplexity": math.exp(min(mean, 700.0)),
         "bits_per_byte": nats / math.log(2) / max(size, 1.0),
         "nats_per_character": nats / max(characters, 1.0),
-        "tokens": tokens,
-        "bytes": size,
-        "characters": characters,
+        "tokens": int(tokens),
+        "bytes": int(size),
+        "characters": int(characters),
     }
 
 
@@ -58,4 +58,4 @@ def evaluate_preferences(
         for name, value in found.items():
             totals[name] = totals.get(name, 0.0) + float(value)
         pairs += float(arrays["weights"].sum())
-    return {name: value / max(pairs, 1.0) for name, value in totals.items()} | {"pairs": pairs}
+    return {name: value / max(pairs, 1.0) for name, value in totals.items()} | {"pairs": int(pairs)}

@@ -32,7 +32,9 @@ def evaluate_run(
         with tempfile.TemporaryDirectory() as directory:
             fields = {kind: data, f"{kind}_validation": data}
             reader = Reader(kind, run.config.data.model_copy(update=fields), run.config.seed, downloads)
-            prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
+            prepared = prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
+            lost = {"rows_cut": prepared.cut // 2, "rows_left_out": prepared.dropped // 2}  # each row is read twice
+            result |= {name: count for name, count in lost.items() if count}
             return result | _measure(run, engine, kind, Shard(Path(directory) / "validation"), limit)
     result |= _measure(run, engine, stage, run.shards(stage)[1], limit)
     if WORLD in getattr(run.config.data, stage) and stage != "pretrain":

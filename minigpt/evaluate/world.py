@@ -15,12 +15,16 @@ BATCH = 50
 
 
 def greedy_answers(engine: Engine, rows: Sequence[dict], progress: Callable[[int], None] = lambda n: None) -> list[str]:
-    """The greedy answer to the last question of each row's conversation, computed in batches of similar length."""
+    """The greedy answer to the last question of each row's conversation, computed in batches of similar length.
+
+    A question that does not fit the model's context gets no answer ("").
+    """
     prompts = [render(engine.tokenizer, question(row), generation_prompt=True)[0] for row in rows]
     answers = [""] * len(rows)
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    for first in range(0, len(rows), BATCH):
-        numbers = [int(i) for i in order[first : first + BATCH]]
+    fitting = [i for i in range(len(rows)) if len(prompts[i]) < engine.model.config.context]
+    fitting.sort(key=lambda i: len(prompts[i]))
+    for first in range(0, len(fitting), BATCH):
+        numbers = fitting[first : first + BATCH]
         found = engine.answer([prompts[i] for i in numbers], GREEDY, MAX_ANSWER)
         for i, answer in zip(numbers, found, strict=True):
             answers[i] = answer.text

@@ -1,5 +1,6 @@
 """Choosing the next token from logits. On the host in NumPy, so that every backend draws the same tokens."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,16 +21,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checks = {
-            "temperature": self.temperature >= 0,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": self.repetition_penalty > 0,
-            "seed": 0 <= self.seed < 2**63,
+            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, and less than 2^63"),
         }
-        for name, fine in checks.items():
+        for name, (fine, wanted) in checks.items():
             if not fine:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range.", "See --help.")
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {getattr(self, name)} is out of range.", f"It must be {wanted}.")
 
     @property
     def greedy(self) -> bool:

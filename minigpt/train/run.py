@@ -4,6 +4,7 @@
                   <stage>/{checkpoints/step-000200/, final/, metrics.jsonl}
 """
 
+import errno
 import json
 import platform
 import tomllib
@@ -18,10 +19,10 @@ from minigpt import __version__
 from minigpt.checkpoint import load_checkpoint
 from minigpt.config import STAGES, Config, ModelConfig, build_config, differences, to_toml
 from minigpt.data.shards import Shard
-from minigpt.errors import UsageError
+from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model import weight_shapes
 from minigpt.tokenizer import Tokenizer, load_tokenizer
-from minigpt.train.store import StageStore
+from minigpt.train.store import StageStore, write_whole
 
 
 class Run:
@@ -33,7 +34,11 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.directory / "tokenizer")
+        try:
+            return load_tokenizer(self.directory / "tokenizer")
+        except DataError as error:
+            hint = "Restore it from a copy, or start a new run: a model can only be used with its own tokenizer."
+            raise DataError(error.message, hint) from None
 
     @property
     def model_config(self) -> ModelConfig:
@@ -63,7 +68,8 @@ class Run:
         """(final weights, stage) of a finished stage, by default the last one. NumPy arrays without a backend."""
         finished = self.finished_stages()
         if not finished:
-            raise UsageError(f"No stage of {self.directory} is finished yet.", "Continue it: minigpt run --run DIR.")
+            hint = f"Go on with it: minigpt run --run {self.directory}, with the same data and settings."
+            raise UsageError(f"No stage of {self.directory} is finished yet.", hint)
         stage = stage or finished[-1]
         if stage not in finished:
             raise UsageError(
@@ -74,22 +80,31 @@ class Run:
         return (weights if backend is None else map_leaves(backend.array, weights)), stage
 
     def save_config(self, backend: Backend | None = None) -> None:
-        """Write config.toml and env.json (versions that matter when a figure is compared)."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "config.toml").write_text(to_toml(self.config), "utf-8")
+        """Write config.toml and env.json (versions that matter when a figure is compared).
+
+        Raises UsageError when the directory may not be written, ResourceError when the disk is full.
+        """
         environment = {"minigpt": __version__, "python": platform.python_version(), "platform": platform.platform()}
         if backend is not None:
             environment |= {"backend": backend.name} | backend.versions()
-        (self.directory / "env.json").write_text(json.dumps(environment, indent=1), "utf-8")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(self.directory / "config.toml", to_toml(self.config))
+            write_whole(self.directory / "env.json", json.dumps(environment, indent=1) + "\n")
+        except OSError as error:
+            kind = ResourceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
+            message = f"The run directory {self.directory} cannot be written: {error.strerror}."
+            raise kind(message, "Choose another --run directory, or make room or permission there.") from None
 
 
 def open_run(directory: Path) -> Run:
     """An existing run. Raises UsageError when `directory` is none."""
     saved = saved_config(directory)
     if saved is None:
-        near = f" There is a directory {directory}, but it has no config.toml." if directory.is_dir() else ""
-        raise UsageError(f"{directory} is no run directory.{near}", "Make one: minigpt run --run DIR.")
-    return Run(directory, build_config(saved))
+        reason = "it does not exist" if not directory.exists() else "it has no config.toml"
+        message = f"{directory} is not a run directory: {reason}."
+        raise UsageError(message, "Make a run with minigpt demo or minigpt run, or look into runs/.")
+    return Run(directory, build_config(saved, [(f"in {directory / 'config.toml'}", saved)]))
 
 
 def saved_config(directory: Path) -> dict | None:
@@ -103,14 +118,13 @@ def saved_config(directory: Path) -> dict | None:
         raise UsageError(f"{path} is not valid TOML: {error}.", "Restore it, or start a new run.") from None
 
 
-def check_unchanged(old: dict, new: Config, sections: list[str], where: Path) -> None:
-    """Raises UsageError naming the keys of `sections` in which a saved configuration and a new one differ."""
-    values = new.model_dump()
-    changed = differences({k: old.get(k) for k in sections}, {k: values.get(k) for k in sections})
+def check_unchanged(old: dict, new: dict, where: Path) -> None:
+    """Raises UsageError naming the keys in which the settings of a trained run and new ones differ."""
+    changed = differences(old, new)
     if changed:
         raise UsageError(
-            f"{where} was made with another configuration ({'; '.join(changed)}).",
-            "Use the same settings to continue it, or another --run directory.",
+            f"{where} was trained with other settings ({'; '.join(changed)}).",
+            "Give the same settings, or none to keep the run's own, or choose another --run directory.",
         )
 
 

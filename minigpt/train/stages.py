@@ -1,6 +1,7 @@
 """The stages as recipes: data + loss + starting weights, handed to the one training loop."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from minigpt.config import DPOConfig, StageConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows, ValidationText, stacked
 from minigpt.errors import UsageError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
-from minigpt.events import Progress, Report, StageFinished, StageStarted
+from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, init_weights, parameter_count, to_backend
@@ -34,6 +35,8 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
     start = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, start, config.steps, parameters, backend.name, backend.device, model.dtype))
+    if (before := stage_before(run, stage)) and not start:
+        report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
 
     began = time.perf_counter()
     weights = starting_weights(run, stage, backend)
@@ -128,15 +131,26 @@ def reference_logprobs(
 
 
 def starting_weights(run: Run, stage: str, backend: Backend) -> Tree:
-    """Random weights for pretraining, else the final weights of the stage before (DPO may start from pretraining)."""
-    if stage == "pretrain":
+    """Random weights for pretraining, else the final weights of the stage before."""
+    before = stage_before(run, stage)
+    if before is None:
         return to_backend(backend, init_weights(run.model_config, run.config.seed))
+    return run.weights(before, backend)[0]
+
+
+def stage_before(run: Run, stage: str, planned: Sequence[str] = ()) -> str | None:
+    """The stage whose weights `stage` starts from: a finished or `planned` one. None for pretraining.
+
+    DPO may start from pretraining. Raises UsageError when there is nothing to start from.
+    """
+    if stage == "pretrain":
+        return None
     for before in {"sft": ["pretrain"], "dpo": ["sft", "pretrain"]}[stage]:
-        if run.store(before).finished():
-            return run.weights(before, backend)[0]
+        if before in planned or run.store(before).finished():
+            return before
     raise UsageError(
-        f"{stage} needs a trained model in {run.directory}, and there is none.",
-        f"Train it first: minigpt train pretrain --run {run.directory} --data FILE.",
+        f"{stage} needs a pretrained model in {run.directory}, and there is none.",
+        f"Pretrain it first: minigpt train pretrain --run {run.directory} --data FILE.",
     )
 
 

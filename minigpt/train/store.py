@@ -22,6 +22,10 @@ class StageStore:
     def finished(self) -> bool:
         return (self.final / "manifest.json").is_file()
 
+    def begun(self) -> bool:
+        """Whether training would be lost with this directory."""
+        return self.finished() or bool(self.checkpoints())
+
     def checkpoints(self) -> list[Path]:
         """Oldest first."""
         return sorted((self.directory / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
@@ -79,4 +83,11 @@ class StageStore:
             return
         lines = self.journal.read_text("utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.journal.write_text("".join(line + "\n" for line in kept), "utf-8")
+        write_whole(self.journal, "".join(line + "\n" for line in kept))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or, when this is interrupted, as it was before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

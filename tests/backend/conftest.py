@@ -1,0 +1,43 @@
+"""What the training tests share: a prepared run on a small world, and copies of it with other settings."""
+
+import shutil
+
+import pytest
+
+from minigpt.config import STAGES
+from minigpt.events import silent
+from minigpt.parity.trajectories import tiny_config
+from minigpt.train.pipeline import make_data, make_tokenizer
+from minigpt.train.run import Run
+from minigpt.train.stages import train_stage
+
+
+@pytest.fixture(scope="session")
+def world_run(backend, tmp_path_factory):
+    """A run whose tokenizer and data are there, pretrained and fine-tuned for two steps."""
+    config = tiny_config(steps=2, batch_size=2, warmup_steps=0, eval_rows=2, save_every=2)
+    small = {"world_texts": 60, "world_instructions": 60, "world_pairs": 30}
+    model = config.model.model_copy(update={"context": 80})
+    config = config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
+    run = Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", config)
+    make_tokenizer(run, STAGES, silent)
+    for stage in STAGES:
+        make_data(run, stage, silent)
+        if stage != "dpo":
+            train_stage(run, stage, backend, silent)
+    return run
+
+
+@pytest.fixture
+def copied(world_run, tmp_path):
+    """copied(stage, …settings): a copy of the run in which `stage` is still to be done, with those settings."""
+
+    def copy(stage, name="copy", **settings):
+        section = getattr(world_run.config, stage).model_copy(update=settings)
+        run = Run(tmp_path / name, world_run.config.model_copy(update={stage: section}))
+        shutil.copytree(world_run.directory, run.directory)
+        for later in STAGES[STAGES.index(stage) :]:
+            shutil.rmtree(run.store(later).directory, ignore_errors=True)
+        return run
+
+    return copy

@@ -1,0 +1,135 @@
+"""DPO: the reference's log-probabilities, the first loss in closed form, and that training leaves it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minigpt.config import DPOConfig, ModelConfig
+from minigpt.data.batches import PairRows
+from minigpt.data.shards import Shard, ShardWriter
+from minigpt.evaluate.language import evaluate_preferences
+from minigpt.events import Eval, Step, silent
+from minigpt.model import GPT, to_backend
+from minigpt.parity.models import random_weights
+from minigpt.train.stages import reference_logprobs, train_stage
+
+MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
+CONFIG = DPOConfig(batch_size=4, accumulation=2)
+PAIRS = 11
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    """(ids, mask) of chosen 0, rejected 0, chosen 1, …, all of unequal lengths; and their shard in tmp_path."""
+    rng, found = np.random.default_rng(0), []
+    with ShardWriter(tmp_path / "pairs", 50, masked=True) as writer:
+        for _ in range(PAIRS):
+            prompt = rng.integers(0, 50, rng.integers(1, 9)).tolist()
+            for _ in range(2):
+                answer = rng.integers(0, 50, rng.integers(1, 15)).tolist()
+                found.append((prompt + answer, [0] * len(prompt) + [1] * len(answer)))
+                writer.add(*found[-1])
+    return found
+
+
+def pair_rows(tmp_path, reference=None):
+    return PairRows(Shard(tmp_path / "pairs"), MODEL.context, seed=1, reference=reference)
+
+
+def one_by_one(backend, model, weights, sequences):
+    """(pairs, 2): log p(answer | prompt) of each sequence alone, summed in NumPy over the answer's tokens."""
+    sums = []
+    for ids, mask in sequences:
+        logits = backend.numpy(model(weights, backend.array(np.array([ids[:-1]], np.int32))))[0].astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        sums.append(sum(logprobs[t, ids[t + 1]] for t in range(len(ids) - 1) if mask[t + 1]))
+    return np.array(sums).reshape(-1, 2)
+
+
+# ---- the reference
+
+
+def test_reference_logprobs_are_those_of_each_sequence_alone(backend, tmp_path, sequences):
+    """Packed several to a row, in batches whose last is smaller, against one sequence at a time; sums, not means."""
+    model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
+    rows = pair_rows(tmp_path)
+    assert rows.count % 2 == 1 and rows.most > 1
+    found = reference_logprobs(model, weights, rows, tmp_path / "reference.npy", CONFIG, silent)
+    right = one_by_one(backend, model, weights, sequences)
+    assert found.shape == (PAIRS, 2) and found.dtype == np.float32
+    assert np.abs(found - right).max() < 1e-4
+    lengths = np.array([sum(mask) for _, mask in sequences]).reshape(-1, 2)
+    assert np.abs(found - right / lengths).max() > 10  # the known mistake would be far off
+    assert np.abs(found - right[:, ::-1]).max() > 10  # and so would the sides in the wrong order
+
+
+def test_neighbours_in_a_row_do_not_matter_because_of_the_segments(backend, tmp_path, sequences, monkeypatch):
+    """The comparison can fail: without the mask between segments it does."""
+    model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
+    monkeypatch.setattr("minigpt.losses.segment_mask", lambda backend, segments: "causal")
+    found = reference_logprobs(model, weights, pair_rows(tmp_path), tmp_path / "reference.npy", CONFIG, silent)
+    assert np.abs(found - one_by_one(backend, model, weights, sequences)).max() > 1
+
+
+def test_the_reference_is_computed_once(backend, tmp_path, sequences):
+    """A resumed run has other weights, but the same reference."""
+    model, path = GPT(MODEL, backend), tmp_path / "deep" / "reference.npy"
+    rows = pair_rows(tmp_path)
+    first = reference_logprobs(model, to_backend(backend, random_weights(MODEL)), rows, path, CONFIG, silent)
+    moved = to_backend(backend, random_weights(MODEL, seed=4))
+    assert (reference_logprobs(model, moved, rows, path, CONFIG, silent) == first).all()
+    np.save(path, first[:-1])  # of other data
+    assert not np.allclose(reference_logprobs(model, moved, rows, path, CONFIG, silent), first)
+    assert [file.name for file in path.parent.iterdir()] == ["reference.npy"]
+
+
+# ---- the loss
+
+
+def events_of(run, backend):
+    events = []
+    train_stage(run, "dpo", backend, events.append)
+    return [e for e in events if isinstance(e, Step)], [e for e in events if isinstance(e, Eval)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "beta", "first"),
+    [("sigmoid", 0.1, math.log(2)), ("sigmoid", 0.5, math.log(2)), ("ipo", 0.1, 25.0), ("ipo", 0.5, 1.0)],
+)
+def test_at_the_start_policy_and_reference_are_equal(backend, copied, loss, beta, first):
+    """A margin of 0: -log σ(0) = ln 2, and (0 - 1/2β)² = 1/4β²."""
+    steps, evals = events_of(copied("dpo", steps=1, loss=loss, beta=beta, accumulation=2), backend)
+    assert steps[0].loss == pytest.approx(first, abs=1e-6 if loss == "sigmoid" else 1e-4)
+    assert evals[0].step == 0 and evals[0].metrics["loss"] == pytest.approx(steps[0].loss, abs=1e-4)
+    for name in ("margin", "reward_chosen", "reward_rejected"):
+        assert steps[0].metrics[name] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_training_leaves_the_first_loss(backend, copied, loss):
+    """The known mistake is a rate so low that the loss stays at 0.693; margin and accuracy rise as it falls."""
+    settings = {"steps": 8, "learning_rate": 3e-3, "loss": loss, "batch_size": 4, "eval_every": 8, "eval_rows": 64}
+    steps, evals = events_of(copied("dpo", **settings), backend)
+    assert steps[-1].loss < 0.8 * steps[0].loss
+    last = steps[-1].metrics
+    assert last["accuracy"] > 0.8 and last["margin"] > 0.1
+    assert last["margin"] == pytest.approx(last["reward_chosen"] - last["reward_rejected"], abs=1e-4)
+    assert evals[-1].metrics.keys() >= {"loss", "accuracy", "margin", "reward_chosen", "reward_rejected"}
+
+
+def test_measured_preferences_in_plain_sight(backend, tmp_path, sequences):
+    """Loss, rewards and accuracy over all pairs, from the sums of each sequence alone."""
+    model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
+    policy = one_by_one(backend, model, weights, sequences)
+    reference = np.random.default_rng(5).normal(policy, 3).astype(np.float32)
+    rewards = 0.1 * (policy - reference)
+    margin = rewards[:, 0] - rewards[:, 1]
+    found = evaluate_preferences(model, weights, pair_rows(tmp_path, reference), 0.1, "sigmoid", batch_size=2)
+    assert found["pairs"] == PAIRS
+    assert 0 < found["accuracy"] < 1 and found["accuracy"] == pytest.approx(np.mean(margin > 0))
+    assert found["loss"] == pytest.approx(np.mean(np.log1p(np.exp(-margin))), rel=1e-4)
+    assert found["margin"] == pytest.approx(margin.mean(), abs=1e-4)
+    assert found["reward_chosen"] == pytest.approx(rewards[:, 0].mean(), abs=1e-4)
+    ipo = evaluate_preferences(model, weights, pair_rows(tmp_path, reference), 0.1, "ipo", batch_size=3)
+    assert ipo["loss"] == pytest.approx(np.mean((margin / 0.1 - 5) ** 2), rel=1e-4)

@@ -1,0 +1,113 @@
+"""A run that is interrupted and resumed gives, bit for bit, what the uninterrupted run gives."""
+
+import json
+
+import numpy as np
+import pytest
+
+from backends.tree import map_leaves
+from minigpt.checkpoint import load_checkpoint
+from minigpt.events import Eval, Step
+from minigpt.parity.trajectories import losses_of
+from minigpt.train.stages import train_stage
+from minigpt.train.store import StageStore
+
+SETTINGS = {"steps": 4, "save_every": 2, "eval_every": 3, "log_every": 1, "warmup_steps": 1}
+CASES = [
+    ("pretrain", "adamw", 1, False), ("pretrain", "adamw", 2, True), ("pretrain", "muon", 1, True),
+    ("pretrain", "muon", 2, False), ("sft", "muon", 1, False), ("sft", "adamw", 2, True), ("dpo", "adamw", 1, False),
+    ("dpo", "muon", 2, True),
+]  # fmt: skip
+
+
+def results(run, stage):
+    """The last checkpoint's arrays as bytes, its state, and the journal without the clock."""
+    store = run.store(stage)
+    trees, state = load_checkpoint(store.checkpoints()[-1])
+    arrays = {(name, key): x.tobytes() for name, flat in trees.items() for key, x in flat.items()}
+    journal = [json.loads(line) for line in store.journal.read_text("utf-8").splitlines()]
+    return arrays, state, [{k: v for k, v in line.items() if k != "seconds"} for line in journal]
+
+
+class Stopped(Exception):
+    pass
+
+
+def interrupted(run, stage, backend):
+    """The losses of a run that is stopped in step 3, behind the checkpoint of step 2, and started again."""
+    losses = []
+
+    def report(event):
+        if isinstance(event, Step):
+            losses.append(event.loss)
+        if isinstance(event, Eval) and event.step == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_stage(run, stage, backend, report)
+    assert [path.name for path in run.store(stage).checkpoints()] == ["step-000002"]
+    again = losses_of(run, stage, backend)
+    assert again[0] == losses[2]  # the step that was lost is done once more
+    return losses[:2] + again
+
+
+@pytest.mark.parametrize(("stage", "optimizer", "accumulation", "checkpointing"), CASES)
+def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, accumulation, checkpointing):
+    way = {"optimizer": optimizer, "accumulation": accumulation, "checkpointing": checkpointing} | SETTINGS
+    whole, parts = copied(stage, "whole", **way), copied(stage, "parts", **way)
+    losses = losses_of(whole, stage, backend)
+    assert len(losses) == 4 and len(set(losses)) == 4
+    assert interrupted(parts, stage, backend) == losses
+    assert results(parts, stage) == results(whole, stage)
+    for a, b in zip(*(run.store(stage).final.glob("*") for run in (whole, parts)), strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+@pytest.mark.parametrize("lost", ["moments", "one moment", "position", "precision"])
+def test_whatever_is_lost_would_be_seen(backend, copied, monkeypatch, lost):
+    """Each of the known mistakes breaks the equality: zero moments, data from the start, weights from float16."""
+    right = StageStore.resume
+
+    def resume(store, backend, weights, optim):
+        weights, optim, step = right(store, backend, weights, optim)
+        if step and lost == "moments":
+            optim = map_leaves(lambda x: 0 * x, optim)
+        if step and lost == "one moment":
+            optim["second"]["model.norm.weight"] = 0 * optim["second"]["model.norm.weight"]
+        if step and lost == "precision":
+            weights = map_leaves(lambda w: backend.cast(backend.cast(w, "float16"), "float32"), weights)
+        return weights, optim, step - 1 if step and lost == "position" else step
+
+    whole, parts = copied("sft", "whole", **SETTINGS), copied("sft", "parts", **SETTINGS)
+    losses_of(whole, "sft", backend)
+    losses_of(parts, "sft", backend, stop_after=2)
+    monkeypatch.setattr(StageStore, "resume", resume)
+    losses_of(parts, "sft", backend)
+    assert results(parts, "sft")[0] != results(whole, "sft")[0]
+
+
+def test_a_finished_stage_is_left_as_it_is(backend, copied):
+    run = copied("sft", **SETTINGS)
+    assert len(losses_of(run, "sft", backend)) == 4
+    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*") if path.is_file()}
+    assert losses_of(run, "sft", backend) == []
+    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_stage_that_ended_before_its_final_weights_were_written_needs_no_step(backend, copied):
+    run = copied("sft", **SETTINGS)
+    losses_of(run, "sft", backend, stop_after=4)
+    assert not run.store("sft").finished()
+    assert losses_of(run, "sft", backend) == []
+    assert run.store("sft").finished()
+
+
+def test_whatever_computes_the_stored_numbers_are_float32(backend, copied):
+    """Weights and moments of a bfloat16 run lose nothing on disk."""
+    run = copied("sft", **SETTINGS | {"dtype": "bfloat16", "steps": 2})
+    losses_of(run, "sft", backend)
+    trees, _ = load_checkpoint(run.store("sft").checkpoints()[-1])
+    assert trees.keys() == {"weights", "optim"}
+    assert {x.dtype.name for flat in trees.values() for x in flat.values()} == {"float32"}
+    values = trees["weights"]["model.embed_tokens.weight"]
+    assert np.abs(values - (values.view(np.uint32) & 0xFFFF0000).view(np.float32)).max() > 0  # not rounded to bfloat16
