@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from minigpt import __version__
+from minigpt import __version__, flags
 from minigpt.errors import DATA, INTERRUPTED, RESOURCES, RUNTIME, USAGE, DataError, MiniGPTError, UsageError, check_name
 
 if TYPE_CHECKING:
@@ -40,60 +40,11 @@ app.add_typer(data_app)
 
 RUNS = Path("runs")
 
-Preset = Annotated[
-    str | None,
-    typer.Option("--preset", metavar="NAME", help="tiny, small or medium. Default: the run's own settings, else tiny."),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One value, such as pretrain.steps=200. Repeatable."),
-]
-BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="auto, mlx or torch.")]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or gpu.")]
-RunDirectory = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory.")]
-RunArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="RUN", help="A run directory, or one of its stages. Default: the newest in runs/."),
-]
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as RUN.")]
-StageOption = Annotated[
-    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
-]
-Data = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data",
-        metavar="SOURCE",
-        help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable.",
-    ),
-]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
-Temperature = Annotated[
-    float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")
-]
-TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Keep the K likeliest tokens; 0 keeps all.")]
-TopP = Annotated[
-    float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens that together reach P.")
-]
-MinP = Annotated[
-    float,
-    typer.Option("--min-p", metavar="P", help="Drop tokens below this share of the likeliest one's probability."),
-]
-Penalty = Annotated[
-    float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
-]
-
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
+    version: flags.Version = False,
+    debug: flags.Debug = False,
 ) -> None:
     if version:
         print(__version__)
@@ -105,14 +56,14 @@ def _root(
 
 @app.command()
 def demo(
-    run: RunDirectory = RUNS / "demo",
-    preset: Preset = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    backend: BackendName = "auto",
-    device: Device = "auto",
-    seed: Seed = None,
-    json: AsJson = False,
+    run: flags.RunDirectory = RUNS / "demo",
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    json: flags.AsJson = False,
 ) -> None:
     """The whole story on built-in data, measured.
 
@@ -137,15 +88,15 @@ def demo(
 
 @app.command(name="run")
 def run_command(
-    run: RunDirectory = RUNS / "default",
-    data: Data = None,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    backend: BackendName = "auto",
-    device: Device = "auto",
-    seed: Seed = None,
-    skip_bad: SkipBad = False,
+    run: flags.RunDirectory = RUNS / "default",
+    data: flags.Data = None,
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    skip_bad: flags.SkipBad = False,
 ) -> None:
     """A whole pipeline into one run directory.
 
@@ -175,16 +126,16 @@ def run_command(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")],
-    run: RunDirectory = RUNS / "default",
-    data: Data = None,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    backend: BackendName = "auto",
-    device: Device = "auto",
-    seed: Seed = None,
-    skip_bad: SkipBad = False,
+    stage: flags.Stage,
+    run: flags.RunDirectory = RUNS / "default",
+    data: flags.Data = None,
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    skip_bad: flags.SkipBad = False,
 ) -> None:
     """One stage of a run.
 
@@ -208,29 +159,23 @@ def train(
 
 @app.command()
 def generate(
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="A file with one prompt per line.")
-    ] = None,
-    stage: StageOption = None,
-    max_tokens: MaxTokens = 128,
-    temperature: Temperature = 0.8,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.05,
-    repetition_penalty: Penalty = 1.0,
-    seed: Seed = None,
-    samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")
-    ] = 1,
-    chat: Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user's message.")] = False,
-    backend: BackendName = "auto",
-    device: Device = "auto",
-    json: AsJson = False,
+    run: flags.RunArgument = None,
+    run_option: flags.RunOption = None,
+    prompt: flags.Prompt = None,
+    prompts: flags.Prompts = None,
+    stage: flags.StageOption = None,
+    max_tokens: flags.MaxTokens = 128,
+    temperature: flags.Temperature = 0.8,
+    top_k: flags.TopK = 0,
+    top_p: flags.TopP = 1.0,
+    min_p: flags.MinP = 0.05,
+    repetition_penalty: flags.Penalty = 1.0,
+    seed: flags.Seed = None,
+    samples: flags.Samples = 1,
+    chat: flags.AsChat = False,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    json: flags.AsJson = False,
 ) -> None:
     """Continue a text, or answer one message with --chat.
 
@@ -246,7 +191,7 @@ def generate(
     if chat and not all(text.strip() for text in texts):
         raise UsageError("The message is empty.", "Give it with --prompt.")
     engine, _ = _engine(_either(run, run_option), stage, backend, device)
-    ids = [_prompt_ids(engine, text, chat, max_tokens) for text in texts]
+    ids = [_prompt_ids(engine, text, chat) for text in texts]
     if len(ids) == samples == 1 and not json:
         console.write("" if chat else texts[0])
         _stream(engine, ids[0], sampling, max_tokens)
@@ -267,19 +212,19 @@ def generate(
 
 @app.command()
 def chat(
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    stage: StageOption = None,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
-    max_tokens: MaxTokens = 128,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.05,
-    repetition_penalty: Penalty = 1.0,
-    seed: Seed = None,
-    backend: BackendName = "auto",
-    device: Device = "auto",
+    run: flags.RunArgument = None,
+    run_option: flags.RunOption = None,
+    stage: flags.StageOption = None,
+    system: flags.System = None,
+    max_tokens: flags.MaxTokens = 128,
+    temperature: flags.Temperature = 0.0,
+    top_k: flags.TopK = 0,
+    top_p: flags.TopP = 1.0,
+    min_p: flags.MinP = 0.05,
+    repetition_penalty: flags.Penalty = 1.0,
+    seed: flags.Seed = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
 ) -> None:
     """Talk to a model.
 
@@ -324,19 +269,15 @@ def chat(
 
 @app.command()
 def evaluate(
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    stage: StageOption = None,
-    data: Data = None,
-    rows: Annotated[
-        int | None, typer.Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")
-    ] = None,
-    tests: Annotated[
-        int, typer.Option("--tests", metavar="N", min=1, help="Questions per test of the built-in world.")
-    ] = 300,
-    backend: BackendName = "auto",
-    device: Device = "auto",
-    json: AsJson = False,
+    run: flags.RunArgument = None,
+    run_option: flags.RunOption = None,
+    stage: flags.StageOption = None,
+    data: flags.Data = None,
+    rows: flags.Rows = None,
+    tests: flags.Tests = 300,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    json: flags.AsJson = False,
 ) -> None:
     """Measure a model on held-out data.
 
@@ -359,13 +300,11 @@ def evaluate(
 
 @tokenizer_app.command("train")
 def tokenizer_train(
-    data: Annotated[list[str], typer.Argument(metavar="FILE…", help="Texts or rows to learn from.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write.")],
-    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="bpe, char or byte.")] = "bpe",
-    vocab_size: Annotated[
-        int, typer.Option("--vocab-size", metavar="N", min=300, help="Tokens, with special tokens and bytes.")
-    ] = 6400,
-    seed: Seed = None,
+    data: flags.Files,
+    out: flags.Out,
+    kind: flags.Kind = "bpe",
+    vocab_size: flags.VocabSize = 6400,
+    seed: flags.Seed = None,
 ) -> None:
     """Learn a tokenizer from files and save it."""
     from minigpt import console
@@ -373,8 +312,10 @@ def tokenizer_train(
     from minigpt.train.pipeline import learn_tokenizer
 
     check_name("tokenizer kind", kind, ("bpe", "char", "byte"))
-    flags = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
-    settings = load_config("tiny", None, [], None, flags)
+    if any((directory / "config.toml").exists() for directory in (out, out.parent)):
+        raise UsageError(f"{out} belongs to a run, whose models need its own tokenizer.", "Choose another --out.")
+    given = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
+    settings = load_config("tiny", None, [], None, given)
     tokenizer = learn_tokenizer(data, settings)
     tokenizer.save(out)
     console.note(f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} tokens saved in {out}")
@@ -382,11 +323,9 @@ def tokenizer_train(
 
 @tokenizer_app.command("inspect")
 def tokenizer_inspect(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text to split; - reads stdin.")],
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="A run or tokenizer directory. Default: the newest run.")
-    ] = None,
-    json: AsJson = False,
+    text: flags.TextArgument,
+    run: flags.TokenizerRun = None,
+    json: flags.AsJson = False,
 ) -> None:
     """Show how a text splits into tokens.
 
@@ -411,16 +350,12 @@ def tokenizer_inspect(
 
 @data_app.command("check")
 def data_check(
-    data: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, directories, globs or names.")],
-    stage: Annotated[
-        str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="A run whose tokenizer and settings are used.")
-    ] = None,
-    preset: Preset = None,
-    sets: Sets = None,
-    json: AsJson = False,
+    data: flags.Files,
+    stage: flags.CheckedStage = None,
+    run: flags.CheckedRun = None,
+    preset: flags.Preset = None,
+    sets: flags.Sets = None,
+    json: flags.AsJson = False,
 ) -> None:
     """Find mistakes in training data before using it.
 
@@ -465,11 +400,9 @@ def data_check(
 
 @app.command()
 def parity(
-    backends: Annotated[
-        str, typer.Option("--backends", metavar="NAMES", help="Which; each is compared with NumPy, too.")
-    ] = "mlx,torch",
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out the 20-step training trajectories.")] = False,
-    json: AsJson = False,
+    backends: flags.Backends = "mlx,torch",
+    quick: flags.Quick = False,
+    json: flags.AsJson = False,
 ) -> None:
     """Compare the backends with each other, number by number.
 
@@ -510,8 +443,8 @@ def _config(
     from minigpt.train.run import saved_config
 
     saved = saved_config(run) if run is not None and preset is None else None
-    flags = {"seed": seed} if seed is not None else None
-    config = load_config(preset or "tiny", file, sets or [], saved, flags, extra)
+    given = {"seed": seed} if seed is not None else None
+    config = load_config(preset or "tiny", file, sets or [], saved, given, extra)
     if saved is not None:
         console.note(f"Settings that are not given here come from {run / 'config.toml'} (model, tokenizer, seed, …).")
     return config
@@ -613,7 +546,7 @@ def _valid(text: str, where: str) -> str:
     return text
 
 
-def _prompt_ids(engine: "Engine", text: str, chat: bool, max_tokens: int) -> list[int]:
+def _prompt_ids(engine: "Engine", text: str, chat: bool) -> list[int]:
     from minigpt.generate.engine import chat_prompt
     from minigpt.tokenizer import END_OF_TEXT
 
@@ -679,14 +612,19 @@ def main() -> None:
 
 
 def _lenient_streams() -> None:
-    """Bytes on stdin that are not UTF-8 become surrogates, which `_valid` finds; output never fails for a character."""
-    for stream, settings in (
-        (sys.stdin, {"encoding": "utf-8", "errors": "surrogateescape"}),
-        (sys.stdout, {"errors": "backslashreplace"}),
-        (sys.stderr, {"errors": "backslashreplace"}),
+    """Bytes on stdin that are not UTF-8 become surrogates, which `_valid` finds; output never fails for a character.
+
+    A stream that the caller has closed reads nothing and writes nowhere.
+    """
+    for name, mode, settings in (
+        ("stdin", "r", {"encoding": "utf-8", "errors": "surrogateescape"}),
+        ("stdout", "w", {"errors": "backslashreplace"}),
+        ("stderr", "w", {"errors": "backslashreplace"}),
     ):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(**settings)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the process)
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(**settings)
 
 
 def _usage(error: Any) -> str:

@@ -23,7 +23,6 @@ from rich.table import Table
 from rich.text import Text
 
 from minigpt import events
-from minigpt.errors import Interrupted
 
 
 class _Out(Console):
@@ -38,7 +37,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=
 class Reporter:
     """Shows events as they come: a live bar on a terminal, plain lines elsewhere.
 
-    Use as `with Reporter() as report`. Ctrl-C inside leaves it as Interrupted, which says where training goes on.
+    Use as `with Reporter() as report`.
     """
 
     def __init__(self) -> None:
@@ -47,7 +46,6 @@ class Reporter:
         self._tasks: dict[str, Any] = {}
         self._printed = time.monotonic()
         self._window: list[tuple[int, float]] = []  # (tokens, seconds) of the last steps
-        self._stage, self._done, self._kept = "", 0, 0  # the stage in progress, its steps and those in a checkpoint
 
     def __enter__(self) -> "Reporter":
         if self._live:
@@ -60,13 +58,9 @@ class Reporter:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._bars is not None:
             self._bars.stop()
-        if kind is KeyboardInterrupt and self._stage:
-            kept = f"goes on from step {self._kept:,}" if self._kept else f"begins {self._stage} again"
-            message = f"Interrupted at step {self._done:,} of {self._stage}."
-            raise Interrupted(message, f"The same command {kept}.") from None
 
     def __call__(self, event: events.Event) -> None:
         getattr(self, f"_{type(event).__name__.lower()}")(event)
@@ -97,11 +91,9 @@ class Reporter:
             f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
             f"{event.backend} on {event.device}, {event.dtype}{went_on}."
         )
-        self._stage, self._done, self._kept = event.stage, event.step, event.step
         self._window.clear()
 
     def _step(self, event: events.Step) -> None:
-        self._done = event.step
         self._window = [*self._window[-49:], (event.tokens, event.seconds)]
         tokens, seconds = (sum(column) for column in zip(*self._window, strict=True))
         status = f"loss {event.loss:.4f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s"
@@ -117,11 +109,10 @@ class Reporter:
         note(f"{event.stage} step {event.step:,}  validation " + "  ".join(named(k, v) for k, v in shown.items()))
 
     def _saved(self, event: events.Saved) -> None:
-        self._kept = event.step
+        pass
 
     def _stagefinished(self, event: events.StageFinished) -> None:
         self._bar(event.stage, 0, None, "", finished=True)
-        self._stage = ""
         if event.skipped:
             note(f"{event.stage}: finished before, kept ({event.path}).")
         else:
@@ -211,6 +202,8 @@ def ask(prompt: str) -> str | None:
     try:
         return input(prompt if sys.stdin.isatty() else "")
     except EOFError:
+        if sys.stdin.isatty():
+            note("")  # Ctrl-D leaves the cursor behind the prompt
         return None
 
 
@@ -281,8 +274,8 @@ def show_pieces(pieces: Sequence[tuple[str, bool]], characters: int) -> None:
     out.print(line)
     single = sum(single for _, single in pieces)
     per = len(pieces) / max(1, characters)
-    counts = f"{len(pieces):,} tokens for {characters:,} characters: {per:.3f} tokens per character"
-    out.print(f"{counts}, {single:,} single bytes (in < >)")
+    counts = f"{characters:,} characters, {len(pieces):,} tokens ({per:.3f} per character)"
+    out.print(f"{counts}, {single:,} single bytes, shown as <..>")
 
 
 def show_data(report: Any, tokenizer: Any, context: int) -> None:
@@ -351,15 +344,18 @@ def show_parity(rows: Sequence[Any]) -> None:
             largest, bound = (f"{x:.1e}" if x else "0" for x in (worst.difference, worst.bound))
             where = worst.case if worst.difference else "–"
             shown.append([quantity, pair, str(len(members)), largest, bound, verdict, where])
-        room = out.width - sum(max(len(row[column]) for row in shown) for column in range(6)) - 20
-        shown = [[*row, _one_line(where, max(room, 12))] for *row, where in shown]
         columns = ["quantity", "pair", "cases", "largest", "bound", "", "in"]
+        room = out.width - sum(max(map(len, column)) + 2 for column in list(zip(columns, *shown, strict=True))[:-1])
+        shown = [[*row, _one_line(where, max(room - 2, 12))] for *row, where in shown]
         table(f"Largest differences: {check}", columns, shown, wrap=(0, 1, 6))
     for row in rows:
         if not row.ok:
             place = f"{row.check} {row.case} {row.quantity} {row.pair}"
             out.print(f"BROKEN: {place}: {row.difference:.3e}, bound {row.bound:.0e}")
+    if any(quantity == "slope" for _, quantity, _ in groups):
+        out.print("A slope is the gradient along one direction, against central differences.")
     good = sum(row.ok for row in rows if row.check != "control")
     out.print(f"{good:,} of {len(rows) - len(controls):,} comparisons are within their bounds.")
-    caught = sum(row.ok for row in controls)
-    out.print(f"{caught:,} of {len(controls):,} backends and losses with a known mistake were caught.")
+    if controls:
+        caught = sum(row.ok for row in controls)
+        out.print(f"{caught:,} of {len(controls):,} backends and losses with a known mistake were caught.")

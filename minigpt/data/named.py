@@ -72,6 +72,12 @@ def resolve(
     return list(dict.fromkeys(files))
 
 
+def check_source(name_or_path: str) -> None:
+    """Raises DataError when a path names no supported file. Nothing is read or downloaded."""
+    if name_or_path != PYTHON_DOCS and name_or_path not in DOWNLOADS:
+        _find(name_or_path)
+
+
 def _find(path: str | Path) -> list[Path]:
     try:
         return find_files([path])

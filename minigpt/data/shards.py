@@ -56,7 +56,10 @@ class ShardWriter:
 
 
 class Shard:
-    """A written shard: `ids` (N,), `mask` (N,) or None, `ends` (sequences,). Nothing is read until it is used."""
+    """A written shard: `ids` (N,), `mask` (N,) or None, `ends` (sequences,), as memory maps.
+
+    Raises DataError when a file is missing, cut off, or has an id that is none.
+    """
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -65,6 +68,7 @@ class Shard:
             self.ids = self._map("ids", self.meta["dtype"], self.meta["tokens"])
             self.ends = self._map("ends", "int64", self.meta["sequences"])
             self.mask = self._map("mask", "uint8", self.meta["tokens"]) if self.meta["masked"] else None
+            self._check_ids()
         except (OSError, ValueError, KeyError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise DataError(
@@ -78,6 +82,16 @@ class Shard:
         if path.stat().st_size != expected:
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected}")
         return np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
+
+    def _check_ids(self) -> None:
+        """An id outside the vocabulary would be read from somewhere else in memory by a GPU, without an error.
+
+        Read in blocks and not through the memory map, whose pages would count as this process's memory.
+        """
+        with (self.directory / "ids.bin").open("rb") as file:
+            while block := file.read(1 << 15):
+                if int(np.frombuffer(block, self.ids.dtype).max()) >= self.meta["vocab_size"]:
+                    raise ValueError(f"ids.bin has a token outside the vocabulary of {self.meta['vocab_size']}")
 
     def __len__(self) -> int:
         return len(self.ends)

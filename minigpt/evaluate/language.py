@@ -1,6 +1,8 @@
 """How well a model predicts text: nats per token, perplexity, bits per byte."""
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,7 +22,7 @@ def evaluate_language(
     `bits_per_byte` and `nats_per_character`, and the counts `tokens`, `bytes` and `characters`.
     """
     byte_lengths, character_lengths = tokenizer.byte_lengths, tokenizer.character_lengths
-    losses = model.backend.compile(lambda w, batch: token_losses(model, w, batch))
+    losses = _compiled_losses(model)
     nats = tokens = size = characters = 0.0
     for numbers in in_order(rows, batch_size, limit):
         batch = stacked([rows.row(0, i) for i in numbers])
@@ -40,6 +42,12 @@ def evaluate_language(
         "bytes": int(size),
         "characters": int(characters),
     }
+
+
+@lru_cache(maxsize=4)
+def _compiled_losses(model: GPT) -> Callable:
+    """One traced function per model: MLX keeps every trace it ever made."""
+    return model.backend.compile(lambda weights, batch: token_losses(model, weights, batch))
 
 
 def evaluate_preferences(

@@ -11,11 +11,11 @@ from minigpt.config import STAGES, Config, build_config, differences
 from minigpt.data.fields import RowError
 from minigpt.data.files import is_text
 from minigpt.data.formats import parse_row
-from minigpt.data.named import resolve
+from minigpt.data.named import check_source, resolve
 from minigpt.data.prepare import WORLD, Reader, prepare
 from minigpt.data.rows import Conversation, Parsed, Preference, Text
 from minigpt.data.sources import read_rows
-from minigpt.errors import DataError, UsageError
+from minigpt.errors import DataError, Interrupted, UsageError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.tokenizer import Tokenizer, train_tokenizer
 from minigpt.train.run import Run, check_unchanged, saved_config
@@ -25,18 +25,24 @@ from minigpt.train.stages import stage_before, train_stage
 def run_pipeline(run: Run, backend: Backend, report: Report, stages: Sequence[str] = STAGES) -> None:
     """Bring a run to the end of `stages`; what is done already is kept.
 
-    Raises UsageError when the directory belongs to a run with other settings for these stages.
+    Raises UsageError when the directory belongs to a run with other settings for these stages, and turns Ctrl-C
+    during training into Interrupted, which says where the same call goes on.
     """
     check_possible(run, stages)
     claim(run, backend, report, stages)
     make_tokenizer(run, stages, report)
     for stage in stages:
         make_data(run, stage, report)
-        train_stage(run, stage, backend, report)
+        try:
+            train_stage(run, stage, backend, report)
+        except KeyboardInterrupt:
+            kept = run.store(stage).steps_kept()
+            hint = f"goes on from step {kept:,}" if kept else f"begins {stage} again: it has no checkpoint yet"
+            raise Interrupted(f"Interrupted during {stage}.", f"The same command {hint}.") from None
 
 
 def check_possible(run: Run, stages: Sequence[str]) -> None:
-    """Raises UsageError, before anything is written, when a stage has no data or no model to start from."""
+    """Raises UsageError or DataError, before anything is written, when a stage lacks its data or its first model."""
     for stage in stages:
         if not getattr(run.config.data, stage) and not run.data(stage).is_dir():
             raise UsageError(
@@ -44,6 +50,9 @@ def check_possible(run: Run, stages: Sequence[str]) -> None:
                 f"Give it with --data FILE, or --set data.{stage}='[\"FILE\"]' in a run of several stages.",
             )
         stage_before(run, stage, stages)
+        for source in [] if _prepared(run, stage) else getattr(run.config.data, stage):
+            if source != WORLD:
+                check_source(source)
 
 
 def claim(run: Run, backend: Backend, report: Report, stages: Sequence[str]) -> None:
@@ -100,7 +109,8 @@ def _with_trained(config: Config, old: Config, stages: Sequence[str], report: Re
 def _remove(directories: Sequence[Path], report: Report) -> None:
     for directory in directories:
         if directory.is_dir():
-            report(Note(f"{directory} was made with other settings and is made again."))
+            if any(directory.iterdir()):
+                report(Note(f"{directory} was made with other settings: removed, to be made again."))
             shutil.rmtree(directory)
 
 
@@ -124,8 +134,12 @@ def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer
 
 def make_data(run: Run, stage: str, report: Report) -> None:
     """The token shards of a stage, if they are not there yet."""
-    if not all((run.data(stage) / split / "meta.json").exists() for split in ("train", "validation")):
+    if not _prepared(run, stage):
         prepare(reader(run, stage, report), run.tokenizer, run.data(stage), run.config.model.context, report)
+
+
+def _prepared(run: Run, stage: str) -> bool:
+    return all((run.data(stage) / split / "meta.json").exists() for split in ("train", "validation"))
 
 
 def reader(run: Run, stage: str, report: Report) -> Reader:

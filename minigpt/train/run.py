@@ -94,7 +94,7 @@ class Run:
         except OSError as error:
             kind = ResourceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
             message = f"The run directory {self.directory} cannot be written: {error.strerror}."
-            raise kind(message, "Choose another --run directory, or make room or permission there.") from None
+            raise kind(message, "Choose another --run directory, or make room or change the permissions.") from None
 
 
 def open_run(directory: Path) -> Run:

@@ -1,5 +1,6 @@
 """The stages as recipes: data + loss + starting weights, handed to the one training loop."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
         return store.final
     config: StageConfig = getattr(run.config, stage)
     model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing)
-    checkpoints = store.checkpoints()
-    start = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    start = store.steps_kept()
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, start, config.steps, parameters, backend.name, backend.device, model.dtype))
     if (before := stage_before(run, stage)) and not start:
@@ -42,9 +42,17 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
     weights = starting_weights(run, stage, backend)
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
-    train(backend, stage, config, weights, loss, batches, validate, store, report)
+    trained = train(backend, stage, config, weights, loss, batches, validate, store, report)
     report(StageFinished(stage, store.finish(stage), time.perf_counter() - began))
+    if stage == "dpo" and is_stuck(run.config.dpo, validate(trained)["loss"]):
+        report(Note("dpo: the loss did not leave its start: raise dpo.learning_rate or dpo.steps."))
     return store.final
+
+
+def is_stuck(config: DPOConfig, loss: float) -> bool:
+    """Whether a preference loss is still within 1 % of where it starts: ln 2, or 1 / (4 β²) for IPO."""
+    start = math.log(2) if config.loss == "sigmoid" else 1 / (4 * config.beta**2)
+    return abs(loss - start) < 0.01 * start
 
 
 def pretrain(

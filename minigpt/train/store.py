@@ -30,6 +30,11 @@ class StageStore:
         """Oldest first."""
         return sorted((self.directory / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
 
+    def steps_kept(self) -> int:
+        """The step of the last checkpoint, from which training goes on; 0 without one."""
+        found = self.checkpoints()
+        return int(found[-1].name.removeprefix("step-")) if found else 0
+
     def resume(self, backend: Backend, weights: Tree, optim: Tree) -> tuple[Tree, Tree, int]:
         """(weights, optimizer state, steps done) of the last checkpoint, in the order of the trees given.
 
@@ -53,7 +58,9 @@ class StageStore:
         best = self.best()
         for old in self.checkpoints():
             if old not in (path, best):
-                shutil.rmtree(old)
+                old.rename(old.with_name(f".{old.name}.old"))  # out of the way first: whole or not at all
+        for old in path.parent.glob(".step-*.old"):
+            shutil.rmtree(old, ignore_errors=True)
         return path
 
     def best(self) -> Path:
@@ -81,9 +88,16 @@ class StageStore:
     def _forget_after(self, step: int) -> None:
         if not self.journal.exists():
             return
-        lines = self.journal.read_text("utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_whole(self.journal, "".join(line + "\n" for line in kept))
+        lines = self.journal.read_text("utf-8", "replace").splitlines()
+        write_whole(self.journal, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """The step of a journal line; of one that was cut off or damaged: after all steps."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ LAYERS = {
     "generate": 3, "checkpoint": 3, "convert": 3, "lora": 3, "quantize": 3, "optim": 3, "losses": 3,
     "train": 4, "evaluate": 4, "parity": 4, "demo": 4,
     "console": 5, "serve": 5,
-    "cli": 6, "__main__": 6,
+    "cli": 6, "flags": 6, "__main__": 6,
 }  # fmt: skip
 
 

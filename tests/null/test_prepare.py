@@ -165,7 +165,7 @@ def test_a_data_set_of_one_pair_has_a_validation_pair(tmp_path):
 @pytest.mark.parametrize(("stage", "per_row"), [("pretrain", 1), ("sft", 1), ("dpo", 2)])
 def test_the_world_brings_its_own_split(tmp_path, stage, per_row):
     counts = {"world_texts": 60, "world_instructions": 60, "world_pairs": 60}
-    result, train, validation, _ = prepared(tmp_path, stage, ["world"], 256, **counts)
+    result, train, validation, _ = prepared(tmp_path, stage, ["world"], 512, **counts)
     assert (len(train), len(validation)) == (60 * per_row, (60 // 20 + 1) * per_row)
     assert set(shown(train)) & set(shown(validation)) == set()
     assert (result.bad, result.dropped, result.cut) == (0, 0, 0)

@@ -1,0 +1,83 @@
+"""The flags and arguments of the commands: their names, types and help, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="tiny, small or medium. Default: the run's own settings, else tiny."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One value, such as pretrain.steps=200. Repeatable."),
+]
+BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="auto, mlx or torch.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or gpu.")]
+RunDirectory = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory.")]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="A run directory, or one of its stages. Default: the newest in runs/."),
+]
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as RUN.")]
+StageOption = Annotated[
+    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable.",
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
+TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Keep the K likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens that together reach P.")]
+MinP = Annotated[
+    float,
+    typer.Option("--min-p", metavar="P", help="Drop tokens below this share of the likeliest one's probability."),
+]
+Penalty = Annotated[
+    float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
+]
+Stage = Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
+]
+Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A file with one prompt per line.")]
+Samples = Annotated[
+    int, typer.Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")
+]
+AsChat = Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user's message.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")]
+Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")]
+Tests = Annotated[int, typer.Option("--tests", metavar="N", min=1, help="Questions per test of the built-in world.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, directories, globs or names.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write.")]
+Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help="bpe, char or byte.")]
+VocabSize = Annotated[
+    int, typer.Option("--vocab-size", metavar="N", min=300, help="Tokens, with special tokens and bytes.")
+]
+TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="A text to split; - reads stdin.")]
+TokenizerRun = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="A run or tokenizer directory. Default: the newest run.")
+]
+CheckedStage = Annotated[
+    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
+]
+CheckedRun = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="A run whose tokenizer and settings are used.")
+]
+Backends = Annotated[str, typer.Option("--backends", metavar="NAMES", help="Which; each is compared with NumPy, too.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Leave out the 20-step training trajectories.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
