@@ -60,6 +60,13 @@ class Tokenizer(ABC):
         parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.token_bytes[i] for i in ids)
         return b"".join(parts).decode("utf-8", errors="replace")
 
+    def pieces(self, text: str) -> list[tuple[int, str, bool]]:
+        """(id, how to show it, whether it is a single byte) for each token of `text`; a byte is shown as <F0>."""
+        return [
+            (i, f"<{self.token_bytes[i][0]:02X}>" if self.is_byte(i) else self.show([i]), self.is_byte(i))
+            for i in self.encode(text)
+        ]
+
     def is_byte(self, token: int) -> bool:
         """Whether the id is a fallback byte (a sign that the vocabulary does not cover the text)."""
         return FIRST_BYTE <= token < FIRST_PIECE

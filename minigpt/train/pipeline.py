@@ -169,6 +169,14 @@ def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
     return train_tokenizer(c.kind, texts, c.vocab_size)
 
 
+def sources_by_stage(sources: Sequence[str], downloads: Path) -> dict[str, list[str]]:
+    """Stage -> the sources whose rows fit it."""
+    found: dict[str, list[str]] = {}
+    for source in sources:
+        found.setdefault(stage_of_source(source, downloads), []).append(source)
+    return found
+
+
 def stage_of_source(source: str, downloads: Path) -> str:
     """The stage that a source's first good row fits: texts pretrain, conversations SFT, preference pairs DPO."""
     if source == WORLD:

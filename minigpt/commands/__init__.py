@@ -1,0 +1,1 @@
+"""The commands: each parses, loads the configuration and calls one function. Imports nothing heavy."""

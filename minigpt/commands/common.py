@@ -1,0 +1,116 @@
+"""What the commands share: the configuration, the run, the backend and the model that their flags name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt.errors import DataError, UsageError, check_name
+
+if TYPE_CHECKING:
+    from minigpt.config import Config
+    from minigpt.generate.engine import Engine
+    from minigpt.train.run import Run
+
+RUNS = Path("runs")
+
+
+def config_of(
+    run: Path | None,
+    preset: str | None,
+    file: Path | None,
+    sets: list[str] | None,
+    seed: int | None,
+    extra: dict | None = None,
+) -> "Config":
+    """preset < the run's saved configuration < file < flags; says what an existing run hands down."""
+    from minigpt import console
+    from minigpt.config import load_config
+    from minigpt.train.run import saved_config
+
+    saved = saved_config(run) if run is not None and preset is None else None
+    given = {"seed": seed} if seed is not None else None
+    config = load_config(preset or "tiny", file, sets or [], saved, given, extra)
+    if saved is not None:
+        console.note(f"Settings that are not given here come from {run / 'config.toml'} (model, tokenizer, seed, …).")
+    return config
+
+
+def start(run: Path, settings: "Config", stages: Sequence[str], backend: str, device: str) -> tuple["Run", Any]:
+    """The run and its backend; the settings of a new run are shown once."""
+    from minigpt import tables
+    from minigpt.train.pipeline import check_possible, new_run
+
+    opened = new_run(run, settings)
+    check_possible(opened, stages)
+    framework = backend_of(backend, device)
+    if not (run / "config.toml").exists():
+        tables.show_settings(settings, stages, run / "config.toml")
+    return opened, framework
+
+
+def backend_of(name: str, device: str, quiet: bool = False) -> Any:
+    """The backend of that name; one that was chosen for the user is named, with the reason."""
+    from minigpt import console
+    from minigpt.machine import choose_backend
+
+    check_name("device", device, ("auto", "cpu", "gpu"))
+    backend, reason = choose_backend(name, device)
+    if not quiet and name == "auto":
+        console.note(f"Backend: {backend.name} on {backend.device} ({reason}).")
+    return backend
+
+
+def engine_at(path: Path | None, stage: str | None, backend: str, device: str) -> tuple["Engine", str]:
+    """An engine with a stage's weights, and that stage; what the user left open is said."""
+    from minigpt import console
+    from minigpt.demo import load_engine
+
+    run, named = open_at(path, stage)
+    stage = run.weights(named)[1]  # complains before a framework is imported
+    if path is None or named is None:
+        console.note(f"Model: {run.directory}, stage {stage}.")
+    return load_engine(run, stage, backend_of(backend, device, quiet=True)), stage
+
+
+def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
+    """The run at `path`, which may also be the directory of one of its stages."""
+    from minigpt.config import STAGES
+    from minigpt.train.run import open_run
+
+    path = path or newest_run()
+    if stage is not None:
+        check_name("stage", stage, STAGES)
+    for part in (path, path.parent):
+        if part.name in STAGES and (part.parent / "config.toml").exists():
+            return open_run(part.parent), stage or part.name
+    return open_run(path), stage
+
+
+def newest_run() -> Path:
+    """The run in runs/ that was trained last."""
+    found = [max(RUNS.glob(f"*/{name}"), key=_time, default=None) for name in ("*/final/state.json", "config.toml")]
+    if found[0] is not None:
+        return found[0].parent.parent.parent
+    if found[1] is not None:
+        return found[1].parent
+    raise UsageError("There is no run in runs/ yet.", "Make one with minigpt demo, or name a run directory.")
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def either(run: Path | None, option: Path | None) -> Path | None:
+    """The run, which may be an argument or a flag."""
+    if run is not None and option is not None:
+        raise UsageError(f"Two runs are given: {run} and --run {option}.", "Give one of them.")
+    return run or option
+
+
+def valid(text: str, where: str) -> str:
+    """The text. Raises DataError when it has bytes that are not UTF-8, which arrive as lone surrogates."""
+    for character in text:
+        if "\udc80" <= character <= "\udcff":
+            reason = f"byte 0x{ord(character) - 0xDC00:02X} is not valid UTF-8"
+            raise DataError(f"{where}: {reason}.", "Convert the text first, for example with iconv -t UTF-8.")
+    return text

@@ -1,0 +1,104 @@
+"""The commands that train: demo, run and train."""
+
+from typing import Any
+
+from minigpt import flags
+from minigpt.commands import common
+from minigpt.errors import UsageError, check_name
+
+
+def demo(
+    run: flags.RunDirectory = common.RUNS / "demo",
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    json: flags.AsJson = False,
+) -> None:
+    """The whole story on built-in data, measured.
+
+    Tokenizer → pretrain → SFT → DPO, then conversations and a table: what did each stage change? The same
+    command again shows them again.
+    """
+    from minigpt import console, tables
+    from minigpt.config import STAGES
+    from minigpt.demo import demo as run_demo
+    from minigpt.demo import demo_config
+
+    settings = demo_config(common.config_of(run, preset, config, sets, seed))
+    opened, framework = common.start(run, settings, STAGES, backend, device)
+    with console.Reporter() as report:
+        result = run_demo(opened, framework, report)
+    if json:
+        console.print_json(result)
+        return
+    tables.show_demo(result)
+    console.note(f"Talk to it:  minigpt chat {run}")
+
+
+def run(
+    run: flags.RunDirectory = common.RUNS / "default",
+    data: flags.Data = None,
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    skip_bad: flags.SkipBad = False,
+) -> None:
+    """A whole pipeline into one run directory.
+
+    The same command again goes on where it stopped. Each --data goes to the stage that its rows fit: texts to
+    pretrain, conversations to sft, preference pairs to dpo. A configuration file can name them in [data] instead.
+    """
+    from minigpt import console
+    from minigpt.config import STAGES
+    from minigpt.train.pipeline import run_pipeline, sources_by_stage
+
+    extra = _skip_bad(skip_bad) | sources_by_stage(data or [], run / "data" / "downloads")
+    settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
+    stages = [stage for stage in STAGES if getattr(settings.data, stage)]
+    if not stages:
+        known = preset is not None and (run / "config.toml").exists()
+        other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
+        raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
+    opened, framework = common.start(run, settings, stages, backend, device)
+    with console.Reporter() as report:
+        run_pipeline(opened, framework, report, stages)
+    console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
+
+
+def train(
+    stage: flags.Stage,
+    run: flags.RunDirectory = common.RUNS / "default",
+    data: flags.Data = None,
+    preset: flags.Preset = None,
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    seed: flags.Seed = None,
+    skip_bad: flags.SkipBad = False,
+) -> None:
+    """One stage of a run.
+
+    It starts from the model and the settings that the run already has. The same command again goes on where it
+    stopped.
+    """
+    from minigpt import console
+    from minigpt.config import STAGES
+    from minigpt.train.pipeline import run_pipeline
+
+    check_name("stage", stage, STAGES)
+    extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
+    settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
+    opened, framework = common.start(run, settings, [stage], backend, device)
+    with console.Reporter() as report:
+        run_pipeline(opened, framework, report, [stage])
+
+
+def _skip_bad(skip_bad: bool) -> dict[str, Any]:
+    return {"skip_bad": True} if skip_bad else {}
