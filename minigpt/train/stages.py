@@ -42,9 +42,9 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
     weights = starting_weights(run, stage, backend)
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
-    trained = train(backend, stage, config, weights, loss, batches, validate, store, report)
+    train(backend, stage, config, weights, loss, batches, validate, store, report)
     report(StageFinished(stage, store.finish(stage), time.perf_counter() - began))
-    if stage == "dpo" and is_stuck(run.config.dpo, validate(trained)["loss"]):
+    if stage == "dpo" and is_stuck(run.config.dpo, store.last_metrics()["loss"]):
         report(Note("dpo: the loss did not leave its start: raise dpo.learning_rate or dpo.steps."))
     return store.final
 

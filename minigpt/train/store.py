@@ -72,6 +72,10 @@ class StageStore:
 
         return min(reversed(self.checkpoints()), key=loss)
 
+    def last_metrics(self) -> dict[str, float]:
+        """What the validation before the last checkpoint measured."""
+        return read_state(self.checkpoints()[-1])["metrics"]
+
     def finish(self, stage: str) -> Path:
         """Copy the best checkpoint's weights to `final/`, which marks the stage as done."""
         best = self.best()
