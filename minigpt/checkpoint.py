@@ -6,7 +6,6 @@ is written under a temporary name, flushed to the disk and renamed. Nothing is e
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from backends.tree import Tree, items
+from backends.tree import Tree, items, leaves
+from minigpt.durable import whole_directory
 from minigpt.errors import CheckpointError, ResourceError
+
+SPARE = 1 << 20  # bytes of disk beside the arrays: headers, state, manifest, directories
 
 
 def save_checkpoint(
@@ -25,33 +27,37 @@ def save_checkpoint(
 
     `numpy` turns a leaf into a NumPy array (`Backend.numpy`).
 
-    Raises ResourceError when the disk refuses; what was there before stays then.
+    Raises ResourceError when the disk has too little room or refuses; what was there before stays then.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, tree in trees.items():
-            arrays = {key: np.ascontiguousarray(numpy(leaf)) for key, leaf in items(tree)}
-            save_file(arrays, temporary / f"{name}.safetensors", metadata={"format": "pt"})
-        (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
-        manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-        for path in [*temporary.iterdir(), temporary]:
-            _flush(path)
-        _replace(temporary, directory)
-    except KeyboardInterrupt:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        check_room(directory, sum(leaf.nbytes for tree in trees.values() for leaf in leaves(tree)))
+        with whole_directory(directory) as temporary:
+            for name, tree in trees.items():
+                arrays = {key: np.ascontiguousarray(numpy(leaf)) for key, leaf in items(tree)}
+                save_file(arrays, temporary / f"{name}.safetensors", metadata={"format": "pt"})
+            (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+            manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
     except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(
             f"The checkpoint {directory} could not be written: {getattr(error, 'strerror', None) or error}.",
             "Free some space or choose another --run directory; earlier checkpoints are untouched.",
         ) from None
+
+
+def check_room(directory: Path, size: int) -> None:
+    """Raises ResourceError when the disk that `directory` will be on has no room for `size` more bytes."""
+    place = next(path for path in directory.absolute().parents if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < size + SPARE:
+        needed, left = (f"{number / 1e6:,.1f} MB" for number in (size + SPARE, free))
+        raise ResourceError(
+            f"The checkpoint {directory} needs {needed} and the disk has {left} left.",
+            "Free some space or choose another --run directory; earlier checkpoints are untouched.",
+        )
 
 
 def load_checkpoint(directory: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
@@ -60,58 +66,49 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, dict[str, np.ndarray]], 
     The leaves come in the file's order; `backends.tree.arranged` puts them into a tree. Raises CheckpointError
     that names the file when one is missing or changed.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     verify_checkpoint(directory)
-    trees = {path.stem: load_file(path) for path in sorted(directory.glob("*.safetensors"))}
+    try:
+        trees = {path.stem: load_file(path) for path in sorted(directory.glob("*.safetensors"))}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"The checkpoint {directory} cannot be read: {error}.", _hint(directory)) from None
     return trees, read_state(directory)
 
 
 def verify_checkpoint(directory: Path) -> None:
     """Compare each file with the manifest. Raises CheckpointError that names what is wrong."""
-    hint = f"Delete {directory} and give the training command again: it goes on from what is left."
     try:
         manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
         files = dict(manifest)
         files["state.json"]  # a manifest that lists nothing would verify nothing
     except (OSError, ValueError, TypeError, KeyError):
-        raise CheckpointError(f"The checkpoint {directory} has no readable manifest.json.", hint) from None
+        message = f"The checkpoint {directory} has no readable manifest.json."
+        raise CheckpointError(message, _hint(directory)) from None
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():
-            raise CheckpointError(f"The checkpoint {directory} lacks {name}.", hint)
+            raise CheckpointError(f"The checkpoint {directory} lacks {name}.", _hint(directory))
         if _sha256(path) != expected:
-            raise CheckpointError(f"The checkpoint file {path} was changed after it was written.", hint)
+            raise CheckpointError(f"The checkpoint file {path} was changed after it was written.", _hint(directory))
+    if more := sorted({path.name for path in directory.glob("*.safetensors")} - files.keys()):
+        raise CheckpointError(f"The checkpoint {directory} has a file of another one: {more[0]}.", _hint(directory))
 
 
 def read_state(directory: Path) -> dict[str, Any]:
     """`state.json` alone, without reading the arrays."""
     try:
-        return json.loads((directory / "state.json").read_text("utf-8"))
+        state = json.loads((directory / "state.json").read_text("utf-8"))
+        if isinstance(state, dict):
+            return state
     except (OSError, ValueError):
-        raise CheckpointError(f"The checkpoint {directory} has no readable state.json.", "Remove it.") from None
+        pass
+    raise CheckpointError(f"The checkpoint {directory} has no readable state.json.", _hint(directory)) from None
 
 
-def _replace(temporary: Path, directory: Path) -> None:
-    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    if directory.exists():
-        os.rename(directory, old)
-    try:
-        os.rename(temporary, directory)
-    except OSError:
-        if old.exists():
-            os.rename(old, directory)
-        raise
-    _flush(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _hint(directory: Path) -> str:
+    return f"Delete {directory} and give the training command again: it goes on from what is left."
 
 
 def _sha256(path: Path) -> str:

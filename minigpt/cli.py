@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -9,7 +10,7 @@ import typer
 
 from minigpt import __version__, flags
 from minigpt.commands import looking, training, using
-from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, MiniGPTError
+from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
 def _group(name: str | None, text: str) -> typer.Typer:
@@ -58,7 +59,7 @@ def main() -> None:
     usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
     try:
         # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
-        with typer.main.get_command(app).make_context("minigpt", arguments) as context:
+        with typer.main.get_command(app).make_context("minigpt", list(arguments), obj=arguments) as context:
             context.command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:
@@ -66,7 +67,8 @@ def main() -> None:
     except MiniGPTError as error:
         if debug:
             raise
-        _complain(str(error))
+        again = f" Go on with: {shlex.join(['minigpt', *arguments])}" if isinstance(error, Interrupted) else ""
+        _complain(f"{error}{again}")
         sys.exit(error.exit_code)
     except usage_error as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -74,10 +76,10 @@ def main() -> None:
         else:
             _complain(_usage(error))
         sys.exit(USAGE)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
         resumable = arguments[:1] in (["demo"], ["run"], ["train"])
         _complain("Interrupted." + " The same command goes on with what is finished." * resumable)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + getattr(error, "number", INTERRUPTED - 128))
     except BrokenPipeError:  # the reader of stdout has gone: `minigpt … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -110,6 +110,9 @@ class StageConfig(Section):
     eval_every: int = Field(100, ge=1)
     eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
     save_every: int = Field(200, ge=1)
+    keep_last: int = Field(2, ge=1, description="checkpoints that are kept beside the best one")
+    bad_steps: int = Field(5, ge=1, description="steps in a row without a finite loss that send training back")
+    spike: float = Field(1.5, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
     log_every: int = Field(10, ge=1)
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -45,9 +45,7 @@ class Reporter:
         if self._live:
             self._bars = Progress(  # all of it fits 80 columns
                 TextColumn("{task.description}"), BarColumn(bar_width=10 if err.width < 100 else 28),
-                MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
-                TextColumn("ETA"), TimeRemainingColumn(compact=True),
-                console=err, transient=True, speed_estimate_period=60,
+                MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=err, transient=True,
             )  # fmt: skip
             self._bars.start()
         return self
@@ -80,23 +78,30 @@ class Reporter:
             note(line)
 
     def _stagestarted(self, event: events.StageStarted) -> None:
-        went_on = f", going on from step {event.step:,}" if event.step else ""
         note(
             f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
-            f"{event.backend} on {event.device}, {event.dtype}{went_on}."
+            f"{event.backend} on {event.device}, {event.dtype}."
         )
         self._window.clear()
 
+    def _resumed(self, event: events.Resumed) -> None:
+        note(f"{event.stage}: going on from step {event.step:,}.")
+
+    def _skipped(self, event: events.Skipped) -> None:
+        if event.total <= 3 or event.total % 10 == 0:
+            so_far = f" ({event.total:,} so far)" if event.total > 1 else ""
+            note(f"{event.stage} step {event.step:,} is skipped: {event.reason}{so_far}.")
+
     def _step(self, event: events.Step) -> None:
         self._window = [*self._window[-49:], (event.tokens, event.seconds)]
-        tokens, seconds = (sum(column) for column in zip(*self._window, strict=True))
+        tokens, seconds = (median(column) for column in zip(*self._window, strict=True))
         status = f"loss {event.loss:.4f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s"
         if "accuracy" in event.metrics:
             status += f"  accuracy {event.metrics['accuracy']:.0%}"
+        # The median of the last steps: a pause (Ctrl-Z, a sleeping laptop, an evaluation) does not disturb it.
+        status += f"  ETA {duration((event.steps - event.step) * seconds)}"
         self._bar(event.stage, event.step, event.steps, status)
-        left = duration((event.steps - event.step) * seconds / len(self._window))
-        line = f"{event.stage} step {event.step:,}/{event.steps:,}  {status}  ETA {left}"
-        self._plain(line, now=event.step == event.steps)
+        self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {status}", now=event.step == event.steps)
 
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}

@@ -9,27 +9,28 @@ from minigpt.data import world
 from minigpt.data.batches import PairRows, ValidationText
 from minigpt.data.prepare import Reader, prepare
 from minigpt.data.shards import Shard
+from minigpt.durable import write_whole
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world, greedy_answers
 from minigpt.events import Progress, Report
 from minigpt.generate.engine import Engine
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT
+from minigpt.train.control import Control
 from minigpt.train.pipeline import run_pipeline
 from minigpt.train.run import Run
 from minigpt.train.stages import part, reference_logprobs
-from minigpt.train.store import write_whole
 
 TEST_ROWS = 300
 WORLD = {"pretrain": ["world"], "sft": ["world"], "dpo": ["world"]}
 
 
-def demo(run: Run, backend: Backend, report: Report) -> dict:
+def demo(run: Run, backend: Backend, report: Report, control: Control) -> dict:
     """Train the run's stages and measure each. Returns {"measured": {stage: {...}}, "conversations": [...]}.
 
     Kept in the run's `demo.json`, so that a second call only shows it again.
     """
-    run_pipeline(run, backend, report)
+    run_pipeline(run, backend, report, control=control)
     path = run.directory / "demo.json"
     if not path.exists():
         write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))
@@ -64,7 +65,7 @@ def preference_accuracy(run: Run, backend: Backend, report: Report) -> float:
     context, config = run.config.model.context, run.config.dpo
     before, after = (load_engine(run, stage, backend) for stage in ("sft", "dpo"))
     bare = PairRows(shard, context, run.config.seed)
-    reference = reference_logprobs(before.model, before.weights, bare, directory / "reference.npy", config, report)
+    reference = reference_logprobs(before.model, before.weights, bare, directory / "reference", config, report)
     rows = PairRows(shard, context, run.config.seed, reference)
     return evaluate_preferences(after.model, after.weights, rows, config.beta, config.loss, part(config))["accuracy"]
 

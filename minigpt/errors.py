@@ -1,6 +1,7 @@
 """The one exception a user may see: what happened, where, and what to do next."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 RUNTIME, USAGE, DATA, RESOURCES, CORRUPT, INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -44,10 +45,27 @@ class CheckpointError(MiniGPTError):
     exit_code = CORRUPT
 
 
-class Interrupted(MiniGPTError):
-    """Ctrl-C during training; the hint says where the same command goes on."""
+class OutOfMemory(ResourceError):
+    """The framework found no memory for a step; with fewer rows at once it may fit."""
 
-    exit_code = INTERRUPTED
+
+class Interrupted(MiniGPTError):
+    """A signal ended training between two steps; `exit_code` is 128 + its number, as shells have it."""
+
+    def __init__(self, message: str, hint: str, signal: int):
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a framework's or the system's message tells of memory that could not be had."""
+    words = "out of memory|insufficient memory|memory ran out|(unable to|can't|cannot) allocate|bad_alloc"
+    return re.search(words, text, re.IGNORECASE) is not None
+
+
+def says_gpu_timeout(text: str) -> bool:
+    """Whether Metal ended a computation that kept the GPU busy for too long."""
+    return re.search("impacting interactivity|gpu timeout|gpu hang", text, re.IGNORECASE) is not None
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:

@@ -25,12 +25,29 @@ class Progress:
 @dataclass(frozen=True)
 class StageStarted:
     stage: str
-    step: int
     steps: int
     parameters: int
     backend: str
     device: str
     dtype: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on behind `step`."""
+
+    stage: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A step without an update, and why; `total` counts those of the stage."""
+
+    stage: str
+    step: int
+    reason: str
+    total: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ class StageFinished:
     skipped: bool = False
 
 
-Event = Note | Progress | StageStarted | Step | Eval | Saved | StageFinished
+Event = Note | Progress | StageStarted | Resumed | Skipped | Step | Eval | Saved | StageFinished
 Report = Callable[[Event], None]
 
 

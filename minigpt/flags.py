@@ -79,5 +79,15 @@ CheckedRun = Annotated[
 ]
 Backends = Annotated[str, typer.Option("--backends", metavar="NAMES", help="Which; each is compared with NumPy, too.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Leave out the 20-step training trajectories.")]
+Supervise = Annotated[
+    bool,
+    typer.Option(
+        "--supervise/--no-supervise", help="Train in a process of its own that is started again when it dies."
+    ),
+]
+Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="How often, at most.")]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
+]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

@@ -24,6 +24,7 @@ class Optimizer:
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
         self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
         self.names = [name for name, _ in named]
+        self._clip = backend.compile(lambda grads: backend.clip_by_global_norm(grads, config.clip))
         self._update = backend.compile(self._compute)
 
     def init(self, weights: Tree) -> Tree:
@@ -32,10 +33,14 @@ class Optimizer:
         again = {self.names[i]: self.backend.zeros(tuple(zeros[i].shape)) for i in self.adamw}
         return {"first": dict(zip(self.names, zeros, strict=True)), "second": again}
 
-    def update(self, weights: Tree, grads: Tree, state: Tree, step: int) -> tuple[Tree, Tree, Array]:
-        """The weights and state after update number `step` (from 0), and the gradient norm before clipping.
+    def clip(self, grads: Tree) -> tuple[list[Array], Array]:
+        """The leaves of the gradients, clipped, and their norm before that. `grads` must not be used again."""
+        return self._clip([g for _, g in items(grads)])
 
-        The trees passed in must not be used again: a backend may have changed them in place.
+    def update(self, weights: Tree, slopes: list[Array], state: Tree, step: int) -> tuple[Tree, Tree]:
+        """The weights and state after update number `step` (from 0) with the clipped gradients.
+
+        What is passed in must not be used again: a backend may have changed it in place.
         """
         share = rate(self.config, step)
         scalar, t = self.backend.scalar, step + 1
@@ -45,14 +50,13 @@ class Optimizer:
             "correction1": scalar(1.0 - self.config.beta1**t),
             "correction2": scalar(1.0 - self.config.beta2**t),
         }
-        return self._update(weights, grads, state, settings)
+        return self._update(weights, slopes, state, settings)
 
-    def _compute(self, weights: Tree, grads: Tree, state: Tree, settings: dict[str, Any]):
+    def _compute(self, weights: Tree, slopes: list[Array], state: Tree, settings: dict[str, Any]):
         c, backend = self.config, self.backend
         params = [w for _, w in items(weights)]
         first = [state["first"][name] for name in self.names]
         second = [state["second"][self.names[i]] for i in self.adamw]
-        slopes, norm = backend.clip_by_global_norm([g for _, g in items(grads)], c.clip)
 
         def pick(leaves: list, indices: list[int]) -> list:
             return [leaves[i] for i in indices]
@@ -76,7 +80,7 @@ class Optimizer:
             "first": dict(zip(self.names, first, strict=True)),
             "second": dict(zip([self.names[i] for i in self.adamw], second, strict=True)),
         }
-        return rebuild(weights, params), state, norm
+        return rebuild(weights, params), state
 
 
 def rate(config: StageConfig, step: int) -> float:

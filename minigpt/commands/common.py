@@ -1,14 +1,23 @@
 """What the commands share: the configuration, the run, the backend and the model that their flags name."""
 
-from collections.abc import Sequence
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.errors import DataError, UsageError, check_name
+import typer
+
+from minigpt.errors import DataError, OutOfMemory, UsageError, check_name
+from minigpt.supervise import LESS_MEMORY, SUPERVISED
 
 if TYPE_CHECKING:
     from minigpt.config import Config
     from minigpt.generate.engine import Engine
+    from minigpt.train.control import Control
     from minigpt.train.run import Run
 
 RUNS = Path("runs")
@@ -35,17 +44,80 @@ def config_of(
     return config
 
 
-def start(run: Path, settings: "Config", stages: Sequence[str], backend: str, device: str) -> tuple["Run", Any]:
-    """The run and its backend; the settings of a new run are shown once."""
-    from minigpt import tables
+@contextmanager
+def training(
+    directory: Path, settings: "Config", stages: Sequence[str], backend: str, device: str
+) -> Iterator[tuple["Run", Any, Any, "Control"]]:
+    """(run, backend, report, control) for a block that trains: the run is held against other processes.
+
+    The settings of a new run are shown once.
+    """
+    from minigpt import console, tables
+    from minigpt.lock import locked
+    from minigpt.stop import Stop
+    from minigpt.train.control import Control
     from minigpt.train.pipeline import check_possible, new_run
 
-    opened = new_run(run, settings)
-    check_possible(opened, stages)
+    watched = os.environ.pop(SUPERVISED, None)
+    run = new_run(directory, settings)
+    check_possible(run, stages)
     framework = backend_of(backend, device)
-    if not (run / "config.toml").exists():
-        tables.show_settings(settings, stages, run / "config.toml")
-    return opened, framework
+    run.make_directory()
+    with locked(directory) as left, ExitStack() as stack:
+        if left is not None:
+            console.note(f"Process {left} trained here and ended without a word; what it saved is used.")
+        if watched is not None:
+            stack.enter_context(framework_messages(directory / "log.txt"))
+        if not (directory / "config.toml").exists():
+            tables.show_settings(settings, stages, directory / "config.toml")
+        stop = stack.enter_context(Stop(None if watched is None else os.getppid(), console.note))
+        report = stack.enter_context(console.Reporter())
+        yield run, framework, report, Control(stop, watched == LESS_MEMORY)
+
+
+def supervised(context: typer.Context, directory: Path, wanted: bool, restarts: int) -> bool:
+    """Whether another process has done the command's work: True in the parent, once the child has ended well.
+
+    Raises typer.Exit with the child's exit code when it has not.
+    """
+    if not wanted or SUPERVISED in os.environ:
+        return False
+    from minigpt import console
+    from minigpt.supervise import supervise
+
+    def tell(text: str) -> None:
+        console.err.show_cursor()  # a child that was killed has left it hidden
+        console.note(text)
+
+    command = [sys.executable, "-m", "minigpt.cli", *context.obj]
+    if code := supervise(command, directory / "log.txt", restarts, tell):
+        raise typer.Exit(code)
+    return True
+
+
+@contextmanager
+def framework_messages(log: Path) -> Iterator[None]:
+    """Send what frameworks write to file descriptor 2 to `log`, where the supervisor looks for reasons.
+
+    Our own messages still go to the terminal. A crash leaves Python's traceback in the log.
+    """
+    ours = os.dup(2)
+    stderr = os.fdopen(ours, "w", buffering=1, errors="backslashreplace")
+    with stderr, log.open("a", encoding="utf-8", buffering=1) as file:
+        file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}\n")
+        before, sys.stderr = sys.stderr, stderr
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file)
+        try:
+            yield
+        except OutOfMemory as error:
+            file.write(f"{error.message}\n")
+            raise
+        finally:
+            faulthandler.disable()
+            stderr.flush()
+            sys.stderr = before
+            os.dup2(ours, 2)
 
 
 def backend_of(name: str, device: str, quiet: bool = False) -> Any:

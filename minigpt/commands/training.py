@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import typer
+
 from minigpt import flags
 from minigpt.commands import common
 from minigpt.errors import UsageError, check_name
 
 
 def demo(
+    context: typer.Context,
     run: flags.RunDirectory = common.RUNS / "demo",
     preset: flags.Preset = None,
     config: flags.ConfigFile = None,
@@ -16,21 +19,24 @@ def demo(
     device: flags.Device = "auto",
     seed: flags.Seed = None,
     json: flags.AsJson = False,
+    supervise: flags.Supervise = True,
+    restarts: flags.Restarts = 5,
 ) -> None:
     """The whole story on built-in data, measured.
 
     Tokenizer → pretrain → SFT → DPO, then conversations and a table: what did each stage change? The same
     command again shows them again.
     """
+    if common.supervised(context, run, supervise, restarts):
+        return
     from minigpt import console, tables
     from minigpt.config import STAGES
     from minigpt.demo import demo as run_demo
     from minigpt.demo import demo_config
 
     settings = demo_config(common.config_of(run, preset, config, sets, seed))
-    opened, framework = common.start(run, settings, STAGES, backend, device)
-    with console.Reporter() as report:
-        result = run_demo(opened, framework, report)
+    with common.training(run, settings, STAGES, backend, device) as (opened, framework, report, control):
+        result = run_demo(opened, framework, report, control)
     if json:
         console.print_json(result)
         return
@@ -39,6 +45,7 @@ def demo(
 
 
 def run(
+    context: typer.Context,
     run: flags.RunDirectory = common.RUNS / "default",
     data: flags.Data = None,
     preset: flags.Preset = None,
@@ -48,12 +55,17 @@ def run(
     device: flags.Device = "auto",
     seed: flags.Seed = None,
     skip_bad: flags.SkipBad = False,
+    allow_changes: flags.AllowChanges = False,
+    supervise: flags.Supervise = True,
+    restarts: flags.Restarts = 5,
 ) -> None:
     """A whole pipeline into one run directory.
 
     The same command again goes on where it stopped. Each --data goes to the stage that its rows fit: texts to
     pretrain, conversations to sft, preference pairs to dpo. A configuration file can name them in [data] instead.
     """
+    if common.supervised(context, run, supervise, restarts):
+        return
     from minigpt import console
     from minigpt.config import STAGES
     from minigpt.train.pipeline import run_pipeline, sources_by_stage
@@ -65,13 +77,13 @@ def run(
         known = preset is not None and (run / "config.toml").exists()
         other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    opened, framework = common.start(run, settings, stages, backend, device)
-    with console.Reporter() as report:
-        run_pipeline(opened, framework, report, stages)
+    with common.training(run, settings, stages, backend, device) as (opened, framework, report, control):
+        run_pipeline(opened, framework, report, stages, control, allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
 
 
 def train(
+    context: typer.Context,
     stage: flags.Stage,
     run: flags.RunDirectory = common.RUNS / "default",
     data: flags.Data = None,
@@ -82,22 +94,25 @@ def train(
     device: flags.Device = "auto",
     seed: flags.Seed = None,
     skip_bad: flags.SkipBad = False,
+    allow_changes: flags.AllowChanges = False,
+    supervise: flags.Supervise = True,
+    restarts: flags.Restarts = 5,
 ) -> None:
     """One stage of a run.
 
     It starts from the model and the settings that the run already has. The same command again goes on where it
     stopped.
     """
-    from minigpt import console
+    if common.supervised(context, run, supervise, restarts):
+        return
     from minigpt.config import STAGES
     from minigpt.train.pipeline import run_pipeline
 
     check_name("stage", stage, STAGES)
     extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
     settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
-    opened, framework = common.start(run, settings, [stage], backend, device)
-    with console.Reporter() as report:
-        run_pipeline(opened, framework, report, [stage])
+    with common.training(run, settings, [stage], backend, device) as (opened, framework, report, control):
+        run_pipeline(opened, framework, report, [stage], control, allow_changes)
 
 
 def _skip_bad(skip_bad: bool) -> dict[str, Any]:

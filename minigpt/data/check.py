@@ -1,13 +1,12 @@
 """What training would make of some data: forms, counts, lengths, truncation, duplicates, bad rows, an example."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from minigpt.chat import render
-from minigpt.data.prepare import Item, Reader
+from minigpt.data.prepare import Item, Reader, digest_of
 from minigpt.data.rows import Conversation, Preference, Text
 from minigpt.tokenizer import Tokenizer
 
@@ -47,12 +46,12 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
     """Read everything once, skipping bad rows, and report. Keeps 8 bytes per row to find duplicates."""
     reader.config = reader.config.model_copy(update={"skip_bad": True})
     report = DataReport(reader.stage)
-    seen: dict[bytes, str] = {}
+    seen: dict[int, str] = {}
     for item in reader:
         if isinstance(item.content, Text) and not item.content.text:
             continue  # the end of a text file
         _count(item, tokenizer, context, report)
-        key = hashlib.blake2b(repr(item.content).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        key = digest_of(item.content)
         report.duplicates += key in seen
         report.across_splits += seen.setdefault(key, item.split) != item.split
     report.bad, report.forms = reader.bad, reader.forms

@@ -1,10 +1,13 @@
 """From a stage's sources to token shards: rows are read, checked, split, rendered and tokenized in one stream."""
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from minigpt.chat import render
 from minigpt.config import DataConfig
@@ -119,8 +122,13 @@ class Reader:
 
 def split_of(content: Parsed, seed: int, held_out: float) -> str:
     """ "train" or "validation", decided by the content alone."""
-    digest = hashlib.blake2b(f"{seed} {content!r}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return "validation" if int.from_bytes(digest) < held_out * 2**64 else "train"
+    return "validation" if digest_of(content, f"{seed} ") < held_out * 2**64 else "train"
+
+
+def digest_of(content: Parsed, salt: str = "") -> int:
+    """A number below 2**64 that equal rows share."""
+    text = f"{salt}{content!r}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 @dataclass
@@ -132,6 +140,7 @@ class Prepared:
     cut: int
     dropped: int
     bad: int
+    in_both: int = 0  # validation rows that are training rows as well
 
 
 def prepare(
@@ -149,12 +158,15 @@ def prepare(
         ShardWriter(directory / "validation", tokenizer.vocab_size, stage != "pretrain") as validation,
     ):
         writers = {"train": train, "validation": validation}
+        digests = {"train": array("Q"), "validation": array("Q")}  # 8 bytes per row
         spare: Item | None = None
         for chunk in _blocks(reader):
             for item, encoded in zip(chunk, _encode(chunk, tokenizer, stage), strict=True):
                 written = _write(writers[item.split], encoded, item, context, result)
-                if written and item.split == "train" and item.content != Text(""):
-                    spare = replace(item, ends_document=True)
+                if written and item.content != Text(""):
+                    digests[item.split].append(digest_of(item.content))
+                    if item.split == "train":
+                        spare = replace(item, ends_document=True)
             report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens))
         if spare is None:
             raise _nothing_usable(reader, result)
@@ -166,6 +178,7 @@ def prepare(
     for name, writer in writers.items():
         result.tokens[name], result.sequences[name] = writer.tokens, writer.sequences
     result.bad = len(reader.bad)
+    result.in_both = int(np.isin(digests["validation"], digests["train"]).sum())
     _tell(stage, reader, result, context, report)
     return result
 
@@ -257,6 +270,13 @@ def _tell(stage: str, reader: Reader, result: Prepared, context: int, report: Re
     )
     if pairs := stage == "sft" and reader.forms["dpo"] + reader.forms["dpo-implicit"]:
         report(Note(f"sft: {pairs:,} rows are preference pairs; of these the chosen answers are learned."))
+    if result.in_both:
+        report(
+            Note(
+                f"{stage}: {result.in_both:,} of the rows held out are training rows, too: "
+                "what is measured on them says little."
+            )
+        )
     if result.cut:
         report(Note(f"{stage}: {result.cut:,} rows were longer than the context of {context} tokens and cut."))
     if result.dropped:

@@ -1,17 +1,18 @@
 """Token shards: sequences of ids on disk, written in a stream and read through a memory map.
 
 A shard is a directory: `ids.bin`, `mask.bin` (loss mask, optional), `ends.bin` (end of each sequence, int64)
-and `meta.json`, which names the dtype and the counts.
+and `meta.json`, which names the dtype, the counts and the SHA-256 of the files.
 """
 
+import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
+from minigpt.durable import whole_directory
 from minigpt.errors import DataError
 
 
@@ -20,45 +21,48 @@ class ShardWriter:
 
     def __init__(self, directory: Path, vocab_size: int, masked: bool):
         self.directory = directory
-        self._temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         self._dtype = np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
         self._meta = {"dtype": self._dtype.name, "vocab_size": vocab_size, "masked": masked}
         self.tokens = self.sequences = 0
 
     def __enter__(self) -> "ShardWriter":
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
+        self._stack = ExitStack()
+        self._temporary = self._stack.enter_context(whole_directory(self.directory))
         names = ["ids", "ends"] + (["mask"] if self._meta["masked"] else [])
         self._files = {name: (self._temporary / f"{name}.bin").open("wb") for name in names}
+        self._digests = {name: hashlib.sha256() for name in names}
         return self
 
     def add(self, ids: Sequence[int], mask: Sequence[int] | None = None, ends: bool = True) -> None:
         """Append ids (and their loss mask); without `ends` the sequence goes on with the next call."""
-        self._files["ids"].write(np.asarray(ids, self._dtype).tobytes())
+        self._write("ids", np.asarray(ids, self._dtype).tobytes())
         if mask is not None:
             assert len(mask) == len(ids), (len(mask), len(ids))
-            self._files["mask"].write(np.asarray(mask, np.uint8).tobytes())
+            self._write("mask", np.asarray(mask, np.uint8).tobytes())
         self.tokens += len(ids)
         if ends:
             self.sequences += 1
-            self._files["ends"].write(np.int64(self.tokens).tobytes())
+            self._write("ends", np.int64(self.tokens).tobytes())
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._files[name].write(data)
+        self._digests[name].update(data)
 
     def __exit__(self, kind, error, trace) -> None:
-        for file in self._files.values():
-            file.close()
-        if kind is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            return
-        counts = {"tokens": self.tokens, "sequences": self.sequences}
-        (self._temporary / "meta.json").write_text(json.dumps(self._meta | counts, indent=1), "utf-8")
-        shutil.rmtree(self.directory, ignore_errors=True)
-        os.rename(self._temporary, self.directory)
+        with self._stack.pop_all():  # an error in here, ours or the caller's, removes the temporary directory
+            for file in self._files.values():
+                file.close()
+            if error is not None:
+                raise error
+            counts = {"tokens": self.tokens, "sequences": self.sequences}
+            sums = {"sha256": {name: digest.hexdigest() for name, digest in self._digests.items()}}
+            (self._temporary / "meta.json").write_text(json.dumps(self._meta | counts | sums, indent=1), "utf-8")
 
 
 class Shard:
     """A written shard: `ids` (N,), `mask` (N,) or None, `ends` (sequences,), as memory maps.
 
-    Raises DataError when a file is missing, cut off, or has an id that is none.
+    Raises DataError when a file is missing, cut off or changed, or has an id that is none.
     """
 
     def __init__(self, directory: Path):
@@ -68,7 +72,7 @@ class Shard:
             self.ids = self._map("ids", self.meta["dtype"], self.meta["tokens"])
             self.ends = self._map("ends", "int64", self.meta["sequences"])
             self.mask = self._map("mask", "uint8", self.meta["tokens"]) if self.meta["masked"] else None
-            self._check_ids()
+            self._check()
         except (OSError, ValueError, KeyError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise DataError(
@@ -83,15 +87,20 @@ class Shard:
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected}")
         return np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
 
-    def _check_ids(self) -> None:
-        """An id outside the vocabulary would be read from somewhere else in memory by a GPU, without an error.
+    def _check(self) -> None:
+        """Compare the files with their checksums; and an id outside the vocabulary would make a GPU read elsewhere.
 
         Read in blocks and not through the memory map, whose pages would count as this process's memory.
         """
-        with (self.directory / "ids.bin").open("rb") as file:
-            while block := file.read(1 << 15):
-                if int(np.frombuffer(block, self.ids.dtype).max()) >= self.meta["vocab_size"]:
-                    raise ValueError(f"ids.bin has a token outside the vocabulary of {self.meta['vocab_size']}")
+        for name, expected in self.meta.get("sha256", {"ids": None}).items():
+            digest = hashlib.sha256()
+            with (self.directory / f"{name}.bin").open("rb") as file:
+                while block := file.read(1 << 15):
+                    digest.update(block)
+                    if name == "ids" and int(np.frombuffer(block, self.ids.dtype).max()) >= self.meta["vocab_size"]:
+                        raise ValueError(f"ids.bin has a token outside the vocabulary of {self.meta['vocab_size']}")
+            if expected not in (None, digest.hexdigest()):
+                raise ValueError(f"{name}.bin was changed after it was written")
 
     def __len__(self) -> int:
         return len(self.ends)

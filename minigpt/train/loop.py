@@ -3,59 +3,154 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from backends.base import Array, Backend
 from backends.tree import Tree, leaves, map_leaves, rebuild
 from minigpt.config import StageConfig
 from minigpt.data.batches import Batch, Batches, split
-from minigpt.events import Eval, Report, Saved, Step
+from minigpt.errors import Interrupted, MiniGPTError
+from minigpt.events import Eval, Note, Report, Resumed, Saved, Skipped, Step
 from minigpt.optim import Optimizer, rate
+from minigpt.train.control import Control
+from minigpt.train.health import Health
 from minigpt.train.store import StageStore
 
 Loss = Callable[[Tree, dict[str, Array]], tuple[Array, dict[str, Array]]]  # (weights, batch) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]
+UNMEASURED = {"loss": math.inf}
+NOT_FINITE, NOTHING_TO_LEARN = "the loss or its gradient is not finite", "its batch has no token to learn from"
 
 
 def train(
     backend: Backend, stage: str, config: StageConfig, weights: Tree, loss: Loss, batches: Batches,
-    validate: Validate, store: StageStore, report: Report,
+    validate: Validate, store: StageStore, report: Report, control: Control,
 ) -> Tree:
-    """Train `weights` for `config.steps` updates, from the store's last checkpoint if it has one.
+    """Train `weights` for `config.steps` updates, from the store's last whole checkpoint if it has one.
 
     `loss` is a pure function whose value is already averaged by the batch's weights. The weights passed in
-    must not be used afterwards. Returns the last weights; the store keeps the best ones too.
+    must not be used afterwards. Returns the last weights; the store keeps the best ones too. Raises Interrupted,
+    with a checkpoint saved, when `control` asks to stop, and MiniGPTError when training fails again after it went
+    back to an earlier checkpoint.
     """
-    optimizer = Optimizer(backend, config, weights)
-    gradient = backend.value_and_grad(loss, compiled=config.compile)
-    weights, moments, start = store.resume(backend, weights, optimizer.init(weights))
-    if start == 0:
-        _evaluate(stage, 0, validate, weights, store, report)
+    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report)
+    training.begin()
+    with control.stop.listening():
+        while training.step < config.steps:
+            training.advance()
+            if control.stop.requested and training.step < config.steps:
+                training.save()
+                message = f"Stopped during {stage} behind step {training.step:,} of {config.steps:,}, which is saved."
+                raise Interrupted(message, "", control.stop.signal)
+    return training.weights
 
-    for step in range(start, config.steps):
+
+class _Training:
+    """What changes from step to step: weights, moments, health and the number of steps done."""
+
+    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report):
+        self.backend, self.stage, self.config = backend, stage, config
+        self.batches, self.validate, self.store, self.report = batches, validate, store, report
+        self.optimizer = Optimizer(backend, config, weights)
+        self.gradient = backend.value_and_grad(loss, compiled=config.compile)
+        self.weights, self.moments = weights, self.optimizer.init(weights)
+
+    def begin(self) -> None:
+        """Take up the last checkpoint, or measure the weights that training starts from."""
+        found = self.store.resume(self.backend, self.weights, self.moments, self.report)
+        self.weights, self.moments, state = found
+        self.health, self.step = Health(**state.get("health", {})), state["step"]
+        self.saved = self.step
+        if self.step:
+            self.report(Resumed(self.stage, self.step))
+        else:
+            self._evaluate()
+
+    def advance(self) -> None:
+        """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""
         began = time.perf_counter()
-        batch = batches(step)
-        value, metrics, grads = accumulated(backend, gradient, weights, batch, config.accumulation)
-        weights, moments, norm = optimizer.update(weights, grads, moments, step)
-        backend.sync(weights, moments, value, norm)
-
-        done = step + 1
+        batch = self.batches(self.step + self.health.offset)
+        value, metrics, grads = accumulated(
+            self.backend, self.gradient, self.weights, batch, self.config.accumulation
+        )
+        slopes, norm = self.optimizer.clip(grads)
+        self.backend.sync(value, norm)
+        learns = bool(batch["weights"].any())
+        verdict = self.health.judge(float(value), float(norm), learns, self.config.bad_steps, self.config.spike)
+        if verdict == "failing":
+            self._go_back(float(value))
+            return
+        if verdict == "good":
+            self.weights, self.moments = self.optimizer.update(self.weights, slopes, self.moments, self.step)
+            self.backend.sync(self.weights, self.moments)
+        self.step += 1
         event = Step(
-            stage, done, config.steps, float(value), config.learning_rate * rate(config, step), float(norm),
-            batch["ids"].size, time.perf_counter() - began, {name: float(x) for name, x in metrics.items()},
+            self.stage, self.step, self.config.steps, float(value),
+            self.config.learning_rate * rate(self.config, self.step - 1), float(norm), batch["ids"].size,
+            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()},
         )  # fmt: skip
-        report(event)
-        if done % config.log_every == 0 or done == config.steps:
-            record = {"step": done, "loss": event.loss, "learning_rate": event.learning_rate, "norm": event.norm}
-            store.log(record | event.metrics | {"tokens": event.tokens, "seconds": round(event.seconds, 4)})
-        saving = done % config.save_every == 0 or done == config.steps
-        measured = {"loss": math.inf}
+        self.report(event)
+        self._record(event, "" if verdict == "good" else NOT_FINITE if learns else NOTHING_TO_LEARN)
+        self._measure_and_save()
+
+    def save(self, measured: dict[str, float] = UNMEASURED) -> None:
+        """A checkpoint of this step, unless there is one. What may be ruined counts as unmeasured: never the best."""
+        if self.saved == self.step:
+            return
+        measured = UNMEASURED if self.health.high else measured
+        state = {"step": self.step, "metrics": measured, "health": asdict(self.health)}
+        path = self.store.save(self.backend, self.weights, self.moments, state, self.config.keep_last)
+        self.saved = self.step
+        self.report(Saved(self.stage, self.step, path))
+
+    def _record(self, event: Step, skipped: str) -> None:
+        if skipped:  # the weights are as they were
+            self.store.log({"step": event.step, "loss": event.loss, "norm": event.norm, "skipped": skipped})
+            self.report(Skipped(self.stage, event.step, skipped, self.health.skipped))
+        elif event.step % self.config.log_every == 0 or event.step == event.steps:
+            record = {"step": event.step, "loss": event.loss, "learning_rate": event.learning_rate, "norm": event.norm}
+            self.store.log(record | event.metrics | {"tokens": event.tokens, "seconds": round(event.seconds, 4)})
+
+    def _measure_and_save(self) -> None:
+        saving = self.step % self.config.save_every == 0 or self.step == self.config.steps
+        measured = UNMEASURED
         try:
-            if saving or done % config.eval_every == 0:
-                measured = _evaluate(stage, done, validate, weights, store, report)
+            if saving or self.step % self.config.eval_every == 0:
+                measured = self._evaluate()
         finally:  # an evaluation that fails costs no training
             if saving:
-                report(Saved(stage, done, store.save(backend, weights, moments, done, measured)))
-    return weights
+                self.save(measured)
+
+    def _evaluate(self) -> dict[str, float]:
+        measured = self.validate(self.weights)
+        self.store.log({"step": self.step} | {f"validation_{name}": value for name, value in measured.items()})
+        self.report(Eval(self.stage, self.step, measured))
+        return measured
+
+    def _go_back(self, loss: float) -> None:
+        """To the last good checkpoint, and on from there with other batches.
+
+        Raises MiniGPTError when there is none, or when the stage went back before.
+        """
+        stage, health = self.stage, self.health
+        reason = f"{stage}: {health.reason(loss)} (step {self.step + 1:,})"
+        hint = (
+            f"Lower {stage}.learning_rate (now {self.config.learning_rate:g}), lengthen {stage}.warmup_steps or look "
+            "at the data (minigpt data check), then give the command with the changed settings and --allow-changes."
+        )
+        if health.rollbacks:
+            raise MiniGPTError(f"{reason}, although training went back to a checkpoint before.", hint)
+        if self.store.last_good() is None:
+            raise MiniGPTError(f"{reason}, before a first checkpoint was saved.", hint)
+        found = self.store.roll_back(self.backend, self.weights, self.moments, self.report)
+        self.weights, self.moments, state = found
+        back = state["step"]
+        self.report(Note(f"{reason}. Going back to the checkpoint of step {back:,}; the batches since are left out."))
+        self.store.log({"step": back, "went_back_from": self.step + 1, "reason": health.reason(loss)})
+        offset = self.step + health.offset + 1 - back
+        kept = {"rollbacks": 1, "offset": offset, "skipped": health.skipped}
+        self.health = Health(**state.get("health", {}) | kept)
+        self.step = self.saved = back
 
 
 def accumulated(
@@ -79,10 +174,3 @@ def accumulated(
             backend.sync(total)
     value, metrics, sums = total
     return value, metrics, rebuild(weights, sums)
-
-
-def _evaluate(stage: str, step: int, validate: Validate, weights: Tree, store: StageStore, report: Report):
-    measured = validate(weights)
-    store.log({"step": step} | {f"validation_{name}": value for name, value in measured.items()})
-    report(Eval(stage, step, measured))
-    return measured

@@ -2,7 +2,9 @@
 
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,30 +17,44 @@ from minigpt.data.named import check_source, resolve
 from minigpt.data.prepare import WORLD, Reader, prepare
 from minigpt.data.rows import Conversation, Parsed, Preference, Text
 from minigpt.data.sources import read_rows
+from minigpt.durable import tidy, whole_directory
 from minigpt.errors import DataError, Interrupted, UsageError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.tokenizer import Tokenizer, train_tokenizer
+from minigpt.train.control import UNSTEERED, Control, out_of_memory
 from minigpt.train.run import Run, check_unchanged, saved_config
 from minigpt.train.stages import stage_before, train_stage
 
+OURS = {".lock", "log.txt"}  # what a run's directory may have before its config.toml
 
-def run_pipeline(run: Run, backend: Backend, report: Report, stages: Sequence[str] = STAGES) -> None:
+
+def run_pipeline(
+    run: Run, backend: Backend, report: Report, stages: Sequence[str] = STAGES, control: Control = UNSTEERED,
+    allow_changes: bool = False,
+) -> None:
     """Bring a run to the end of `stages`; what is done already is kept.
 
-    Raises UsageError when the directory belongs to a run with other settings for these stages, and turns Ctrl-C
-    during training into Interrupted, which says where the same call goes on.
+    Raises UsageError when the directory belongs to a run with other settings for these stages (see `claim`), and
+    Interrupted, which says where the same call goes on, when a signal ends training.
     """
     check_possible(run, stages)
-    claim(run, backend, report, stages)
+    claim(run, backend, report, stages, allow_changes)
     make_tokenizer(run, stages, report)
+    unfinished = next((stage for stage in stages if not run.store(stage).finished()), None)
     for stage in stages:
         make_data(run, stage, report)
+        less_memory = control.less_memory and stage == unfinished  # that is where the last try ended
         try:
-            train_stage(run, stage, backend, report)
-        except KeyboardInterrupt:
+            train_stage(run, stage, backend, report, replace(control, less_memory=less_memory))
+        except KeyboardInterrupt as error:
             kept = run.store(stage).steps_kept()
             hint = f"goes on from step {kept:,}" if kept else f"begins {stage} again: it has no checkpoint yet"
-            raise Interrupted(f"Interrupted during {stage}.", f"The same command {hint}.") from None
+            number = getattr(error, "number", signal.SIGINT)
+            raise Interrupted(f"Interrupted during {stage}.", f"The same command {hint}.", number) from None
+        except (MemoryError, RuntimeError) as error:
+            raise out_of_memory(error) or error from None
+        if control.stop.requested:
+            raise Interrupted(f"Stopped behind {stage}, which is finished.", "", control.stop.signal)
 
 
 def check_possible(run: Run, stages: Sequence[str]) -> None:
@@ -55,19 +71,25 @@ def check_possible(run: Run, stages: Sequence[str]) -> None:
                 check_source(source)
 
 
-def claim(run: Run, backend: Backend, report: Report, stages: Sequence[str]) -> None:
+def claim(run: Run, backend: Backend, report: Report, stages: Sequence[str], allow_changes: bool = False) -> None:
     """Save the configuration in the run's directory, so that it tells how everything there was made.
 
     What was made with other settings, and no model was trained with yet, is removed. Raises UsageError when the
-    settings contradict those of a model that the run has.
+    settings contradict those of a model that the run has; with `allow_changes` its stages go on with other
+    training settings.
     """
+    if run.directory.is_dir():
+        tidy(run.directory)
     saved = saved_config(run.directory)
     if saved is not None:
         old = build_config(saved, [(f"in {run.directory / 'config.toml'}", saved)])
         trained = [stage for stage in STAGES if run.store(stage).begun()]
         if trained:
             again = [stage for stage in trained if stage in stages]
-            check_unchanged(_fixed(old, again), _fixed(run.config, again), run.directory)
+            if allow_changes:
+                _reopen(run, old, again, report)
+            else:
+                check_unchanged(_fixed(old, again), _fixed(run.config, again), run.directory)
             run.config = _with_trained(run.config, old, [stage for stage in trained if stage not in stages], report)
         elif _made_from(old, STAGES) != _made_from(run.config, STAGES):
             _remove([run.directory / "tokenizer", *map(run.data, STAGES)], report)
@@ -92,6 +114,28 @@ def _fixed(config: Config, stages: Sequence[str]) -> dict:
     """The settings that must stay the same when training of `stages` goes on."""
     sections = {name: getattr(config, name).model_dump() for name in ("model", "tokenizer", *stages)}
     return {"seed": config.seed, "data": _made_from(config, stages)["data"]} | sections
+
+
+def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> None:
+    """Let trained stages go on with other training settings: finished ones, too, when these ask for more steps.
+
+    Raises UsageError when something else changed, for which the trained weights would be meaningless.
+    """
+    before, now = ({k: v for k, v in _fixed(c, stages).items() if k not in stages} for c in (old, run.config))
+    check_unchanged(before, now, run.directory, allowed=True)
+    for stage in stages:
+        store, section = run.store(stage), getattr(run.config, stage)
+        changed = differences({stage: getattr(old, stage).model_dump()}, {stage: section.model_dump()})
+        if not changed:
+            continue
+        kept = store.steps_kept()
+        if store.finished() and kept < section.steps:
+            shutil.rmtree(store.final)  # a copy of the best checkpoint, which stays
+            later = [name for name in STAGES[STAGES.index(stage) + 1 :] if run.store(name).begun()]
+            if later:
+                report(Note(f"{', '.join(later)} began with the earlier weights of {stage} and will not change."))
+        what = "is finished and stays as it is" if store.finished() else f"goes on from step {kept:,}"
+        report(Note(f"{stage} {what}; changed settings: {'; '.join(changed)}."))
 
 
 def _with_trained(config: Config, old: Config, stages: Sequence[str], report: Report) -> Config:
@@ -123,7 +167,8 @@ def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer
     tokenizer = _learn(run.config, [reader(run, stage, silent) for stage in stages])
     for stage in STAGES:
         shutil.rmtree(run.data(stage), ignore_errors=True)  # ids of a tokenizer that is gone
-    tokenizer.save(directory)
+    with whole_directory(directory) as temporary:
+        tokenizer.save(temporary)
     report(Progress("training the tokenizer", tokenizer.vocab_size, finished=True))
     report(Note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens."))
     wanted = run.config.tokenizer.vocab_size
@@ -226,6 +271,6 @@ def new_run(directory: Path, config: Config) -> Run:
     """A Run at `directory`. Raises UsageError when something else is there."""
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file, not a directory.", "Choose another --run directory.")
-    if directory.is_dir() and saved_config(directory) is None and any(directory.iterdir()):
+    if directory.is_dir() and saved_config(directory) is None and {p.name for p in directory.iterdir()} - OURS:
         raise UsageError(f"{directory} holds other files and is not a run.", "Choose another --run directory.")
     return Run(directory, config)

@@ -8,6 +8,8 @@ import errno
 import json
 import platform
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from minigpt import __version__
 from minigpt.checkpoint import load_checkpoint
 from minigpt.config import STAGES, Config, ModelConfig, build_config, differences, to_toml
 from minigpt.data.shards import Shard
+from minigpt.durable import write_whole
 from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model import weight_shapes
 from minigpt.tokenizer import Tokenizer, load_tokenizer
-from minigpt.train.store import StageStore, write_whole
+from minigpt.train.store import StageStore
 
 
 class Run:
@@ -79,6 +82,15 @@ class Run:
         weights = model_weights(trees["weights"], self.model_config, self.store(stage).final)
         return (weights if backend is None else map_leaves(backend.array, weights)), stage
 
+    def fingerprint(self, stage: str) -> str:
+        """What tells a finished stage's weights from all others: their SHA-256."""
+        return json.loads((self.store(stage).final / "manifest.json").read_text("utf-8"))["weights.safetensors"]
+
+    def make_directory(self) -> None:
+        """Raises UsageError when it may not be made, ResourceError when the disk is full."""
+        with self._writing():
+            self.directory.mkdir(parents=True, exist_ok=True)
+
     def save_config(self, backend: Backend | None = None) -> None:
         """Write config.toml and env.json (versions that matter when a figure is compared).
 
@@ -87,10 +99,15 @@ class Run:
         environment = {"minigpt": __version__, "python": platform.python_version(), "platform": platform.platform()}
         if backend is not None:
             environment |= {"backend": backend.name} | backend.versions()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+        self.make_directory()
+        with self._writing():
             write_whole(self.directory / "config.toml", to_toml(self.config))
             write_whole(self.directory / "env.json", json.dumps(environment, indent=1) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             kind = ResourceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
             message = f"The run directory {self.directory} cannot be written: {error.strerror}."
@@ -118,14 +135,22 @@ def saved_config(directory: Path) -> dict | None:
         raise UsageError(f"{path} is not valid TOML: {error}.", "Restore it, or start a new run.") from None
 
 
-def check_unchanged(old: dict, new: dict, where: Path) -> None:
-    """Raises UsageError naming the keys in which the settings of a trained run and new ones differ."""
+def check_unchanged(old: dict, new: dict, where: Path, allowed: bool = False) -> None:
+    """Raises UsageError naming the keys in which the settings of a trained run and new ones differ.
+
+    `allowed` says that the user allowed changes, and these are none that can be.
+    """
     changed = differences(old, new)
-    if changed:
-        raise UsageError(
-            f"{where} was trained with other settings ({'; '.join(changed)}).",
-            "Give the same settings, or none to keep the run's own, or choose another --run directory.",
-        )
+    if not changed:
+        return
+    message = f"{where} was trained with other settings ({'; '.join(changed)})."
+    if allowed:
+        hint = "--allow-changes is for the training settings of a stage; choose another --run directory for these."
+    else:
+        hint = "Give the same settings, or none to keep the run's own, or choose another --run directory."
+    if not allowed and all("." in line.split(":")[0] and line.split(".")[0] in STAGES for line in changed):
+        hint += " With --allow-changes training goes on with the new ones."
+    raise UsageError(message, hint)
 
 
 def model_weights(flat: dict[str, np.ndarray], config: ModelConfig, where: Path) -> Tree:

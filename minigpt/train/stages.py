@@ -1,5 +1,7 @@
 """The stages as recipes: data + loss + starting weights, handed to the one training loop."""
 
+import contextlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -9,44 +11,99 @@ import numpy as np
 
 from backends.base import Backend
 from backends.tree import Tree
+from minigpt.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
 from minigpt.config import DPOConfig, StageConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows, ValidationText, stacked
-from minigpt.errors import UsageError
+from minigpt.durable import write_whole
+from minigpt.errors import CheckpointError, UsageError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, init_weights, parameter_count, to_backend
+from minigpt.train.control import UNSTEERED, Control, smaller
 from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
+from minigpt.train.store import StageStore
+
+DIVISION = ("accumulation", "checkpointing")  # settings that change memory and time, not the result
 
 
-def train_stage(run: Run, stage: str, backend: Backend, report: Report) -> Path:
+def train_stage(run: Run, stage: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
     """Train one stage of a run whose data is prepared; returns the directory of its final weights.
 
     A finished stage is left as it is; an interrupted one goes on from its last checkpoint.
     """
     store = run.store(stage)
     if store.finished():
+        _make_whole(store, stage, report)
         report(StageFinished(stage, store.final, 0.0, skipped=True))
         return store.final
-    config: StageConfig = getattr(run.config, stage)
+    config = fitted(store, getattr(run.config, stage), control.less_memory)
     model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing)
-    start = store.steps_kept()
     parameters = parameter_count(run.model_config)
-    report(StageStarted(stage, start, config.steps, parameters, backend.name, backend.device, model.dtype))
-    if (before := stage_before(run, stage)) and not start:
+    report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))
+    if (before := stage_before(run, stage)) and not store.steps_kept():
         report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
+    for warning in (_rate_of_zero(stage, config), _divided(run, stage, config)):
+        if warning:
+            report(Note(warning))
 
     began = time.perf_counter()
     weights = starting_weights(run, stage, backend)
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
-    train(backend, stage, config, weights, loss, batches, validate, store, report)
-    report(StageFinished(stage, store.finish(stage), time.perf_counter() - began))
-    if stage == "dpo" and is_stuck(run.config.dpo, store.last_metrics()["loss"]):
+    train(backend, stage, config, weights, loss, batches, validate, store, report, control)
+    report(StageFinished(stage, store.finish(stage, report), time.perf_counter() - began))
+    if stage == "dpo" and is_stuck(run.config.dpo, store.last_state()["metrics"]["loss"]):
         report(Note("dpo: the loss did not leave its start: raise dpo.learning_rate or dpo.steps."))
     return store.final
+
+
+def fitted(store: StageStore, config: StageConfig, less_memory: bool) -> StageConfig:
+    """The settings with the division of a step that an earlier try found to fit the memory, or one finer than that.
+
+    It is kept in the stage's memory.json, so that the same command fits at once the next time.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is for another batch
+        kept = json.loads(store.memory.read_text("utf-8"))
+        config = type(config).model_validate(config.model_dump() | {name: kept[name] for name in DIVISION})
+    if less_memory:
+        config = smaller(config)
+        store.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(store.memory, json.dumps({name: getattr(config, name) for name in DIVISION}))
+    return config
+
+
+def _make_whole(store: StageStore, stage: str, report: Report) -> None:
+    """Make damaged final weights again from the best checkpoint. Raises CheckpointError when that is gone, too."""
+    try:
+        verify_checkpoint(store.final)
+    except CheckpointError as error:
+        store.finish(stage, report)
+        report(Note(f"{error.message} It was made again from the best checkpoint."))
+
+
+def _rate_of_zero(stage: str, config: StageConfig) -> str | None:
+    """A warning when nothing, or only a part, can be learned."""
+    rates = {"learning_rate": config.learning_rate}
+    if config.optimizer == "muon":
+        rates["matrix_learning_rate"] = config.matrix_learning_rate
+    zero = [f"{stage}.{name}" for name, rate in rates.items() if rate == 0]
+    what = "nothing is learned" if len(zero) == len(rates) else "a part of the weights stays as it is"
+    return f"{' and '.join(zero)} = 0: {what}." if zero else None
+
+
+def _divided(run: Run, stage: str, config: StageConfig) -> str | None:
+    """What was changed for want of memory."""
+    asked = getattr(run.config, stage)
+    if all(getattr(config, name) == getattr(asked, name) for name in DIVISION):
+        return None
+    checkpointing = " and gradient checkpointing" if config.checkpointing and not asked.checkpointing else ""
+    return (
+        f"{stage}: a step is computed in {config.accumulation} parts{checkpointing}, since the memory ran out before; "
+        "the batch, and so the result, stays the same."
+    )
 
 
 def is_stuck(config: DPOConfig, loss: float) -> bool:
@@ -92,11 +149,13 @@ def dpo(run: Run, model: GPT, weights: Tree, config: DPOConfig, report: Report) 
     The reference is the model that the stage starts from: its log-probabilities are computed once and stored.
     """
     backend, seed, context = model.backend, run.config.seed, run.config.model.context
+    start = "" if run.store("dpo").begun() else run.fingerprint(stage_before(run, "dpo"))
     rows = []
     for shard in run.shards("dpo"):
         bare = PairRows(shard, context, seed)
-        path = run.store("dpo").directory / f"reference_{shard.directory.name}.npy"
-        rows.append(PairRows(shard, context, seed, reference_logprobs(model, weights, bare, path, config, report)))
+        path = run.store("dpo").directory / f"reference_{shard.directory.name}"
+        reference = reference_logprobs(model, weights, bare, path, config, report, start)
+        rows.append(PairRows(shard, context, seed, reference))
     batches = Batches(rows[0], config.batch_size, seed)
 
     def loss(weights, batch):
@@ -112,14 +171,21 @@ def dpo(run: Run, model: GPT, weights: Tree, config: DPOConfig, report: Report) 
 
 
 def reference_logprobs(
-    model: GPT, weights: Tree, rows: PairRows, path: Path, config: DPOConfig, report: Report
+    model: GPT, weights: Tree, rows: PairRows, path: Path, config: DPOConfig, report: Report, start: str = ""
 ) -> np.ndarray:
-    """(pairs, 2) summed log-probabilities under the starting weights, computed once and kept at `path`."""
+    """(pairs, 2) summed log-probabilities under the starting weights, computed once and kept in directory `path`.
+
+    With `start`, the fingerprint of those weights, what was computed with others is computed again.
+    """
     pairs = len(rows.reference)
     if path.exists():
-        stored = np.load(path, allow_pickle=False)
-        if stored.shape == (pairs, 2):
-            return stored
+        try:
+            trees, state = load_checkpoint(path)
+            stored = trees["reference"]["logprobs"]
+            if stored.shape == (pairs, 2) and start in ("", state["start"]):
+                return stored
+        except (CheckpointError, KeyError):
+            report(Note(f"The reference log-probabilities in {path} are damaged: computed again."))
     backend, found = model.backend, np.zeros((pairs, 2), np.float32)
     logprobs = backend.compile(lambda w, batch: sequence_logprobs(model, w, batch))
     size = part(config)
@@ -131,10 +197,7 @@ def reference_logprobs(
             found[rows.rows[i]] = row[: len(rows.rows[i])]
         report(Progress("reference log-probabilities", first + len(numbers), rows.count))
     report(Progress("reference log-probabilities", rows.count, rows.count, finished=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")  # np.save would append a second .npy to another ending
-    np.save(temporary, found)
-    temporary.rename(path)
+    save_checkpoint(path, {"reference": {"logprobs": found}}, {"pairs": pairs, "start": start})
     return found
 
 

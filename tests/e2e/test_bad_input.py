@@ -252,19 +252,38 @@ def test_changed_weights_are_not_used(minigpt, copy, command):
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optim.safetensors", "state.json", "manifest.json"])
-def test_a_changed_checkpoint_is_not_resumed_and_the_hint_helps(minigpt, copy, trained, file):
-    """Deleting what the message names and giving the command again ends in the weights of the whole run."""
+def test_a_changed_checkpoint_is_named_and_the_one_before_it_used(minigpt, copy, trained, file):
+    """The run then ends in the weights of the undisturbed one."""
     shutil.rmtree(copy / "sft" / "final")
     shutil.rmtree(copy / "dpo")
     checkpoint = copy / "sft" / "checkpoints" / "step-000004"
     (flip if file != "manifest.json" else Path.unlink)(checkpoint / file)
+    result = minigpt("run", "--run", copy, "--backend", "torch")
+    assert result.code == 0 and "set aside as damaged-step-000004; training goes on from step-000002." in result.err
+    assert str(checkpoint) in result.err and "sft: going on from step 2." in result.err
+    assert weights(copy, "sft") == weights(trained, "sft") and weights(copy, "dpo") == weights(trained, "dpo")
+
+
+def test_without_a_whole_checkpoint_nothing_is_begun_anew_unasked(minigpt, copy, trained):
+    shutil.rmtree(copy / "sft" / "final")
+    shutil.rmtree(copy / "dpo")
+    saved = copy / "sft" / "checkpoints"
+    for checkpoint in saved.iterdir():
+        flip(checkpoint / "weights.safetensors")
     before = contents(copy)
     command = ("run", "--run", copy, "--backend", "torch")
-    minigpt(*command).refused(5, str(checkpoint), f"Delete {checkpoint} and give the training command again")
+    minigpt(*command).refused(5, "step-000004", "No other checkpoint", f"delete {saved} to begin this stage again")
     assert contents(copy) == before
-    shutil.rmtree(checkpoint)
+    shutil.rmtree(saved)
     assert minigpt(*command).code == 0
     assert weights(copy, "sft") == weights(trained, "sft") and weights(copy, "dpo") == weights(trained, "dpo")
+
+
+def test_changed_final_weights_are_made_again(minigpt, copy, trained):
+    flip(copy / "sft" / "final" / "weights.safetensors")
+    result = minigpt("run", "--run", copy, "--backend", "torch")
+    assert result.code == 0 and "was changed after it was written. It was made again from the best" in result.err
+    assert contents(copy) == contents(trained)
 
 
 def test_a_manifest_that_lists_nothing_verifies_nothing(minigpt, copy):

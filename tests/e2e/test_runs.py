@@ -56,7 +56,7 @@ def test_interrupted_at_a_checkpoint_and_resumed(minigpt, trained, sources, tmp_
 
     right = console.Reporter._saved
     monkeypatch.setattr(console.Reporter, "_saved", interrupt)
-    words = f"Interrupted during {stage}.", "The same command goes on from step 2."
+    words = f"Interrupted during {stage}.", "The same command goes on from step 2.", "Go on with: minigpt run"
     minigpt(*command, run).refused(130, *words)
     assert not (run / stage / "final").exists()
     monkeypatch.setattr(console.Reporter, "_saved", right)
@@ -184,7 +184,7 @@ def test_a_run_changes_hands(minigpt, copy):
 
 
 def test_ctrl_c(sources, tmp_path):
-    """A real signal to a process that trains: the last checkpoint stays, and the same command finishes the run."""
+    """A real signal to the supervisor of a process that trains: the step is saved, the command finishes the run."""
     steps = {f"pretrain__{key}": value for key, value in {"steps": 600, "save_every": 100, "eval_every": 600}.items()}
     flags = ("train", "pretrain", *tiny(**steps, pretrain__eval_rows=1, pretrain__batch_size=1))
     flags = (*flags, "--data", sources.text, "--run", tmp_path / "run", "--backend", "torch")
@@ -195,9 +195,9 @@ def test_ctrl_c(sources, tmp_path):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     result = finished(child)
-    result.refused(130, "Interrupted during pretrain. The same command goes on from step ")
+    result.refused(130, "Stopped during pretrain behind step ", "Go on with: minigpt train pretrain")
     checkpoints = sorted(saved.glob("step-*"))
-    assert checkpoints and str(int(checkpoints[-1].name[5:])) in result.err.splitlines()[-1]
+    assert checkpoints and f"step {int(checkpoints[-1].name[5:])} of 600" in result.err.splitlines()[-1]
     load_checkpoint(checkpoints[-1])
     again = call(*flags)
     assert again.code == 0 and "going on from step" in again.err

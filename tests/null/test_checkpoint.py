@@ -179,8 +179,9 @@ def test_a_disk_that_really_refuses(tmp_path):
 # ---- what a stage keeps
 
 
-def save(store, step, loss):
-    return store.save(NUMPY, trees(step)["weights"], {"m": np.full(2, step, np.float32)}, step, {"loss": loss})
+def save(store, step, loss, keep=1, **state):
+    state = {"step": step, "metrics": {"loss": loss}} | state
+    return store.save(NUMPY, trees(step)["weights"], {"m": np.full(2, step, np.float32)}, state, keep)
 
 
 def kept(store):
@@ -207,7 +208,7 @@ def test_a_run_that_diverges_keeps_its_best(tmp_path, loss):
     for step, value in enumerate([2.0, 1.0, loss, loss], start=1):
         save(store, step, value)
     assert kept(store) == [2, 4]
-    assert store.best().name == "step-000002"
+    assert store.by_loss()[0].name == "step-000002"
 
 
 def test_more_than_a_million_steps_are_still_in_order(tmp_path):
@@ -236,8 +237,8 @@ def test_resuming_gives_the_last_checkpoint_in_the_order_of_the_model(tmp_path):
     save(store, 1, 1.0)
     save(store, 2, 2.0)
     zeros = tree.map_leaves(np.zeros_like, trees()["weights"])
-    weights, optim, step = store.resume(NUMPY, zeros, {"m": np.zeros(2, np.float32)})
-    assert (step, optim["m"].tolist()) == (2, [2, 2])
+    weights, optim, state = store.resume(NUMPY, zeros, {"m": np.zeros(2, np.float32)})
+    assert (state["step"], optim["m"].tolist()) == (2, [2, 2])
     assert tree.names(weights) == tree.names(zeros) != sorted(tree.names(zeros))
     assert_same(dict(tree.items(weights)), trees(2)["weights"])
 
@@ -246,7 +247,7 @@ def test_without_a_checkpoint_a_stage_starts_anew(tmp_path):
     store = StageStore(tmp_path / "sft")
     store.log({"step": 0, "loss": 9.0})
     weights = trees()["weights"]
-    assert store.resume(NUMPY, weights, {}) == (weights, {}, 0)
+    assert store.resume(NUMPY, weights, {}) == (weights, {}, {"step": 0})
     assert not store.journal.exists()
 
 

@@ -71,7 +71,7 @@ def test_nothing_is_read_before_it_is_used(tmp_path):
     with (tmp_path / "s" / "ids.bin").open("r+b") as file:
         file.truncate(2 * count)
     meta = json.loads((tmp_path / "s" / "meta.json").read_text("utf-8"))
-    (tmp_path / "s" / "meta.json").write_text(json.dumps(meta | {"tokens": count}), "utf-8")
+    (tmp_path / "s" / "meta.json").write_text(json.dumps(meta | {"tokens": count, "sha256": {}}), "utf-8")
     tracemalloc.start()
     shard = Shard(tmp_path / "s")
     assert np.asarray(shard.ids[-5:], np.int32).tolist() == [0] * 5
@@ -79,6 +79,16 @@ def test_nothing_is_read_before_it_is_used(tmp_path):
     tracemalloc.stop()
     assert isinstance(shard.ids, np.memmap) and not shard.ids.flags.writeable
     assert peak < 100_000
+
+
+@pytest.mark.parametrize("name", ["ids", "mask", "ends"])
+def test_a_flipped_bit_is_named(tmp_path, name):
+    """Also where it makes another id that exists."""
+    write(tmp_path / "s", [([4, 8, 2], [0, 1, 1])])
+    path = tmp_path / "s" / f"{name}.bin"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    with pytest.raises(DataError, match=f"{name}.bin was changed after it was written"):
+        Shard(tmp_path / "s")
 
 
 def test_damaged_shards_are_named(tmp_path):

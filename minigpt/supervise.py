@@ -1,0 +1,121 @@
+"""A parent that watches the training process: says why it died, and starts it again from its last checkpoint.
+
+Frameworks can abort where Python catches nothing (Metal's memory and time limits, CUDA, the system's out-of-memory
+killer). The parent imports no framework and takes almost no memory. It receives the signals and hands them on, so
+that one Ctrl-C means one request to stop.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, says_gpu_timeout, says_out_of_memory
+
+SUPERVISED, LESS_MEMORY = "MINIGPT_SUPERVISED", "less memory"  # tell the child why it was started
+CAUSES = {
+    signal.SIGKILL: "killed by the system or by somebody",
+    signal.SIGABRT: "aborted inside the framework",
+    signal.SIGSEGV: "ended by a memory fault inside the framework",
+    signal.SIGBUS: "ended by a memory fault inside the framework",
+}
+
+
+def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[str], None]) -> int:
+    """Run `command` until it ends by itself, at most `restarts` times anew; returns the exit code for the caller.
+
+    `log` is where the child writes what its frameworks say. A child that returned an exit code is not started
+    again, except when that was for want of memory.
+    """
+    smaller = False
+    for restart in range(1, restarts + 2):
+        kills, length = system_memory_kills(), _size(log)
+        child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes"})
+        code = child.wait()
+        said = _tail(log, length)
+        memory = says_out_of_memory(said) or (code == -signal.SIGKILL and system_memory_kills() > kills)
+        if child.stopped_by:
+            return code if 0 <= code < INTERRUPTED - 2 else 128 + child.stopped_by  # an error of its own, or the signal
+        if code >= 0 and not (code == RESOURCES and memory):
+            return code
+        if code < 0:
+            tell(f"The training process was {_cause(-code, memory, said)}.")
+        if restart <= restarts:
+            smaller = memory or says_gpu_timeout(said)
+            how = ", with more parts per step and the same batch" if smaller else ""
+            tell(f"It goes on from its last checkpoint{how} (restart {restart} of {restarts}).")
+            time.sleep(1.0)  # the system and its drivers free what the child held
+    tell(f"That was the last of {restarts} restarts. The same command goes on from the last checkpoint; see {log}.")
+    return RESOURCES if memory else RUNTIME
+
+
+class _Child:
+    """The training process. Signals that reach this process ask it to stop; a second Ctrl-C kills it."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]):
+        self.stopped_by = 0
+        self._process: subprocess.Popen | None = None
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._before = {number: signal.getsignal(number) for number in numbers}
+        for number, handler in self._before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
+        # Ctrl-C in a terminal reaches both processes: the child leaves it to the parent.
+        self._process = subprocess.Popen(
+            command, env=os.environ | environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        )
+
+    def wait(self) -> int:
+        """The child's exit code, or minus the signal that killed it."""
+        try:
+            if self.stopped_by:  # before there was a child to hear it
+                self._process.terminate()
+            return self._process.wait()
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        again = self.stopped_by == number == signal.SIGINT
+        self.stopped_by = number
+        if self._process is not None:
+            self._process.kill() if again else self._process.terminate()
+
+
+def system_memory_kills() -> int:
+    """How often this system's kernel has killed a process for want of memory (Linux; elsewhere 0)."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _cause(number: int, memory: bool, said: str) -> str:
+    number = signal.Signals(number)
+    cause = CAUSES.get(number, "ended")
+    why = ": the memory ran out" if memory else ": the GPU took too long for one step" if says_gpu_timeout(said) else ""
+    last = next(iter(_messages(said)), "")
+    return f"{cause} ({number.name}){why}" + (f". Its last words: {last[:200].rstrip('.')}" if last else "")
+
+
+def _messages(said: str) -> list[str]:
+    """The lines of a framework, the last one first, without Python's own dump of where it was."""
+    lines = said.partition("Fatal Python error")[0].splitlines()
+    return [line.strip() for line in reversed(lines) if line.strip() and not line.startswith("--- ")]
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _tail(log: Path, start: int) -> str:
+    """What was appended to the log behind `start`, at most its last 20,000 bytes."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(start, _size(log) - 20_000))
+        return file.read().decode("utf-8", "replace")

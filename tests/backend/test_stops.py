@@ -1,0 +1,62 @@
+"""Training that is asked to stop ends behind the step, saved, and goes on as if nothing had happened."""
+
+import signal
+
+import pytest
+from test_resume import results
+
+from minigpt.config import STAGES
+from minigpt.errors import Interrupted
+from minigpt.events import Saved, Step, silent
+from minigpt.stop import Stop
+from minigpt.train.control import Control
+from minigpt.train.stages import train_stage
+
+STEPS = 5
+WAYS = [
+    {"optimizer": "muon", "accumulation": 2, "checkpointing": False},
+    {"optimizer": "adamw", "accumulation": 1, "checkpointing": True},
+]
+
+
+def stopped(run, stage, backend, step):
+    """Train until a SIGTERM arrives in `step`; returns the error."""
+    stop, saved = Stop(), []
+
+    def report(event):
+        if isinstance(event, Step) and event.step == step:
+            stop.signal = signal.SIGTERM
+        if isinstance(event, Saved):
+            saved.append(event.step)
+
+    with pytest.raises(Interrupted) as caught:
+        train_stage(run, stage, backend, report, Control(stop))
+    assert saved[-1] == step
+    return caught.value
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["muon", "adamw"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_stopped_in_every_step_is_the_uninterrupted_one(backend, copied, stage, way):
+    """One run, stopped and started again behind each of its steps: weights, moments and journal bit for bit."""
+    settings = way | {"steps": STEPS, "save_every": 3, "eval_every": 2, "log_every": 1, "warmup_steps": 1}
+    whole, parts = (copied(stage, name, **settings) for name in ("whole", "parts"))
+    train_stage(whole, stage, backend, silent)
+    for step in range(1, STEPS):
+        error = stopped(parts, stage, backend, step)
+        assert error.exit_code == 143 and f"{stage} behind step {step} of {STEPS}" in error.message
+    train_stage(parts, stage, backend, silent)
+    assert results(parts, stage) == results(whole, stage)
+    for a, b in zip(*(sorted(run.store(stage).final.glob("*")) for run in (whole, parts)), strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_a_stop_in_the_last_step_finishes_the_stage(backend, copied):
+    run, stop = copied("sft", steps=2), Stop()
+
+    def report(event):
+        if isinstance(event, Step) and event.step == 2:
+            stop.signal = signal.SIGINT
+
+    train_stage(run, "sft", backend, report, Control(stop))
+    assert run.store("sft").finished()
