@@ -30,7 +30,7 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
     `log` is where the child writes what its frameworks say. A child that returned an exit code is not started
     again, except when that was for want of memory.
     """
-    smaller = False
+    smaller, stuck_at = False, None
     for restart in range(1, restarts + 2):
         kills, length = system_memory_kills(), _size(log)
         child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes"})
@@ -44,7 +44,10 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
         if code < 0:
             tell(f"The training process was {_cause(-code, memory, said)}.")
         if restart <= restarts:
-            smaller = memory or says_gpu_timeout(said)
+            # Not every framework says that it found no memory (MLX's CPU device reads from address 0): who dies twice
+            # without a checkpoint in between is given less to do as well.
+            reached = _last_checkpoint(log.parent)
+            smaller, stuck_at = memory or says_gpu_timeout(said) or reached == stuck_at, reached
             how = ", with more parts per step and the same batch" if smaller else ""
             tell(f"It goes on from its last checkpoint{how} (restart {restart} of {restarts}).")
             time.sleep(1.0)  # the system and its drivers free what the child held
@@ -106,6 +109,12 @@ def _messages(said: str) -> list[str]:
     """The lines of a framework, the last one first, without Python's own dump of where it was."""
     lines = said.partition("Fatal Python error")[0].splitlines()
     return [line.strip() for line in reversed(lines) if line.strip() and not line.startswith("--- ")]
+
+
+def _last_checkpoint(run: Path) -> tuple[int, str]:
+    """What changes when a training process of this run saves something."""
+    found = [(path.stat().st_mtime_ns, path.name) for path in run.glob("*/checkpoints/step-*/manifest.json")]
+    return max(found, default=(0, ""))
 
 
 def _size(log: Path) -> int:

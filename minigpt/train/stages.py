@@ -101,8 +101,8 @@ def _divided(run: Run, stage: str, config: StageConfig) -> str | None:
         return None
     checkpointing = " and gradient checkpointing" if config.checkpointing and not asked.checkpointing else ""
     return (
-        f"{stage}: a step is computed in {config.accumulation} parts{checkpointing}, since the memory ran out before; "
-        "the batch, and so the result, stays the same."
+        f"{stage}: a step is computed in {config.accumulation} parts{checkpointing}, since earlier tries with fewer "
+        "died; the batch, and so the result, stays the same."
     )
 
 

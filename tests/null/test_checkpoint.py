@@ -1,5 +1,6 @@
 """Checkpoints: there whole or not at all, every damage is named, and a stage keeps its last and its best."""
 
+import contextlib
 import errno
 import json
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from backends import tree
+from minigpt import checkpoint
 from minigpt.checkpoint import load_checkpoint, read_state, save_checkpoint, verify_checkpoint
 from minigpt.errors import CheckpointError, ResourceError
 from minigpt.train.store import StageStore
@@ -200,6 +202,50 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     found, state = load_checkpoint(store.final)
     assert_same(found["weights"], trees(4)["weights"])
     assert (found.keys(), state["step"], state["stage"]) == ({"weights"}, 4, "sft")
+
+
+def test_as_many_as_asked_for_are_kept_beside_the_best(tmp_path):
+    store = StageStore(tmp_path / "sft")
+    for step, loss in enumerate([1.0, 3.0, 2.0, 4.0, 5.0], start=1):
+        save(store, step, loss, keep=3)
+    assert kept(store) == [1, 3, 4, 5]
+
+
+def test_the_last_one_saved_in_good_health_is_kept(tmp_path):
+    """However many ill ones follow: it is what training can go back to."""
+    store = StageStore(tmp_path / "sft")
+    save(store, 1, 1.0)
+    save(store, 2, 2.0, health={"high": 0, "streak": 0})
+    for step in (3, 4, 5):
+        save(store, step, math.inf, health={"high": 1, "streak": 0})
+    assert kept(store) == [1, 2, 5] and store.last_good().name == "step-000002"
+
+
+def test_nothing_is_dropped_for_a_checkpoint_that_does_not_read_back(tmp_path, monkeypatch):
+    store = StageStore(tmp_path / "sft")
+    save(store, 1, 1.0)
+    save(store, 2, 2.0)
+    right = checkpoint.whole_directory
+
+    @contextlib.contextmanager
+    def damaging(directory):
+        with right(directory) as temporary:
+            yield temporary
+        path = directory / "weights.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    monkeypatch.setattr(checkpoint, "whole_directory", damaging)
+    with pytest.raises(CheckpointError, match="was changed"):
+        save(store, 3, 0.5)
+    assert kept(store) == [1, 2, 3]  # the third is damaged, and the next start says so
+    assert store.resume(NUMPY, trees()["weights"], {"m": np.zeros(2)})[2]["step"] == 2
+
+
+def test_a_disk_with_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ResourceError, match="needs 1.0 MB and the disk has 1.0 MB left") as caught:
+        save_checkpoint(tmp_path / "c", trees(), {"step": 1})
+    assert caught.value.exit_code == 4 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -1,0 +1,78 @@
+"""What the ordeals share: their outcome, small runs, and the comparison of two runs bit for bit."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minigpt.config import STAGES, Config
+from minigpt.events import silent
+from minigpt.parity.trajectories import tiny_config
+from minigpt.train.pipeline import make_data, make_tokenizer
+from minigpt.train.run import Run
+
+
+@dataclass
+class Outcome:
+    """How often something was tried, and a sentence for each time that a promise was broken."""
+
+    what: str
+    tried: int = 0
+    lost: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def check(self, kept: bool, loss: str) -> None:
+        """Count one try."""
+        self.tried += 1
+        if not kept:
+            self.lost.append(loss)
+
+
+def count(full: int, scale: float) -> int:
+    return max(1, math.ceil(full * scale))
+
+
+def small_config(**stage: object) -> Config:
+    """A model and data so small that a stage of 20 steps takes about a second."""
+    return tiny_config(**{"batch_size": 4, "eval_every": 5, "save_every": 4, "log_every": 1} | stage)
+
+
+def prepared(directory: Path, config: Config) -> Run:
+    """A run with its tokenizer and data, still to be trained."""
+    run = Run(directory, config)
+    make_tokenizer(run, STAGES, silent)
+    for stage in STAGES:
+        make_data(run, stage, silent)
+    return run
+
+
+def files_of(directory: Path) -> dict[str, str]:
+    """Name -> checksum of every file of a stage but the journal, which holds the clock."""
+    kept = (path for path in directory.rglob("*") if path.is_file() and path.name != "metrics.jsonl")
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def journal_of(directory: Path) -> list[dict]:
+    """The journal of a stage without the seconds."""
+    lines = map(json.loads, (directory / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def difference(run: Path, right: Path, stages: tuple[str, ...] = STAGES) -> str:
+    """What differs between two trained runs, bit for bit; "" when nothing does.
+
+    Compared are the final weights, the last checkpoint with its optimizer state, and the journal. Earlier
+    checkpoints may be others: a stop saves one of its own.
+    """
+    for stage in stages:
+        for part in ("final", f"checkpoints/{_last(right / stage)}"):
+            if files_of(run / stage / part) != files_of(right / stage / part):
+                return f"{stage}/{part} differs"
+        if journal_of(run / stage) != journal_of(right / stage):
+            return f"{stage}/metrics.jsonl differs"
+    return ""
+
+
+def _last(stage: Path) -> str:
+    return max(path.name for path in (stage / "checkpoints").glob("step-*"))
