@@ -92,6 +92,13 @@ def test_clipping_is_joint_and_keeps_the_direction(backend, limit):
         assert np.allclose(backend.numpy(found), g * factor, rtol=1e-6)
 
 
+def test_the_norm_of_a_large_matrix_has_all_its_digits(backend):
+    """A million squares added one after the other are wrong in the fourth digit."""
+    g = np.random.default_rng(0).standard_normal((1000, 1000), np.float32)
+    norm = backend.clip_by_global_norm([backend.array(g)], 1.0)[1]
+    assert float(norm) == pytest.approx(np.sqrt((g.astype(np.float64) ** 2).sum()), rel=2e-5)
+
+
 def test_zero_gradients_are_no_division_by_zero(backend):
     clipped, norm = backend.clip_by_global_norm([backend.zeros((2, 2))], 1.0)
     assert float(norm) == 0 and backend.numpy(clipped[0]).tolist() == [[0, 0], [0, 0]]
