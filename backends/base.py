@@ -260,7 +260,7 @@ class Backend(ABC):
         return [g * scale for g in grads], norm
 
     def _sum(self, x: Array) -> Array:
-        """All numbers, row by row: one after the other (MLX on CPUs), a million of them are wrong in the fourth digit."""
+        """All numbers, row by row: added one after the other (MLX on CPUs), a million lose four digits."""
         return x.sum(axis=-1).sum() if len(x.shape) > 1 else x.sum()
 
     def adamw_update(
