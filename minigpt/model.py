@@ -12,6 +12,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt.config import ModelConfig
+from minigpt.linear import linear
 
 
 class GPT:
@@ -80,7 +81,7 @@ class GPT:
         return self._linear(w["down_proj"], gated)
 
     def _linear(self, w: Tree, x: Array) -> Array:
-        return self.backend.linear(x, w["weight"])
+        return linear(self.backend, w, x)
 
 
 def segment_mask(backend: Backend, segments: Array) -> Array:
