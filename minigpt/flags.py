@@ -37,6 +37,7 @@ Data = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
+Share = Annotated[bool, typer.Option("--share", help="Print a block to paste, without personal data.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
