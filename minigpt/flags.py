@@ -96,5 +96,21 @@ ExportOut = Annotated[
 ExportDtype = Annotated[
     str, typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: how weights are stored.")
 ]
+MaxCPU = Annotated[
+    str | None,
+    typer.Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
+]
+Power = Annotated[
+    str | None,
+    typer.Option(
+        "--power",
+        metavar="LEVEL",
+        help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
+    ),
+]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
