@@ -138,6 +138,7 @@ class StageConfig(Section):
     eps: float = Field(1e-8, gt=0)
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     checkpointing: bool = False
+    loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole part")
     compile: bool = True
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     eval_every: int = Field(100, ge=1)
