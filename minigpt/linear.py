@@ -46,7 +46,7 @@ def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
     bits = _hash(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
     uniform = backend.cast((bits >> 8) & 0xFFFFFF, "float32") * 2.0**-24  # [0, 1)
     kept = (uniform >= rate).reshape(rows, *x.shape[1:])
-    return backend.where(kept, x, 0.0 * x) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+    return backend.where(kept, x, 0.0) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
 
 
 def _hash(x: Array) -> Array:
