@@ -198,7 +198,8 @@ class MLXBackend(Backend):
         size = 32 * packed.shape[-1] // bits // scales.shape[-1]
         if size not in KERNEL_GROUPS:
             return super().dequantize(packed, scales, biases, bits)
-        return mx.dequantize(packed.view(mx.uint32), scales, biases, group_size=size, bits=bits)
+        words = mx.stop_gradient(packed).view(mx.uint32)
+        return mx.dequantize(words, scales, biases, group_size=size, bits=bits)
 
     def quantized_linear(
         self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
