@@ -159,3 +159,11 @@ def test_the_matrix_of_a_layer(backend):
     found = matrix(backend, {name: backend.array(leaf) for name, leaf in leaves.items()}, 64)
     assert np.abs(backend.numpy(found) - dequantize_matrix(leaves, 64)).max() < 1e-6
     assert np.array_equal(backend.numpy(matrix(backend, {"weight": backend.array(weight)}, 64)), weight)
+
+
+def test_losses_in_chunks_of_rows(backend):
+    config, batch = CONFIGS["tied"], make_batch(CONFIGS["tied"])
+    weights = to_backend(backend, quantize_weights(random_weights(config), 8, 64))
+    arrays = {key: backend.array(x) for key, x in batch.items()}
+    whole, parts = (float(language_loss(GPT(config, backend, loss_chunk=n), weights, arrays)) for n in (0, 5))
+    assert abs(whole - parts) < 1e-5
