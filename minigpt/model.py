@@ -12,7 +12,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt.config import ModelConfig
-from minigpt.linear import linear
+from minigpt.linear import embed, linear
 
 
 class GPT:
@@ -39,7 +39,7 @@ class GPT:
     def hidden(self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None) -> Array:
         """The last layer's normalized output (B, T, d)."""
         backend, body = self.backend, weights["model"]
-        x = backend.cast(backend.take(body["embed_tokens"]["weight"], ids), self.dtype)  # (B, T, d)
+        x = backend.cast(embed(backend, body["embed_tokens"], ids, self.config.d_model), self.dtype)  # (B, T, d)
         offset = 0 if cache is None else cache.length
         for number, layer in enumerate(body["layers"]):
             if self.checkpointing and cache is None:
