@@ -13,7 +13,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt.config import ModelConfig
-from minigpt.linear import linear
+from minigpt.linear import embed, linear
 from minigpt.rope import rope_amplitude, rope_frequencies
 
 
@@ -44,7 +44,7 @@ class GPT:
     def hidden(self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None) -> Array:
         """The last layer's normalized output (B, T, d)."""
         backend, body = self.backend, weights["model"]
-        x = backend.cast(backend.take(body["embed_tokens"]["weight"], ids), self.dtype)  # (B, T, d)
+        x = backend.cast(embed(backend, body["embed_tokens"], ids, self.config.d_model), self.dtype)  # (B, T, d)
         offset = 0 if cache is None else cache.length
         if self.config.positions == "learned":
             rows = self._positions(mask, offset, ids.shape[1])  # (T,) or (B, T)

@@ -120,6 +120,7 @@ def _cases() -> Iterator[Case]:
     yield from _reduction_cases(draw)
     yield from _indexing_cases(draw)
     yield from _layer_cases(draw)
+    yield from _quantized_cases(_Draw(seed=8))
     yield from _attention_cases(draw)
     yield from _loss_cases(draw)
     yield from _update_cases(draw)
@@ -133,6 +134,10 @@ class _Draw:
 
     def normal(self, *shape: int, scale: float = 1.0) -> np.ndarray:
         return _exact_in_bf16(self._random.standard_normal(shape) * scale)
+
+    def words(self, *shape: int) -> np.ndarray:
+        """int32 numbers whose bits are all random."""
+        return self._random.integers(-(2**31), 2**31, shape).astype(np.int32)
 
     def positive(self, *shape: int) -> np.ndarray:
         return _exact_in_bf16(self._random.uniform(0.2, 3.0, shape))
@@ -264,6 +269,27 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
     yield _in_bf16(Case("rope: offset 7", (heads,), lambda b, x: b.rope(x, 7, 10000.0)))
     yield Case("checkpoint: gradients of every argument", (y, matrix),
                lambda b, x, w: b.checkpoint(lambda x, w: b.silu(b.linear(x, w["w"])))(x, {"w": w}))  # fmt: skip
+
+
+def _quantized_cases(draw: _Draw) -> Iterator[Case]:
+    for bits, size in itertools.product((4, 8), (16, 32, 64)):  # MLX has no kernel for groups of 16
+        what = f"{bits} bits, groups of {size}"
+        unrounded = np.sin(np.arange(20 * size, dtype=np.float32)).reshape(2, 5, 2 * size)  # no number between codes
+        yield fixed(f"quantize: {what}", (unrounded,),
+                    lambda b, x, bits=bits, size=size: list(b.quantize(x, bits, size)),
+                    ("int32", "float32", "float32"))  # fmt: skip
+        words = draw.words(5, 2 * size * bits // 32)
+        steps = draw.normal(5, 2, scale=0.1), draw.normal(5, 2)
+        yield fixed(f"dequantize: {what}", (words, *steps), lambda b, *leaves, bits=bits: b.dequantize(*leaves, bits))
+        for rows in (1, 7):
+            x, name = draw.normal(rows, 2 * size), f"quantized_linear: {what}, {rows} rows"
+            yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized_linear(x, *leaves))
+    yield Case("quantized_linear: bias", (x[None], words, *steps, draw.normal(5)),
+               lambda b, x, *leaves: b.quantized_linear(x, *leaves))  # fmt: skip
+    yield _in_bf16(Case("quantized_linear", (x, words, *steps), lambda b, *a: b.quantized_linear(*a)), casts=[0])
+    edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])
+    yield fixed("quantize: groups of equal numbers", (edges.astype(np.float32),),
+                lambda b, x: list(b.quantize(x, 4, 32)), ("int32", "float32", "float32"))  # fmt: skip
 
 
 def _attention_cases(draw: _Draw) -> Iterator[Case]:
