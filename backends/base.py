@@ -241,6 +241,15 @@ class Backend(ABC):
         logits = self.cast(logits, "float32")
         return self.logsumexp(logits) - self.gather(logits, targets[..., None])[..., 0]
 
+    def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
+        """`token_nll` of the logits hidden (N, d) · weight (V, d)ᵀ for targets (N,), `size` tokens at a time: (N,).
+
+        No more than `size` rows of logits exist at once, forwards and backwards; they are computed twice.
+        """
+        part = self.checkpoint(lambda w, x, t: self.token_nll(self.linear(x, w), t))
+        starts = range(0, hidden.shape[0], size)
+        return self.concat([part(weight, hidden[i : i + size], targets[i : i + size]) for i in starts], axis=0)
+
     # ---- composed updates: lists of leaves in, lists of leaves out; the old lists must not be used again ------
 
     def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:

@@ -191,4 +191,41 @@ class MLXBackend(Backend):
             mask = None
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
+    def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
+        return _chunked_nll(self, size)(hidden, weight.astype(hidden.dtype), targets)
 
+
+def _chunked_nll(backend: MLXBackend, size: int) -> Callable:
+    """The function of (x, w, targets). Each chunk waits for the one before: MLX would compute them side by side."""
+
+    def chunks(x: Array) -> list[slice]:
+        return [slice(i, i + size) for i in range(0, x.shape[0], size)]
+
+    @mx.custom_function
+    def nll(x: Array, w: Array, targets: Array) -> Array:
+        parts: list[Array] = []
+        for here in chunks(x):
+            rows = _after(x[here], parts[-1:])
+            parts.append(backend.token_nll((rows @ w.T)[None], targets[here][None])[0])
+        return mx.concatenate(parts)
+
+    @nll.vjp
+    def slopes(primals: tuple, upstream: Array, output: Array) -> tuple:
+        x, w, targets = primals
+        dx: list[Array] = []
+        dw = mx.zeros(w.shape, mx.float32)
+        for here in chunks(x):
+            rows = _after(x[here], [dw, *dx[-1:]])
+            predicted = mx.softmax((rows @ w.T).astype(mx.float32), axis=-1)
+            right = mx.arange(w.shape[0])[None, :] == targets[here][:, None]
+            slope = ((predicted - right) * upstream[here][:, None]).astype(x.dtype)  # (size, V)
+            dx.append(slope @ w)
+            dw = dw + slope.T @ rows
+        return mx.concatenate(dx), dw.astype(w.dtype), mx.zeros_like(targets)
+
+    return nll
+
+
+def _after(x: Array, earlier: list[Array]) -> Array:
+    """`x`, which is computed only when `earlier` are."""
+    return mx.depends([x], earlier)[0] if earlier else x

@@ -217,6 +217,9 @@ class TorchBackend(Backend):
         rows = logits.reshape(-1, logits.shape[-1]).float()
         return F.cross_entropy(rows, targets.reshape(-1).long(), reduction="none").reshape(targets.shape)
 
+    def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
+        return _ChunkedNLL.apply(hidden, weight.to(hidden.dtype), targets.long(), size)
+
     # ---- updates in place --------------------------------------------------------------------------------
 
     def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:
@@ -242,6 +245,42 @@ class TorchBackend(Backend):
         torch._foreach_add_(denominators, eps)
         torch._foreach_addcdiv_(params, first, denominators, -lr / correction1)
         return params, first, second
+
+
+class _ChunkedNLL(torch.autograd.Function):
+    """-log softmax(x wᵀ)[target] with one buffer of logits: autograd with checkpoints held three and left holes.
+
+    Backwards: ∂/∂logits = (softmax − one-hot) · upstream, and the sum of the rows' logits is never kept.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Array, w: Array, targets: Array, size: int) -> Array:
+        logits = torch.empty(min(size, len(x)), len(w), dtype=x.dtype, device=x.device)
+        sums = torch.empty(len(x), dtype=torch.float32, device=x.device)
+        nll = torch.empty_like(sums)
+        for i in range(0, len(x), size):
+            here = slice(i, i + size)
+            rows = torch.mm(x[here], w.T, out=logits[: len(x[here])]).float()
+            sums[here] = torch.logsumexp(rows, dim=-1)
+            nll[here] = sums[here] - rows.gather(-1, targets[here, None])[:, 0]
+        ctx.save_for_backward(x, w, targets, sums)
+        ctx.size = size
+        return nll
+
+    @staticmethod
+    def backward(ctx, upstream: Array) -> tuple:
+        x, w, targets, sums = ctx.saved_tensors
+        logits = torch.empty(min(ctx.size, len(x)), len(w), dtype=x.dtype, device=x.device)
+        dx, dw = torch.empty_like(x), torch.zeros_like(w, dtype=torch.float32)
+        for i in range(0, len(x), ctx.size):
+            here = slice(i, i + ctx.size)
+            rows = torch.mm(x[here], w.T, out=logits[: len(x[here])]).float()
+            rows.sub_(sums[here, None]).exp_()
+            rows.scatter_add_(-1, targets[here, None], -torch.ones_like(rows[:, :1]))
+            slopes = rows.mul_(upstream[here, None]).to(x.dtype)
+            torch.mm(slopes, w, out=dx[here])
+            dw.add_(slopes.T @ x[here]) if x.dtype != torch.float32 else dw.addmm_(slopes.T, x[here])
+        return dx, dw.to(w.dtype), None, None
 
 
 def _unshared(grads: list[Array]) -> list[Array]:

@@ -89,5 +89,28 @@ Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="H
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
+ExportTo = Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm).")]
+ExportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="What to write. Default: RUN/export/FORMAT.")
+]
+ExportDtype = Annotated[
+    str, typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: how weights are stored.")
+]
+MaxCPU = Annotated[
+    str | None,
+    typer.Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
+]
+Power = Annotated[
+    str | None,
+    typer.Option(
+        "--power",
+        metavar="LEVEL",
+        help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
+    ),
+]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

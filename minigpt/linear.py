@@ -1,9 +1,56 @@
-"""What a layer's leaves do to its input: one function, whatever kind of leaves a tree has at that place."""
+"""What a layer's leaves do to its input: one function, whatever kind of leaves a tree has at that place.
+
+`weight` (out, in) and, where there is one, `bias` (out,) are a plain layer. An adapter adds (see `minigpt.lora`)
+`lora_a` (r, in), `lora_b` (out, r), `lora_scale` (), for DoRA `lora_magnitude` (out,), and, for a training step
+with dropout, `dropout_keys` (B,) and `dropout_rate` ().
+"""
 
 from backends.base import Array, Backend
 from backends.tree import Tree
 
 
 def linear(backend: Backend, w: Tree, x: Array) -> Array:
-    """x (…, in) through the layer with the leaves `weight` (out, in) and, where there is one, `bias` (out,)."""
-    return backend.linear(x, w["weight"], w.get("bias"))
+    """x (…, in) through the layer with the leaves `w`: (…, out)."""
+    y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)
+    return _adapted(backend, w, x, y) if "lora_a" in w else y
+
+
+def _adapted(backend: Backend, w: Tree, x: Array, y: Array) -> Array:
+    """y + scale · B A x (Hu et al. 2021, eq. 3); with a magnitude its rows scaled as in DoRA."""
+    dropped = dropout(backend, x, w["dropout_keys"], w["dropout_rate"]) if "dropout_keys" in w else x
+    low = backend.linear(backend.linear(dropped, w["lora_a"]), w["lora_b"])  # (…, r) -> (…, out)
+    y = y + low * backend.cast(w["lora_scale"], backend.dtype(x))
+    return _with_magnitude(backend, w, y) if "lora_magnitude" in w else y
+
+
+def _with_magnitude(backend: Backend, w: Tree, y: Array) -> Array:
+    """y · m / ‖W + scale · B A‖ per output, the norm without gradient (Liu et al. 2024, eq. 5 and section 4.3)."""
+    whole = w["weight"] + w["lora_scale"] * (w["lora_b"] @ w["lora_a"])  # (out, in)
+    norm = backend.stop_gradient(backend.sqrt((whole * whole).sum(axis=-1)))  # (out,)
+    factor = backend.cast(w["lora_magnitude"] / norm, backend.dtype(y))
+    if "bias" not in w:
+        return y * factor
+    bias = backend.cast(w["bias"], backend.dtype(y))
+    return (y - bias) * factor + bias
+
+
+def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
+    """x (B, …) with a share `rate` of its numbers 0 and the others divided by 1 - rate.
+
+    Which ones is a hash of the row's key (B,) int32 and the number's place in its row, the same on every backend,
+    however a batch is divided and whatever is computed again.
+    """
+    rows, size = x.shape[0], 1
+    for extent in x.shape[1:]:
+        size *= extent
+    bits = _hash(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
+    uniform = backend.cast((bits >> 8) & 0xFFFFFF, "float32") * 2.0**-24  # [0, 1)
+    kept = (uniform >= rate).reshape(rows, *x.shape[1:])
+    return backend.where(kept, x, 0.0 * x) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+
+
+def _hash(x: Array) -> Array:
+    """Well mixed int32 numbers: Wellons' lowbias32, whose products wrap alike in all frameworks."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261  # 0x846CA68B
+    return x ^ ((x >> 16) & 0xFFFF)

@@ -10,10 +10,18 @@ from minigpt.model import GPT, segment_mask
 
 
 def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
-    """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples."""
-    packed = batch.get("segments")
-    mask = "causal" if packed is None else segment_mask(model.backend, packed)
-    return model.backend.token_nll(model(weights, batch["ids"], mask), batch["targets"])
+    """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples.
+
+    With `model.loss_chunk` only so many rows of logits exist at once.
+    """
+    packed, targets, backend = batch.get("segments"), batch["targets"], model.backend
+    mask = "causal" if packed is None else segment_mask(backend, packed)
+    hidden = model.hidden(weights, batch["ids"], mask)  # (B, T, d)
+    head = model.head(weights)
+    if not model.loss_chunk or set(head) != {"weight"}:
+        return backend.token_nll(model.logits(weights, hidden), targets)
+    flat = hidden.reshape(-1, hidden.shape[-1])  # (B·T, d)
+    return backend.chunked_nll(flat, head["weight"], targets.reshape(-1), model.loss_chunk).reshape(targets.shape)
 
 
 def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:

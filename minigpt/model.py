@@ -18,11 +18,15 @@ from minigpt.linear import linear
 class GPT:
     """The forward pass. Holds no weights: they are an argument, so that a loss is a pure function of them."""
 
-    def __init__(self, config: ModelConfig, backend: Backend, dtype: str = "float32", checkpointing: bool = False):
+    def __init__(
+        self, config: ModelConfig, backend: Backend, dtype: str = "float32", checkpointing: bool = False,
+        loss_chunk: int = 0,
+    ):  # fmt: skip
         self.config = config
         self.backend = backend
         self.dtype = dtype
         self.checkpointing = checkpointing
+        self.loss_chunk = loss_chunk  # see losses.token_losses
 
     def __call__(self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None) -> Array:
         """Logits (B, T, V) in the compute dtype for token ids (B, T).
@@ -47,9 +51,12 @@ class GPT:
         return backend.rms_norm(x, body["norm"]["weight"], self.config.norm_eps)
 
     def logits(self, weights: Tree, hidden: Array) -> Array:
-        """Hidden states (…, d) to logits (…, V); tied embeddings are used again as the output matrix."""
-        head = weights["model"]["embed_tokens"] if self.config.tie_embeddings else weights["lm_head"]
-        return self._linear(head, hidden)
+        """Hidden states (…, d) to logits (…, V)."""
+        return self._linear(self.head(weights), hidden)
+
+    def head(self, weights: Tree) -> Tree:
+        """The output layer's leaves; tied embeddings are used again as the output matrix."""
+        return weights["model"]["embed_tokens"] if self.config.tie_embeddings else weights["lm_head"]
 
     def _block(self, layer: Tree, x: Array, mask, offset: int, cache, number: int) -> Array:
         eps, norm = self.config.norm_eps, self.backend.rms_norm

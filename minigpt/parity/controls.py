@@ -122,6 +122,13 @@ def _wrong_losses(b: Backend) -> Controls:
     def shifted(logits: Array, targets: Array) -> Array:
         return b.token_nll(logits, b.concat([targets[:, 1:], targets[:, :1]], 1))
 
+    def last_chunk_only(x: Array, w: Array, targets: Array, size: int) -> Array:
+        starts = range(0, x.shape[0], size)  # the output matrix learns from the last chunk alone
+        matrices = [b.stop_gradient(w)] * (len(starts) - 1) + [w]
+        parts = [b.chunked_nll(x[i : i + size], m, targets[i : i + size], size)
+                 for i, m in zip(starts, matrices, strict=True)]  # fmt: skip
+        return b.concat(parts, 0)
+
     def overflowing(x: Array) -> Array:
         return b.log(b.exp(x).sum(axis=-1))
 
@@ -131,6 +138,7 @@ def _wrong_losses(b: Backend) -> Controls:
         "token_nll rounded to bfloat16": (
             "token_nll", lambda logits, targets: b.token_nll(b.cast(logits, "bfloat16"), targets)
         ),
+        "chunked_nll loses chunks of the weights' gradient": ("chunked_nll", last_chunk_only),
         "logsumexp that overflows": ("logsumexp", overflowing),
         "log_sigmoid that overflows": ("log_sigmoid", lambda x: -b.log(1.0 + b.exp(-x))),
     }  # fmt: skip

@@ -291,6 +291,14 @@ def _loss_cases(draw: _Draw) -> Iterator[Case]:
     counted = np.array([[0, 1, 1, 0, 1], [0, 0, 1, 1, 0]], np.float32)
     yield Case("token_nll: mean over a 0/1 mask", (logits, targets, counted),
                lambda b, x, t, m: (b.token_nll(x, t) * m).sum() / m.sum())  # fmt: skip
+    hidden, head = draw.normal(10, 6), draw.normal(11, 6)
+    for size in (1, 4, 10, 99):
+        yield Case(f"chunked_nll: {size} of 10", (hidden, head, targets.reshape(-1)),
+                   lambda b, x, w, t, size=size: b.chunked_nll(x, w, t, size))  # fmt: skip
+    yield Case("chunked_nll: extremes", (hidden * 100, head, targets.reshape(-1)),
+               lambda b, x, w, t: b.chunked_nll(x, w, t, 4), bound=FP32_EXTREME)  # fmt: skip
+    yield _in_bf16(Case("chunked_nll", (hidden, head, targets.reshape(-1)),
+                        lambda b, x, w, t: b.chunked_nll(x, w, t, 4)), result="float32")  # fmt: skip
 
 
 def _update_cases(draw: _Draw) -> Iterator[Case]:

@@ -26,7 +26,7 @@ from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
 from minigpt.train.store import StageStore
 
-DIVISION = ("accumulation", "checkpointing")  # settings that change memory and time, not the result
+DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
 
 
 def train_stage(run: Run, stage: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
@@ -40,7 +40,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
         report(StageFinished(stage, store.final, 0.0, skipped=True))
         return store.final
     config = fitted(store, getattr(run.config, stage), control.less_memory)
-    model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing)
+    model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing, config.loss_chunk)
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))
     if (before := stage_before(run, stage)) and not store.steps_kept():
@@ -67,7 +67,8 @@ def fitted(store: StageStore, config: StageConfig, less_memory: bool) -> StageCo
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is for another batch
         kept = json.loads(store.memory.read_text("utf-8"))
-        config = type(config).model_validate(config.model_dump() | {name: kept[name] for name in DIVISION})
+        kept = {name: kept[name] for name in DIVISION if name in kept}
+        config = type(config).model_validate(config.model_dump() | kept)
     if less_memory:
         config = smaller(config)
         store.directory.mkdir(parents=True, exist_ok=True)

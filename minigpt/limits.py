@@ -1,0 +1,73 @@
+"""What a run may take of the machine: the limits that the flags --power, --max-cpu and --max-memory mean."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from minigpt.errors import UsageError, check_name
+
+Power = Literal["quiet", "balanced", "full"]
+POWERS: tuple[Power, ...] = ("quiet", "balanced", "full")
+CPU_SHARE = {"quiet": 0.5, "balanced": None, "full": None}  # of all cores; None: whatever is free
+NICE = {"quiet": 15, "balanced": 10, "full": 0}  # others who want a core get it first
+UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+BINARY = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`cpu` is a share of all cores in (0, 1], `memory` bytes that the processes may have resident; None: no limit."""
+
+    power: Power = "full"
+    cpu: float | None = None
+    memory: int | None = None
+
+    @property
+    def nice(self) -> int:
+        return NICE[self.power]
+
+
+def limits_of(power: str | None, max_cpu: str | None, max_memory: str | None, battery: bool, total: int) -> Limits:
+    """The limits that flags mean on a machine with `total` bytes of memory.
+
+    Without --power a machine that runs on its battery is quiet, another one balanced. Raises UsageError for a value
+    that is no limit.
+    """
+    power = power or ("quiet" if battery else "balanced")
+    check_name("power level", power, POWERS)
+    cpu = CPU_SHARE[power] if max_cpu is None else parse_share(max_cpu, "--max-cpu")
+    return Limits(power, cpu if cpu != 1.0 else None, None if max_memory is None else parse_memory(max_memory, total))
+
+
+def parse_share(text: str, flag: str) -> float:
+    """The share in (0, 1] that "60" or "60%" means. Raises UsageError that names `flag`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text.strip())
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise UsageError(f"{flag} {text!r} is not a share of the machine.", f"Give percent, such as {flag} 60.")
+    return float(found[1]) / 100
+
+
+def parse_memory(text: str, total: int, flag: str = "--max-memory") -> int:
+    """The bytes that "4GB", "512MiB" or, in percent of `total`, "70" or "50%" mean.
+
+    GB is 10⁹ bytes and GiB 2³⁰. Raises UsageError that names `flag`, also for more than there is.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        return int(parse_share(text, flag) * total) if not re.search(r"[a-z]", text, re.I) else _no_size(text, flag)
+    size = int(float(found[1]) * (BINARY if found[3] else UNITS)[found[2].upper()])
+    if not 0 < size <= total:
+        raise UsageError(
+            f"{flag} {text!r} is not a part of this machine's memory of {gigabytes(total)}.",
+            f"Give less, such as {flag} 70%.",
+        )
+    return size
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as people say them: 412 MB, 3.2 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _no_size(text: str, flag: str) -> int:
+    raise UsageError(f"{flag} {text!r} is not a size.", f"Give percent or a size, such as {flag} 70% or {flag} 4GB.")
