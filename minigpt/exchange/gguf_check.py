@@ -7,12 +7,12 @@ import numpy as np
 from backends.tree import Tree, items, unflatten
 from minigpt.chat import render
 from minigpt.data.rows import Message
+from minigpt.exchange.checks import Check
 from minigpt.exchange.gguf_file import stored
-from minigpt.exchange.llama_cpp import LlamaCpp
+from minigpt.exchange.llama_cpp import LlamaCpp, llama_cpp
 from minigpt.exchange.probes import random_conversations, random_texts
 from minigpt.generate.engine import Engine
 from minigpt.model import to_backend
-from minigpt.parity.reference import Row, row
 from minigpt.tokenizer import END_OF_TEXT
 
 TOP = 5
@@ -24,16 +24,17 @@ PROMPTS = 8
 BROKEN = "\ufffd"
 
 
-def check_gguf(path: Path, engine: Engine, dtype: str, texts: int = 400, conversations: int = 100) -> list[Row]:
+def check_gguf(path: Path, engine: Engine, dtype: str, texts: int = 400, conversations: int = 100) -> list[Check]:
     """Token ids, chat template, top-5 log-probabilities and greedy answers: llama.cpp's against ours."""
-    reader = LlamaCpp(path, engine.model.config.context)
     same = Engine(engine.model, stored_weights(engine, dtype), engine.tokenizer)
     talks = list(random_conversations(engine.tokenizer, conversations))
-    return [
-        _row("token ids", texts, "different texts", _different_ids(reader, engine, texts), 0),
-        _row("chat template", conversations, "different conversations", _different_prompts(reader, engine, talks), 0),
-        *_compare_answers(reader, same, talks, BOUNDS[dtype]),
-    ]
+    with llama_cpp(path, engine.model.config.context) as reader:
+        ids, prompts = _different_ids(reader, engine, texts), _different_prompts(reader, engine, talks)
+        return [
+            Check("llama.cpp", f"token ids of {texts:,} texts", ids, 0),
+            Check("llama.cpp", f"{conversations:,} rendered conversations", prompts, 0),
+            *_compare_answers(reader, same, talks, BOUNDS[dtype]),
+        ]
 
 
 def stored_weights(engine: Engine, dtype: str) -> Tree:
@@ -45,30 +46,37 @@ def stored_weights(engine: Engine, dtype: str) -> Tree:
 
 def _different_ids(reader: LlamaCpp, engine: Engine, count: int) -> int:
     texts = list(random_texts(engine.tokenizer, count))
-    return sum(reader.tokenize(text) != ids for text, ids in zip(texts, engine.tokenizer.encode_batch(texts), strict=True))
+    ours = engine.tokenizer.encode_batch(texts)
+    return sum(reader.tokenize(text) != ids for text, ids in zip(texts, ours, strict=True))
 
 
 def _different_prompts(reader: LlamaCpp, engine: Engine, talks: list[list[Message]]) -> int:
-    show = engine.tokenizer.show
-    return sum(reader.render(talk) != show(render(engine.tokenizer, talk, True)[0]) for talk in talks)
+    """Conversations that the file's template renders to other token ids than we do."""
+    return sum(reader.tokenize(reader.render(talk), special=True) != _prompt(engine, talk) for talk in talks)
 
 
-def _compare_answers(reader: LlamaCpp, engine: Engine, talks: list[list[Message]], bound: float) -> list[Row]:
+def _prompt(engine: Engine, talk: list[Message]) -> list[int]:
+    """Our ids; the names of special tokens in a message are broken up, as the template does it."""
+    broken = [m | {"content": m["content"].replace("<|", "< |").replace("<unk>", "< unk>")} for m in talk]
+    return render(engine.tokenizer, broken, True)[0]
+
+
+def _compare_answers(reader: LlamaCpp, engine: Engine, talks: list[list[Message]], bound: float) -> list[Check]:
     """Greedy answers to the conversations that leave room for one, token by token."""
     room = engine.model.config.context - ANSWER
     prompts = [ids for ids in (render(engine.tokenizer, talk, True)[0] for talk in talks) if len(ids) <= room][:PROMPTS]
     prompts += [[END_OF_TEXT]]  # nothing fits a context this small, or a model that was taught no conversation
-    difference, regret, other_texts = 0.0, 0.0, 0
+    differences, regrets, other_texts = [], [], 0
     for prompt in prompts:
         ids, text = reader.answer(prompt, min(ANSWER, room))
         for i, (values, token) in enumerate(zip(_logprobs(engine, prompt, ids), ids, strict=True)):
-            difference = max(difference, _largest(values, reader.likeliest(prompt + ids[:i], TOP)))
-            regret = max(regret, float(values.max() - values[token]))
+            differences.append(_largest(values, reader.likeliest(prompt + ids[:i], TOP)))
+            regrets.append(values.max() - values[token])
         other_texts += not _same_text(text, _text(engine, ids))
     return [
-        _row("log-probabilities", len(prompts), f"largest difference, top {TOP}", difference, bound),
-        _row("greedy answers", len(prompts), "log-probability below the best", regret, bound),
-        _row("answers as text", len(prompts), "different texts", other_texts, 0),
+        Check("llama.cpp", f"top-{TOP} log-probabilities of {len(prompts)} answers", float(np.max(differences)), bound),
+        Check("llama.cpp", "its greedy choice: log-probability below our best", float(np.max(regrets)), bound),
+        Check("llama.cpp", f"the text of {len(prompts)} greedy answers", other_texts, 0),
     ]
 
 
@@ -85,7 +93,7 @@ def _largest(ours: np.ndarray, found: list[tuple[int, float]]) -> float:
     """The largest difference over the tokens that llama.cpp finds likeliest, and over the values in their order."""
     theirs = np.array([value for _, value in found])
     same_tokens = np.abs(ours[[token for token, _ in found]] - theirs).max()
-    return float(max(same_tokens, np.abs(np.sort(ours)[::-1][: len(found)] - theirs).max()))
+    return float(np.maximum(same_tokens, np.abs(np.sort(ours)[::-1][: len(found)] - theirs).max()))
 
 
 def _text(engine: Engine, ids: list[int]) -> str:
@@ -96,6 +104,3 @@ def _same_text(theirs: str, ours: str) -> bool:
     """Equal but for the bytes of an unfinished character, which llama.cpp holds back at the end."""
     return theirs.rstrip(BROKEN) == ours.rstrip(BROKEN)
 
-
-def _row(case: str, count: int, quantity: str, difference: float, bound: float) -> Row:
-    return row("gguf", f"{count:,} {case}", quantity, "llama.cpp vs ours", difference, bound)

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from backends.tree import Tree, items
-from minigpt.config import ModelConfig
+from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
+from minigpt.exchange.architectures import model_type_of
 from minigpt.exchange.gguf_tokenizer import add_tokenizer
+from minigpt.exchange.tensors import CONV1D, to_hugging_face
 from minigpt.tokenizer import Tokenizer
 
 # Our name of a number format -> that of the matrices' type in the file and of the file as a whole.
@@ -24,12 +25,11 @@ FORMATS = {
     "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
     "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
 }
+Arrays = dict[str, np.ndarray]
 
 
-def write_gguf(
-    path: Path, config: ModelConfig, weights: Tree, tokenizer: Tokenizer, template: str, name: str, dtype: str
-) -> None:
-    """Write the whole model to `path`: weights (NumPy), configuration, tokenizer and chat template.
+def write_gguf(path: Path, config: ModelConfig, arrays: Arrays, tokenizer: Tokenizer, name: str, dtype: str) -> None:
+    """Write the whole model to `path`: weights (NumPy, by our names), configuration, tokenizer and chat template.
 
     Matrices are stored as `dtype` (a key of FORMATS), vectors always as float32, as llama.cpp wants them. Raises
     UsageError for a model that llama.cpp has no architecture for and for weights that float16 cannot hold.
@@ -40,21 +40,34 @@ def write_gguf(
     writer = GGUFWriter(None, kind)
     add_metadata(writer, config, name, dtype)
     add_tokenizer(writer, tokenizer, config.vocab_size)
-    writer.add_chat_template(template)
-    tensors = list(named_tensors(kind, config, weights))
-    for tensor, array in tensors:
+    tensors = dict(named_tensors(kind, config, arrays))
+    for tensor, array in tensors.items():
         add_tensor_type(writer, tensor, array.shape, dtype)
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor, array in tensors:
+    for tensor, array in tensors.items():
         writer.write_tensor_data(encoded(tensor, array, dtype))
     writer.close()
 
 
+# ---- configuration -------------------------------------------------------------------------------------------
+
+
 def architecture(config: ModelConfig) -> str:
-    """llama.cpp's name for a model of this configuration."""
-    return "qwen3" if config.qk_norm else "llama"
+    """llama.cpp's name for a model of this configuration. Raises UsageError when it has none."""
+    kind = model_type_of(config)
+    if kind == "mistral" and config.sliding_window >= config.context:
+        return "llama"
+    reasons = {
+        "mistral": (True, f"a sliding window of {config.sliding_window} tokens"),
+        "qwen3": (config.qkv_bias, "biases beside normalized queries and keys"),
+        "gpt2": (config.feed_forward != "gelu_tanh", "the exact form of GELU"),
+    }
+    unknown, what = reasons.get(kind, (False, ""))
+    if unknown:
+        raise UsageError(f"llama.cpp's {kind} cannot have {what}.", "Export to hf or mlx instead.")
+    return kind
 
 
 def add_metadata(writer: Any, config: ModelConfig, name: str, dtype: str) -> None:
@@ -66,51 +79,68 @@ def add_metadata(writer: Any, config: ModelConfig, name: str, dtype: str) -> Non
     writer.add_file_type(LlamaFileType[FORMATS[dtype][1]])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.context)
+    writer.add_context_length(config.max_positions or config.context)
     writer.add_embedding_length(config.d_model)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(config.d_ff)
     writer.add_head_count(config.n_head)
+    if config.norm == "layer":
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_head_count_kv(config.n_kv_head)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
+    add_rope_scaling(writer, config.rope_scaling)
 
 
-def named_tensors(kind: str, config: ModelConfig, weights: Tree) -> Iterator[tuple[str, np.ndarray]]:
+def add_rope_scaling(writer: Any, scaling: RopeScaling) -> None:
+    """Stretched positions; those of kind "llama3" are a tensor of factors instead."""
+    from gguf import RopeScalingType
+
+    if scaling.kind in ("none", "llama3"):
+        return
+    writer.add_rope_scaling_type(RopeScalingType(scaling.kind))
+    writer.add_rope_scaling_factor(scaling.factor)
+    if scaling.kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+        writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
+        writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------
+
+
+def named_tensors(kind: str, config: ModelConfig, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     """(llama.cpp's name, NumPy array) of every weight."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
     number = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == kind)
     names = get_tensor_name_map(number, config.n_layer)
-    for name, array in items(weights):
-        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert found is not None, name
-        if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+    for name, array in to_hugging_face(kind, arrays).items():
+        stem, _, leaf = name.rpartition(".")
+        if kind == "llama" and stem.endswith(("q_proj", "k_proj")):
             array = interleaved(array, config.head_dim)
-        yield found, array
+        yield f"{names.get_name(stem)}.{leaf}", array.T if name.endswith(CONV1D) else array
 
 
 def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows of Q or K (heads · D, d) in the order in which llama.cpp's llama rotates them: pairs side by side.
+    """Rows of Q or K (heads · D, …) in the order in which llama.cpp's llama rotates them: pairs side by side.
 
     Ours and Hugging Face's rotary positions turn row i of a head together with row i + D/2; llama.cpp's llama turns
     2i with 2i + 1.
     """
-    heads = w.reshape(-1, 2, head_dim // 2, w.shape[-1])
-    return heads.swapaxes(1, 2).reshape(w.shape)
+    return w.reshape(-1, 2, head_dim // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
 def add_tensor_type(writer: Any, name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Announce a tensor whose data follows later."""
-    from gguf import GGML_QUANT_SIZES
+    from gguf import quant_shape_to_byte_shape
 
     kind = tensor_type(shape, dtype)
-    values, size = GGML_QUANT_SIZES[kind]
-    bytes_per_row = shape[-1] // values * size
-    stored = (*shape[:-1], bytes_per_row)
+    stored = quant_shape_to_byte_shape(shape, kind)
     writer.add_tensor_info(name, stored, np.dtype(np.uint8), int(np.prod(stored)), kind)
 
 
@@ -129,9 +159,9 @@ def encoded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
     kind = tensor_type(array.shape, dtype)
     array = np.ascontiguousarray(array, np.float32)
-    if kind is GGMLQuantizationType.F16 and np.abs(array).max() > np.finfo(np.float16).max:
+    if kind is GGMLQuantizationType.F16 and np.abs(array).max() >= 65520:
         raise UsageError(f"{name} has numbers that float16 cannot hold.", "Export with --dtype bfloat16 or float32.")
-    return quantize(array, kind)
+    return quantize(array, kind).view(np.uint8)
 
 
 def stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:

@@ -20,7 +20,16 @@ from minigpt.tokenizer import (
     Tokenizer,
 )
 
-SPACE = "\u2581"  # how a space is written in the vocabulary
+SPACE = "\u2581"  # how a space is written in the vocabulary; a real U+2581 in a text becomes a space there
+# llama.cpp looks for special tokens in the whole rendered conversation. Those that a user writes are broken up,
+# so that they stay text.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{{- message['content'] | replace('<|', '< |') | replace('<unk>', '< unk>') + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
 
 
 def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -44,6 +53,7 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_remove_extra_whitespaces(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[float]]:

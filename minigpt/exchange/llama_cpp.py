@@ -1,8 +1,16 @@
-"""llama.cpp as a reader that knows nothing of us: its server in this process, asked over HTTP (package xllamacpp)."""
+"""llama.cpp as a reader that knows nothing of us: its server in a process of its own (package xllamacpp), over HTTP.
+
+Not in this process: there the symbols of torch's library, which the MLX backend loads for everybody, break it.
+"""
 
 import importlib.util
 import json
+import multiprocessing
+import os
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +23,50 @@ def is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+@contextmanager
+def llama_cpp(path: Path, context: int) -> Iterator["LlamaCpp"]:
+    """A GGUF file that llama.cpp has loaded. Raises MiniGPTError when it does not load the file."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(str(path), context, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        address = here.recv()
+    except EOFError:
+        process.join()
+        raise MiniGPTError(f"llama.cpp does not load {path} (exit code {process.exitcode}).") from None
+    try:
+        yield LlamaCpp(address)
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(path: str, context: int, parent: Connection) -> None:
+    """Load the file with float32 keys and values and exact attention; answer until the parent closes its end."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_ctx = context
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_gpu_layers = params.cache_ram_mib = params.verbosity = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) // 2)
+    params.warmup = params.fit_params = params.ui = False
+    try:
+        server = xllamacpp.Server(params)
+    except (RuntimeError, ValueError):
+        raise SystemExit(1) from None
+    parent.send(server.listening_address)
+    parent.poll(None)
+
+
 class LlamaCpp:
-    """A GGUF file that llama.cpp has loaded, with float32 keys and values and exact attention."""
+    """A server of llama.cpp at `address`."""
 
-    def __init__(self, path: Path, context: int):
-        """Raises MiniGPTError when llama.cpp does not load the file."""
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx = context
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.n_gpu_layers = params.cache_ram_mib = params.verbosity = 0
-        params.warmup = params.fit_params = params.ui = False
-        try:
-            self._server = xllamacpp.Server(params)
-        except (RuntimeError, ValueError) as error:
-            raise MiniGPTError(f"llama.cpp does not load {path}: {error}.") from None
+    def __init__(self, address: str):
+        self._address = address
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         """Ids of a text, in which the names of special tokens become those tokens if `special` says so."""
@@ -62,8 +96,6 @@ class LlamaCpp:
 
     def _ask(self, path: str, **question: Any) -> dict:
         body = json.dumps(question).encode()
-        request = urllib.request.Request(
-            self._server.listening_address + path, body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(self._address + path, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)
