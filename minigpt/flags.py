@@ -90,12 +90,20 @@ Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="H
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
-ExportTo = Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm).")]
+ExportTo = Annotated[
+    str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama).")
+]
 ExportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="What to write. Default: RUN/export/FORMAT.")
+    Path | None,
+    typer.Option(
+        "--out", metavar="PATH", help="A directory, or with gguf a .gguf file. Default: RUN/export/FORMAT."
+    ),
 ]
 ExportDtype = Annotated[
-    str, typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: how weights are stored.")
+    str,
+    typer.Option(
+        "--dtype", metavar="NAME", help="How weights are stored: float32, float16, bfloat16; gguf also q8_0 and q4_0."
+    ),
 ]
 MaxCPU = Annotated[
     str | None,
