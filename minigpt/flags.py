@@ -89,7 +89,12 @@ Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="H
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
-ExportTo = Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm).")]
+ExportTo = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm); peft or mlx-adapter: the adapter alone."
+    ),
+]
 ExportOut = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="What to write. Default: RUN/export/FORMAT.")
 ]

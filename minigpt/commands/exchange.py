@@ -2,6 +2,7 @@
 
 from minigpt import flags
 from minigpt.commands import common
+from minigpt.errors import check_name
 
 
 def export(
@@ -13,16 +14,19 @@ def export(
     out: flags.ExportOut = None,
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm.
+    """Write a trained model for other tools: Hugging Face transformers, mlx-lm; or a stage's adapter alone.
 
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
     """
     from minigpt import console, tables
-    from minigpt.exchange.exporting import export_run
+    from minigpt.exchange import adapter_files, exporting
+    from minigpt.exchange.adapters import export_adapter
 
+    check_name("export target", to, (*exporting.TARGETS, *adapter_files.FORMATS))
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    exported = export_run(opened, stage, to, out, dtype)
+    write = export_adapter if to in adapter_files.FORMATS else exporting.export_run
+    exported = write(opened, stage, to, out, dtype)
     if json:
         console.print_json(exported.as_dict())
     else:
