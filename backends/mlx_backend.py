@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Array, Backend, BackendUnavailable
+from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
 
 
 def _load_fast_blas() -> None:
@@ -35,6 +35,7 @@ DTYPES = {
     "int32": mx.int32, "uint8": mx.uint8, "bool": mx.bool_,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+KERNEL_GROUPS = (32, 64, 128)  # sizes of a quantized group for which mx.quantized_matmul has kernels
 
 
 def create(device: str = "auto") -> Backend:
@@ -107,6 +108,9 @@ class MLXBackend(Backend):
 
     def tanh(self, x: Array) -> Array:
         return mx.tanh(x)
+
+    def erf(self, x: Array) -> Array:
+        return mx.erf(x)
 
     def abs(self, x: Array) -> Array:
         return mx.abs(x)
@@ -183,12 +187,79 @@ class MLXBackend(Backend):
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         return mx.fast.rms_norm(x, weight.astype(x.dtype), eps)
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
-        return mx.fast.rope(x, x.shape[-1], traditional=False, base=theta, scale=1.0, offset=offset)
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        return mx.fast.layer_norm(x, weight.astype(x.dtype), bias.astype(x.dtype), eps)
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
+        given = isinstance(theta, np.ndarray)
+        periods = mx.array(1.0 / rope_frequencies(theta, len(theta))) if given else None  # MLX wants the inverse
+        base = None if given else theta
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=offset, freqs=periods)
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
         if q.shape[2] == 1 and isinstance(mask, str):
             mask = None
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
+    def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
+        return _chunked_nll(self, size)(hidden, weight.astype(hidden.dtype), targets)
 
+    # ---- numbers in few bits -------------------------------------------------------------------------------
+
+    def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
+        size = 32 * packed.shape[-1] // bits // scales.shape[-1]
+        if size not in KERNEL_GROUPS:
+            return super().dequantize(packed, scales, biases, bits)
+        words = mx.stop_gradient(packed).view(mx.uint32)
+        return mx.dequantize(words, scales, biases, group_size=size, bits=bits)
+
+    def quantized_linear(
+        self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
+    ) -> Array:
+        size, rows = x.shape[-1] // scales.shape[-1], x.size // x.shape[-1]
+        if size not in KERNEL_GROUPS or (self.device == "cpu" and rows > 3):  # measured: 512 rows take 50 times longer
+            return super().quantized_linear(x, packed, scales, biases, bias)
+        bits = 32 * packed.shape[-1] // x.shape[-1]
+        words = mx.stop_gradient(packed).view(mx.uint32)
+        scales, biases = (mx.stop_gradient(leaf).astype(x.dtype) for leaf in (scales, biases))
+        y = mx.quantized_matmul(x, words, scales, biases, transpose=True, group_size=size, bits=bits)
+        return y if bias is None else y + bias.astype(x.dtype)
+
+    def fast_quantized(self) -> bool:
+        return self.device == "gpu"
+
+
+def _chunked_nll(backend: MLXBackend, size: int) -> Callable:
+    """The function of (x, w, targets). Each chunk waits for the one before: MLX would compute them side by side."""
+
+    def chunks(x: Array) -> list[slice]:
+        return [slice(i, i + size) for i in range(0, x.shape[0], size)]
+
+    @mx.custom_function
+    def nll(x: Array, w: Array, targets: Array) -> Array:
+        parts: list[Array] = []
+        for here in chunks(x):
+            rows = _after(x[here], parts[-1:])
+            parts.append(backend.token_nll((rows @ w.T)[None], targets[here][None])[0])
+        return mx.concatenate(parts)
+
+    @nll.vjp
+    def slopes(primals: tuple, upstream: Array, output: Array) -> tuple:
+        x, w, targets = primals
+        dx: list[Array] = []
+        dw = mx.zeros(w.shape, mx.float32)
+        for here in chunks(x):
+            rows = _after(x[here], [dw, *dx[-1:]])
+            predicted = mx.softmax((rows @ w.T).astype(mx.float32), axis=-1)
+            right = mx.arange(w.shape[0])[None, :] == targets[here][:, None]
+            slope = ((predicted - right) * upstream[here][:, None]).astype(x.dtype)  # (size, V)
+            dx.append(slope @ w)
+            dw = dw + slope.T @ rows
+        return mx.concatenate(dx), dw.astype(w.dtype), mx.zeros_like(targets)
+
+    return nll
+
+
+def _after(x: Array, earlier: list[Array]) -> Array:
+    """`x`, which is computed only when `earlier` are."""
+    return mx.depends([x], earlier)[0] if earlier else x

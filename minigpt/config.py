@@ -24,8 +24,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class RopeScaling(Section):
+    """Rotary positions stretched beyond the `original_context`, as imported models have them (see minigpt.rope)."""
+
+    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
+    factor: float = Field(1.0, ge=1)
+    original_context: int = Field(0, ge=0)
+    low_freq_factor: float = Field(1.0, gt=0, description="llama3's")
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3's")
+    beta_fast: float = Field(32.0, gt=0, description="yarn's")
+    beta_slow: float = Field(1.0, gt=0, description="yarn's")
+    attention_factor: float = Field(0.0, ge=0, description="yarn's; 0 means 0.1 ln(factor) + 1")
+
+    @model_validator(mode="after")
+    def _has_a_context(self) -> "RopeScaling":
+        if self.kind in ("llama3", "yarn") and not self.original_context:
+            raise ValueError(f"kind = '{self.kind}' needs original_context")
+        return self
+
+
 class ModelConfig(Section):
-    """The decoder's shape. `vocab_size` 0 means: as many as the tokenizer has."""
+    """The decoder's shape. `vocab_size` 0 means: as many as the tokenizer has.
+
+    The defaults behind `qk_norm` are those of our own models; other values are for models that come from elsewhere.
+    """
 
     n_layer: int = Field(4, ge=1)
     n_head: int = Field(4, ge=1)
@@ -39,6 +61,15 @@ class ModelConfig(Section):
     norm_eps: float = Field(1e-5, gt=0)
     tie_embeddings: bool = True
     qk_norm: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    positions: Literal["rope", "learned"] = "rope"
+    max_positions: int = Field(0, ge=0, description="positions that the weights have; 0 means as many as context")
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int = Field(0, ge=0, description="tokens that one sees, itself included; 0 means all before it")
+    rope_scaling: RopeScaling = RopeScaling()
 
     @model_validator(mode="before")
     @classmethod
@@ -56,8 +87,10 @@ class ModelConfig(Section):
     def _shapes_fit(self) -> "ModelConfig":
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} must be a multiple of n_kv_head = {self.n_kv_head}")
-        if self.head_dim % 2:
+        if self.head_dim % 2 and self.positions == "rope":
             raise ValueError(f"head_dim = {self.head_dim} must be even for rotary positions")
+        if self.max_positions and self.max_positions < self.context:
+            raise ValueError(f"context = {self.context} is more than max_positions = {self.max_positions}")
         return self
 
 
@@ -105,6 +138,7 @@ class StageConfig(Section):
     eps: float = Field(1e-8, gt=0)
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     checkpointing: bool = False
+    loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole part")
     compile: bool = True
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     eval_every: int = Field(100, ge=1)
@@ -122,7 +156,17 @@ class StageConfig(Section):
         return self
 
 
-class DPOConfig(StageConfig):
+class TuneConfig(StageConfig):
+    """A stage that tunes a model. With `lora_rank` above 0 it trains an adapter and leaves the weights as they are."""
+
+    lora_rank: int = Field(0, ge=0, description="numbers per input and output of a layer; 0 trains all weights")
+    lora_alpha: float = Field(16.0, gt=0, description="the adapter's output counts lora_alpha / lora_rank times")
+    lora_targets: list[str] = Field([], description="layers, such as q_proj; none named: all in the blocks")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that a step leaves out")
+    dora: bool = Field(False, description="train the length of each weight row, too (Liu et al. 2024)")
+
+
+class DPOConfig(TuneConfig):
     """`beta` is the strength of the tie to the reference model (Rafailov et al. 2023, eq. 7)."""
 
     beta: float = Field(0.1, gt=0)
@@ -137,7 +181,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     pretrain: StageConfig = StageConfig()
-    sft: StageConfig = StageConfig()
+    sft: TuneConfig = TuneConfig()
     dpo: DPOConfig = DPOConfig()
 
 

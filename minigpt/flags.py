@@ -89,6 +89,13 @@ Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="H
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
+ExportTo = Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm).")]
+ExportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="What to write. Default: RUN/export/FORMAT.")
+]
+ExportDtype = Annotated[
+    str, typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: how weights are stored.")
+]
 MaxCPU = Annotated[
     str | None,
     typer.Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),

@@ -6,14 +6,24 @@ Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
 
 from backends.base import Array, Backend
 from backends.tree import Tree
+from minigpt.linear import QUANTIZED, matrix
 from minigpt.model import GPT, segment_mask
 
 
 def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
-    """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples."""
-    packed = batch.get("segments")
-    mask = "causal" if packed is None else segment_mask(model.backend, packed)
-    return model.backend.token_nll(model(weights, batch["ids"], mask), batch["targets"])
+    """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples.
+
+    With `model.loss_chunk` only so many rows of logits exist at once.
+    """
+    packed, targets, backend = batch.get("segments"), batch["targets"], model.backend
+    mask = "causal" if packed is None else segment_mask(backend, packed)
+    hidden = model.hidden(weights, batch["ids"], mask)  # (B, T, d)
+    head = model.head(weights)
+    if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
+        return backend.token_nll(model.logits(weights, hidden), targets)
+    flat = hidden.reshape(-1, hidden.shape[-1])  # (B·T, d)
+    losses = backend.chunked_nll(flat, matrix(backend, head, flat.shape[-1]), targets.reshape(-1), model.loss_chunk)
+    return losses.reshape(targets.shape)
 
 
 def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:

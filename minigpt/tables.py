@@ -69,6 +69,18 @@ def show_evaluation(result: dict) -> None:
     table("", ["", ""], rows)
 
 
+def show_export(exported: Any) -> None:
+    """What other tools found in an export, and where it is."""
+    rows = []
+    for check in exported.checks:
+        verdict = "not installed" if check.found is None else "ok" if check.ok else "DIFFERS"
+        found = "–" if check.found is None else f"{check.found:.1e}" if check.found % 1 else f"{check.found:g}"
+        rows.append([check.reader, check.quantity, found, f"{check.bound:g}", verdict])
+    if rows:
+        table("What other tools read from it", ["reader", "difference in", "found", "bound", ""], rows, wrap=(1,))
+    out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
+
+
 def show_pieces(pieces: Sequence[tuple[str, bool]], characters: int) -> None:
     """The pieces of a text, each with whether it is a single byte, between bars; then the counts."""
     line = Text()

@@ -29,6 +29,8 @@ class Tokenizer(ABC):
 
     kind: str
     token_bytes: list[bytes]  # what each id stands for; specials stand for nothing
+    end_of_text: int = END_OF_TEXT  # closes a document
+    stops: tuple[int, ...] = (IM_END, END_OF_TEXT)  # an answer ends with one of these
 
     @property
     def vocab_size(self) -> int:

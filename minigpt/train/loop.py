@@ -12,11 +12,12 @@ from minigpt.data.batches import Batch, Batches, split
 from minigpt.errors import Interrupted, MiniGPTError
 from minigpt.events import Eval, Note, Report, Resumed, Saved, Skipped, Step
 from minigpt.optim import Optimizer, rate
+from minigpt.train.adapter import Base
 from minigpt.train.control import Control
 from minigpt.train.health import Health
 from minigpt.train.store import StageStore
 
-Loss = Callable[[Tree, dict[str, Array]], tuple[Array, dict[str, Array]]]  # (weights, batch) -> (scalar, metrics)
+Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]
 UNMEASURED = {"loss": math.inf}
 NOT_FINITE, NOTHING_TO_LEARN = "the loss or its gradient is not finite", "its batch has no token to learn from"
@@ -25,15 +26,16 @@ NOT_FINITE, NOTHING_TO_LEARN = "the loss or its gradient is not finite", "its ba
 def train(
     backend: Backend, stage: str, config: StageConfig, weights: Tree, loss: Loss, batches: Batches,
     validate: Validate, store: StageStore, report: Report, control: Control,
+    base: Base | None = None,
 ) -> Tree:
     """Train `weights` for `config.steps` updates, from the store's last whole checkpoint if it has one.
 
-    `loss` is a pure function whose value is already averaged by the batch's weights. The weights passed in
-    must not be used afterwards. Returns the last weights; the store keeps the best ones too. Raises Interrupted,
-    with a checkpoint saved, when `control` asks to stop, and MiniGPTError when training fails again after it went
-    back to an earlier checkpoint.
+    `loss` is a pure function whose value is already averaged by the batch's weights; with a `base` its weights are
+    the third argument. The weights passed in must not be used afterwards. Returns the last weights; the store
+    keeps the best ones too. Raises Interrupted, with a checkpoint saved, when `control` asks to stop, and
+    MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
-    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report)
+    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report, base)
     training.begin()
     with control.stop.listening():
         while training.step < config.steps:
@@ -48,11 +50,12 @@ def train(
 class _Training:
     """What changes from step to step: weights, moments, health and the number of steps done."""
 
-    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report):
-        self.backend, self.stage, self.config = backend, stage, config
+    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, base):
+        self.backend, self.stage, self.config, self.base = backend, stage, config, base
         self.batches, self.validate, self.store, self.report = batches, validate, store, report
         self.optimizer = Optimizer(backend, config, weights)
-        self.gradient = backend.value_and_grad(loss, compiled=config.compile)
+        gradient = backend.value_and_grad(loss, compiled=config.compile)
+        self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
         self.weights, self.moments = weights, self.optimizer.init(weights)
 
     def begin(self) -> None:
@@ -62,6 +65,8 @@ class _Training:
         self.health, self.step = Health(**state.get("health", {})), state["step"]
         self.saved = self.step
         if self.step:
+            if self.base is not None:
+                self.base.check(state, self.store.directory)
             self.report(Resumed(self.stage, self.step))
         else:
             self._evaluate()
@@ -99,6 +104,7 @@ class _Training:
             return
         measured = UNMEASURED if self.health.high else measured
         state = {"step": self.step, "metrics": measured, "health": asdict(self.health)}
+        state |= {} if self.base is None else {"base": self.base.fingerprint}
         path = self.store.save(self.backend, self.weights, self.moments, state, self.config.keep_last)
         self.saved = self.step
         self.report(Saved(self.stage, self.step, path))

@@ -1,0 +1,250 @@
+"""Hugging Face's config.json and our ModelConfig: one function per direction, and nothing guessed.
+
+A key that is not known here is refused by name: it may change what the weights mean.
+"""
+
+from typing import Any
+
+from minigpt.config import ModelConfig, RopeScaling
+from minigpt.errors import UsageError
+
+HF = dict[str, Any]
+
+# model_type -> class name of the causal language model
+CLASSES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM", "gpt2": "GPT2LMHeadModel",
+}  # fmt: skip
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+# Keys that say nothing about what the weights compute.
+SILENT = {
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range",
+    "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
+    "_name_or_path", "name_or_path", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout",
+    "pretraining_tp", "gradient_checkpointing", "task_specific_params", "summary_type", "summary_use_proj",
+    "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "is_llama_config", "n_ctx",
+    "return_dict", "output_attentions", "output_hidden_states", "use_return_dict", "id2label", "label2id",
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "transformers.js_config",
+    "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "max_window_layers",
+    "unsloth_version", "unsloth_fixed",
+}  # fmt: skip
+# Keys that are fine with one value only.
+FIXED: dict[str, tuple] = {
+    "is_encoder_decoder": (False,), "is_decoder": (False, True), "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "pruned_heads": ({}, None),
+    "rope_interleaved": (False,), "partial_rotary_factor": (1, 1.0, None), "use_qk_norm": (False,),
+    "quantization_config": (None,), "quantization": (None,), "use_sliding_window": (False,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False,),
+    "attention_multiplier": (1, 1.0), "residual_multiplier": (1, 1.0), "embedding_multiplier": (1, 1.0),
+    "logits_scaling": (1, 1.0), "no_rope_layers": (None, []), "torchscript": (False,), "use_bfloat16": (False, True),
+}  # fmt: skip
+SHAPE = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+    "rope_scaling", "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window",
+    "layer_types",
+}  # fmt: skip
+GPT2_SHAPE = {
+    "vocab_size", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "activation_function",
+    "layer_norm_epsilon", "tie_word_embeddings",
+}  # fmt: skip
+
+
+# ---- ours -> Hugging Face ------------------------------------------------------------------------------------
+
+
+def model_type_of(config: ModelConfig) -> str:
+    """The Hugging Face architecture that computes what this configuration says; UsageError when there is none."""
+    c = config
+    biases = (c.qkv_bias, c.output_bias, c.mlp_bias)
+    if (c.norm, c.positions) == ("layer", "learned") and c.feed_forward != "swiglu":
+        fits = all(biases) and c.n_kv_head == c.n_head and c.head_dim * c.n_head == c.d_model
+        found = "gpt2" if fits and not (c.qk_norm or c.sliding_window) else None
+    elif (c.norm, c.positions, c.feed_forward) != ("rms", "rope", "swiglu"):
+        found = None
+    elif c.qk_norm:
+        found = "qwen3" if c.qkv_bias == c.output_bias and not (c.mlp_bias or c.sliding_window) else None
+    elif c.sliding_window:
+        found = None if any(biases) else "mistral"
+    elif c.qkv_bias and not (c.output_bias or c.mlp_bias):
+        found = "qwen2"
+    else:
+        found = "llama" if c.qkv_bias == c.output_bias else None
+    if found is None:
+        raise UsageError(
+            "No Hugging Face architecture has this combination of norm, positions, feed_forward, biases and window.",
+            f"Those that are written: {', '.join(CLASSES)}.",
+        )
+    return found
+
+
+def config_json(config: ModelConfig, dtype: str, stop: int | list[int]) -> HF:
+    """The content of config.json for weights stored as `dtype`; `stop` are the ids that end a text."""
+    kind = model_type_of(config)
+    shape = _gpt2_shape(config) if kind == "gpt2" else _llama_shape(config, kind)
+    common = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_embeddings, "eos_token_id": stop}
+    return {"architectures": [CLASSES[kind]], "model_type": kind, "dtype": dtype, "torch_dtype": dtype} | common | shape
+
+
+def _llama_shape(c: ModelConfig, kind: str) -> HF:
+    shape = {
+        "hidden_size": c.d_model, "intermediate_size": c.d_ff, "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head, "head_dim": c.head_dim,
+        "hidden_act": "silu", "max_position_embeddings": c.max_positions or c.context, "rms_norm_eps": c.norm_eps,
+        # both spellings: mlx-lm reads the flat key, transformers 5 the section
+        "rope_theta": c.rope_theta, "rope_parameters": {"rope_theta": c.rope_theta} | _scaling_json(c.rope_scaling),
+    }  # fmt: skip
+    if c.rope_scaling.kind != "none":
+        shape["rope_scaling"] = _scaling_json(c.rope_scaling)
+    if kind in ("llama", "qwen3"):
+        shape["attention_bias"] = c.qkv_bias
+    if kind == "llama":
+        shape["mlp_bias"] = c.mlp_bias
+    if kind in ("qwen2", "qwen3"):
+        shape["use_sliding_window"] = False
+    if kind == "mistral":
+        shape["sliding_window"] = c.sliding_window
+    return shape
+
+
+def _scaling_json(s: RopeScaling) -> HF:
+    if s.kind == "none":
+        return {"rope_type": "default"}
+    found: HF = {"rope_type": s.kind, "factor": s.factor}
+    if s.kind == "llama3":
+        found |= {"low_freq_factor": s.low_freq_factor, "high_freq_factor": s.high_freq_factor}
+    if s.kind == "yarn":
+        found |= {"beta_fast": s.beta_fast, "beta_slow": s.beta_slow}
+        found |= {"attention_factor": s.attention_factor} if s.attention_factor else {}
+    return found if s.kind == "linear" else found | {"original_max_position_embeddings": s.original_context}
+
+
+def _gpt2_shape(c: ModelConfig) -> HF:
+    positions = c.max_positions or c.context
+    return {
+        "n_embd": c.d_model, "n_layer": c.n_layer, "n_head": c.n_head, "n_inner": c.d_ff,
+        "n_positions": positions, "n_ctx": positions, "layer_norm_epsilon": c.norm_eps,
+        "activation_function": {"gelu_tanh": "gelu_new", "gelu": "gelu"}[c.feed_forward],
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+    }  # fmt: skip
+
+
+# ---- Hugging Face -> ours ------------------------------------------------------------------------------------
+
+
+def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
+    """Our configuration for a config.json; `context` is how many tokens are seen in training (default: its own).
+
+    Raises UsageError that names an architecture or key that is not supported, or a value that does not fit.
+    """
+    kind = hf.get("model_type")
+    if kind not in CLASSES:
+        raise UsageError(f"{where}: the architecture {kind!r} is not supported.", f"Known are {', '.join(CLASSES)}.")
+    for key, value in hf.items():
+        _check_key(key, value, GPT2_SHAPE if kind == "gpt2" else SHAPE, where)
+    values = _from_gpt2(hf, where) if kind == "gpt2" else _from_llama(hf, kind, where)
+    values["tie_embeddings"] = hf.get("tie_word_embeddings", kind == "gpt2")
+    values["context"] = min(context or values["max_positions"], values["max_positions"])
+    try:
+        return ModelConfig(**values)
+    except ValueError as error:
+        reason = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+        raise UsageError(f"{where} has values that do not fit: {reason}.", "Is the file damaged?") from None
+
+
+def _check_key(key: str, value: Any, known: set[str], where: str) -> None:
+    if key in known or key in SILENT:
+        return
+    if key not in FIXED:
+        raise UsageError(
+            f"{where}: the key {key!r} (= {str(value)[:60]}) is unknown, and it may change what the weights mean.",
+            "If you know that it does not, remove it from a copy of the file.",
+        )
+    if value not in FIXED[key]:
+        raise UsageError(f"{where}: {key} = {str(value)[:60]} is not supported, only {FIXED[key][0]}.")
+
+
+def _from_llama(hf: HF, kind: str, where: str) -> HF:
+    heads = _number(hf, "num_attention_heads", where)
+    width = _number(hf, "hidden_size", where)
+    if hf.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise UsageError(f"{where}: hidden_act = {hf['hidden_act']!r} is not supported, only 'silu'.")
+    window = hf.get("sliding_window") if kind == "mistral" else None
+    _check_layer_types(hf, window, where)
+    theta, scaling = _rope(hf, where)
+    bias = bool(hf.get("attention_bias", False)) and kind in ("llama", "qwen3")
+    return {
+        "vocab_size": _number(hf, "vocab_size", where), "d_model": width, "n_head": heads,
+        "d_ff": _number(hf, "intermediate_size", where), "n_layer": _number(hf, "num_hidden_layers", where),
+        "n_kv_head": hf.get("num_key_value_heads") or heads,
+        "head_dim": hf.get("head_dim") or (128 if kind == "qwen3" else width // heads),
+        "max_positions": _number(hf, "max_position_embeddings", where),
+        "norm_eps": float(hf.get("rms_norm_eps", 1e-6)), "rope_theta": theta, "rope_scaling": scaling,
+        "qk_norm": kind == "qwen3", "qkv_bias": bias or kind == "qwen2", "output_bias": bias,
+        "mlp_bias": bool(hf.get("mlp_bias", False)) and kind == "llama", "sliding_window": window or 0,
+    }  # fmt: skip
+
+
+def _check_layer_types(hf: HF, window: int | None, where: str) -> None:
+    wanted = "sliding_attention" if window else "full_attention"
+    for found in hf.get("layer_types") or []:
+        if found != wanted:
+            raise UsageError(f"{where}: layer_types has {found!r}; only layers that are all {wanted!r} are supported.")
+
+
+def _from_gpt2(hf: HF, where: str) -> HF:
+    width = _number(hf, "n_embd", where)
+    activation = hf.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        reason = f"only {', '.join(ACTIVATIONS)} are"
+        raise UsageError(f"{where}: activation_function = {activation!r} is not supported, {reason}.")
+    return {
+        "vocab_size": _number(hf, "vocab_size", where), "d_model": width, "n_layer": _number(hf, "n_layer", where),
+        "n_head": _number(hf, "n_head", where), "n_kv_head": _number(hf, "n_head", where),
+        "d_ff": hf.get("n_inner") or 4 * width, "max_positions": _number(hf, "n_positions", where),
+        "norm_eps": float(hf.get("layer_norm_epsilon", 1e-5)), "norm": "layer", "positions": "learned",
+        "feed_forward": ACTIVATIONS[activation], "qkv_bias": True, "output_bias": True, "mlp_bias": True,
+    }  # fmt: skip
+
+
+def _rope(hf: HF, where: str) -> tuple[float, RopeScaling]:
+    """(theta, scaling) from the flat keys or the section of transformers 5, which must not contradict each other."""
+    section = hf.get("rope_parameters") or {}
+    given = {float(value) for value in (hf.get("rope_theta"), section.get("rope_theta")) if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"{where} has two values of rope_theta: {' and '.join(f'{x:g}' for x in sorted(given))}.")
+    scaling = hf.get("rope_scaling") or section
+    return (given or {10000.0}).pop(), _scaling(scaling, where)
+
+
+def _scaling(found: HF, where: str) -> RopeScaling:
+    kind = found.get("rope_type", found.get("type", "default"))
+    keys = {
+        "default": {}, "linear": {"factor": "factor"},
+        "llama3": {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
+                   "original_max_position_embeddings": "original_context"},
+        "yarn": {"factor": "factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow",
+                 "attention_factor": "attention_factor", "original_max_position_embeddings": "original_context"},
+    }  # fmt: skip
+    if kind not in keys:
+        raise UsageError(f"{where}: the rope scaling {kind!r} is not supported, only {', '.join(keys)}.")
+    values: HF = {}
+    for key, value in found.items():
+        if key in ("rope_type", "type", "rope_theta") or value is None:
+            continue
+        if key == "partial_rotary_factor" and value == 1:
+            continue
+        if key not in keys[kind]:
+            raise UsageError(f"{where}: the key {key!r} of rope scaling {kind!r} is not supported.")
+        values[keys[kind][key]] = int(value) if key.startswith("original") else float(value)
+    if kind in ("llama3", "yarn") and "original_context" not in values:
+        raise UsageError(f"{where}: the rope scaling {kind!r} lacks original_max_position_embeddings.")
+    return RopeScaling(kind="none" if kind == "default" else kind, **values)
+
+
+def _number(hf: HF, key: str, where: str) -> int:
+    value = hf.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{where}: {key} must be a whole number above 0, not {value!r}.")
+    return value
