@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from minigpt import __version__, flags
-from minigpt.commands import exchange, looking, training, using
+from minigpt.commands import exchange, looking, quantizing, training, using
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
@@ -31,6 +31,7 @@ for command in (training.demo, training.run, training.train, using.generate, usi
     app.command()(command)
 app.command()(looking.parity)
 app.command("export")(exchange.export)
+app.command()(quantizing.quantize)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
 tokenizer_app.command("train")(looking.tokenizer_train)
