@@ -92,6 +92,9 @@ class Backend(ABC):
     def tanh(self, x: Array) -> Array: ...
 
     @abstractmethod
+    def erf(self, x: Array) -> Array: ...
+
+    @abstractmethod
     def abs(self, x: Array) -> Array: ...
 
     @abstractmethod
@@ -196,13 +199,29 @@ class Backend(ABC):
         scaled = wide / self.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
         return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x))
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32 (Ba et al. 2016)."""
+        wide = self.cast(x, "float32")
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        scaled = centred / self.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+        return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x)) + self.cast(bias, self.dtype(x))
+
+    def gelu(self, x: Array) -> Array:
+        """x Φ(x) with the normal distribution's own Φ (Hendrycks & Gimpel 2016)."""
+        return 0.5 * x * (1.0 + self.erf(x * 0.5**0.5))
+
+    def gelu_tanh(self, x: Array) -> Array:
+        """The approximation of gelu that GPT-2 was trained with ("gelu_new"); up to 5e-4 from the exact one."""
+        return 0.5 * x * (1.0 + self.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
         """Rotate x (B, H, T, D) by its positions offset … offset+T-1 (Su et al. 2021, eq. 34).
 
-        The two halves of D are the two coordinates, as in Hugging Face's layout.
+        The two halves of D are the two coordinates, as in Hugging Face's layout. Instead of `theta` the radians
+        per position (D/2,) may be given.
         """
         half = x.shape[-1] // 2
-        frequencies = self.array(np.asarray(theta ** (-np.arange(half) / half), np.float32))  # (D/2,)
+        frequencies = self.array(rope_frequencies(theta, half))  # (D/2,)
         positions = self.cast(self.arange(offset, offset + x.shape[-2]), "float32")  # (T,)
         angles = positions[:, None] * frequencies[None, :]  # (T, D/2)
         cos, sin = self.cast(self.cos(angles), self.dtype(x)), self.cast(self.sin(angles), self.dtype(x))
@@ -377,6 +396,12 @@ class Backend(ABC):
             square = x @ x.swapaxes(-1, -2)
             x = a * x + (b * square + c * (square @ square)) @ x
         return x.swapaxes(-1, -2) if tall else x
+
+
+def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
+    """Radians per position (D/2,) float32 for theta, or for frequencies that were given as they are."""
+    plain = theta if isinstance(theta, np.ndarray) else theta ** (-np.arange(half) / half)
+    return np.asarray(plain, np.float32)
 
 
 def _by_shape(arrays: list[Array]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Array, Backend, BackendUnavailable
+from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
 
 
 def _load_fast_blas() -> None:
@@ -109,6 +109,9 @@ class MLXBackend(Backend):
     def tanh(self, x: Array) -> Array:
         return mx.tanh(x)
 
+    def erf(self, x: Array) -> Array:
+        return mx.erf(x)
+
     def abs(self, x: Array) -> Array:
         return mx.abs(x)
 
@@ -184,8 +187,14 @@ class MLXBackend(Backend):
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         return mx.fast.rms_norm(x, weight.astype(x.dtype), eps)
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
-        return mx.fast.rope(x, x.shape[-1], traditional=False, base=theta, scale=1.0, offset=offset)
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        return mx.fast.layer_norm(x, weight.astype(x.dtype), bias.astype(x.dtype), eps)
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
+        given = isinstance(theta, np.ndarray)
+        periods = mx.array(1.0 / rope_frequencies(theta, len(theta))) if given else None  # MLX wants the inverse
+        base = None if given else theta
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=offset, freqs=periods)
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
         if q.shape[2] == 1 and isinstance(mask, str):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 from backends import tree
-from backends.base import Array, Backend, BackendUnavailable
+from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -89,6 +89,9 @@ class TorchBackend(Backend):
 
     def tanh(self, x: Array) -> Array:
         return torch.tanh(x)
+
+    def erf(self, x: Array) -> Array:
+        return torch.erf(x)
 
     def abs(self, x: Array) -> Array:
         return torch.abs(x)
@@ -183,19 +186,28 @@ class TorchBackend(Backend):
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        return F.layer_norm(x, (x.shape[-1],), weight.to(x.dtype), bias.to(x.dtype), eps)
+
+    def gelu(self, x: Array) -> Array:
+        return F.gelu(x)
+
+    def gelu_tanh(self, x: Array) -> Array:
+        return F.gelu(x, approximate="tanh")
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
         half = x.shape[-1] // 2
         cos, sin = (table[offset : offset + x.shape[2]] for table in self._rope_table(x, offset + x.shape[2], theta))
         swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
         return x * cos + swapped * sin
 
-    def _rope_table(self, x: Array, length: int, theta: float) -> tuple[Array, Array]:
+    def _rope_table(self, x: Array, length: int, theta: float | np.ndarray) -> tuple[Array, Array]:
         """cos (N, D) and signed sin (N, D) for N >= length positions, kept between calls."""
         width = x.shape[-1]
-        key = (width, theta, x.dtype)
+        key = (width, theta.tobytes() if isinstance(theta, np.ndarray) else theta, x.dtype)
         if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
             count = max(256, 1 << (length - 1).bit_length())
-            frequencies = np.asarray(theta ** (-np.arange(width // 2) / (width // 2)), np.float32)
+            frequencies = rope_frequencies(theta, width // 2)
             angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
             cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
             sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
