@@ -52,6 +52,15 @@ def test_without_saved_weights_they_are_rounded_on_the_way(quantized):
     assert contents(quantized) == before
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "dpo"])
+def test_every_stage_has_data_to_calibrate_with(copy, stage):
+    result = call("quantize", copy, "--stage", stage, "--method", "gptq", "--backend", "torch", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert all(row["output_error"] < 0.01 for row in found["layers"] if row["output_error"])
+    assert ("chosen_is_likelier" in found["measured"]) == (stage == "dpo")
+
+
 def test_weights_of_an_older_training_are_not_used(quantized, tmp_path):
     run = shutil.copytree(quantized, tmp_path / "run")
     shutil.rmtree(run / "sft" / "final")
