@@ -81,6 +81,21 @@ def show_export(exported: Any) -> None:
     out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
 
 
+def show_quantized(made: Any, measured: dict) -> None:
+    """The error of each matrix, then the sizes and measures before and after."""
+    rows = []
+    for row in made.layers:
+        bits = "float" if row["bits"] == 32 else str(row["bits"])
+        errors = [f"{100 * x:.2f} %" if x is not None else "–" for x in (row["weight_error"], row["output_error"])]
+        rows.append([row["name"].removesuffix(".weight"), "×".join(map(str, row["shape"])), bits, *errors])
+    table(f"Relative errors, {made.method} rounding", ["matrix", "shape", "bits", "of weights", "of outputs"], rows)
+    rows = [["size", *(f"{size / 1e6:,.2f} MB" for size in (made.bytes_before, made.bytes_after)), ""]]
+    for name, (before, after) in measured.items():
+        rows.append([_label(name), f"{before:.4f}", f"{after:.4f}", f"{100 * (after / (before or 1.0) - 1):+.2f} %"])
+    table("Before and after", ["", "before", "after", "change"], rows)
+    out.print(str(made.directory), highlight=False)
+
+
 def show_pieces(pieces: Sequence[tuple[str, bool]], characters: int) -> None:
     """The pieces of a text, each with whether it is a single byte, between bars; then the counts."""
     line = Text()

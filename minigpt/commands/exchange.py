@@ -14,7 +14,7 @@ def export(
     out: flags.ExportOut = None,
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm; or a stage's adapter alone.
+    """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp; or a stage's adapter alone.
 
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
@@ -25,8 +25,10 @@ def export(
 
     check_name("export target", to, (*exporting.TARGETS, *adapter_files.FORMATS))
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    write = export_adapter if to in adapter_files.FORMATS else exporting.export_run
-    exported = write(opened, stage, to, out, dtype)
+    if to in adapter_files.FORMATS:
+        exported = export_adapter(opened, stage, to, out, dtype)
+    else:
+        exported = exporting.export_run(opened, stage, to, out, dtype, common.backend_of("auto", "cpu", quiet=True))
     if json:
         console.print_json(exported.as_dict())
     else:

@@ -13,10 +13,11 @@ from backends.tree import Tree, items, unflatten
 from minigpt.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.config import ModelConfig, build_config
 from minigpt.durable import whole_directory
-from minigpt.errors import MiniGPTError, ResourceError, UsageError, check_name
+from minigpt.errors import ResourceError, UsageError, check_name
 from minigpt.exchange.adapter_files import FORMATS, Layers, layers_of, read_adapter, tree_of, write_adapter
 from minigpt.exchange.architectures import model_type_of
-from minigpt.exchange.exporting import DTYPES, Check, Exported, refuse_existing, write_model
+from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.exporting import DTYPES, Exported, refuse_existing, write_model
 from minigpt.exchange.tensor_files import rounded
 from minigpt.lora import TRAINED, join, merge, target_layers
 from minigpt.model import GPT, to_backend
@@ -48,9 +49,7 @@ def export_adapter(run: Run, stage: str | None, to: str, out: Path | None, dtype
         with whole_directory(out) as temporary:
             write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
             checks = [_check(run, temporary, to, before, adapter, dtype)]
-            if not all(check.ok for check in checks):
-                found = f"{checks[0].reader} reads other logits from it (they differ by {checks[0].found:.1e})"
-                raise MiniGPTError(f"The adapter is not written to {out}: {found}.", "Please report this.")
+            refuse_differences(checks)
     except OSError as error:
         message = f"The export {out} could not be written: {error.strerror or error}."
         raise ResourceError(message, "Free some space or choose another --out.") from None
