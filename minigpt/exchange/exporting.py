@@ -1,38 +1,28 @@
 """`minigpt export`: a stage of a run as files that other tools open unchanged."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from backends.tree import items
+from backends.base import Backend
+from backends.tree import Tree, items, leaves, map_leaves
 from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
-from minigpt.errors import ResourceError, UsageError, check_name
+from minigpt.errors import MiniGPTError, ResourceError, UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
-from minigpt.exchange.tensor_files import write_tensors
+from minigpt.exchange.checks import Check, check_directory
+from minigpt.exchange.tensor_files import rounded, write_tensors
 from minigpt.exchange.tensors import to_hugging_face
 from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
+from minigpt.generate.engine import Engine
+from minigpt.model import GPT, to_backend
 from minigpt.tokenizer import Tokenizer
 from minigpt.train.run import Run
 
 TARGETS = ("hf", "mlx")
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an independent `reader` found in an export: `found` must not be above `bound`. None: it is not installed."""
-
-    reader: str
-    quantity: str
-    found: float | None
-    bound: float
-
-    @property
-    def ok(self) -> bool:
-        return self.found is None or self.found <= self.bound
 
 
 @dataclass(frozen=True)
@@ -50,39 +40,63 @@ class Exported:
         return asdict(self) | {"path": str(self.path), "checks": [asdict(c) | {"ok": c.ok} for c in self.checks]}
 
 
-def export_run(run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32") -> Exported:
+def export_run(
+    run: Run, stage: str | None, to: str, out: Path | None, dtype: str, backend: Backend, verify: bool = True
+) -> Exported:
     """Write a finished stage (default: the last) for the tool `to`; `out` is RUN/export/TO unless it is given.
 
-    Raises UsageError for a wrong name, and ResourceError when the disk is full; nothing half-written stays then.
+    With `verify` the tools that are installed read it again. Raises UsageError for a wrong name, MiniGPTError when
+    a tool computes something else from it, and ResourceError when the disk is full; nothing is left then.
     """
     check_name("export target", to, TARGETS)
     check_name("dtype", dtype, DTYPES)
     weights, stage = run.weights(stage)
-    out = out or run.directory / "export" / to
-    if out != run.directory / "export" / to:
+    if out is None:
+        out = run.directory / "export" / to
+    else:
         refuse_existing(out)
-    arrays = dict(items(weights))
-    size = write_model(run.model_config, arrays, run.tokenizer, out, stage, dtype, to)
-    return Exported(out, to, stage, dtype, size)
+    stored = map_leaves(lambda w: rounded(w, dtype), weights)
+    engine = Engine(GPT(run.model_config, backend), to_backend(backend, stored), run.tokenizer) if verify else None
+    with written(out, sum(w.size for w in leaves(stored)) * (4 if dtype == "float32" else 2)) as temporary:
+        write_model(run.model_config, stored, run.tokenizer, temporary, dtype, "mlx" if to == "mlx" else "pt")
+        checks = check_directory(temporary, engine) if engine else []
+        refuse_differences(checks, to)
+    return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
 
 
 def write_model(
-    config: ModelConfig, arrays: dict[str, np.ndarray], tokenizer: Tokenizer, out: Path, stage: str, dtype: str, to: str
-) -> int:
-    """A directory with weights, config and tokenizer, there whole or not at all; returns its size in bytes."""
-    kind = model_type_of(config)
-    tensors = to_hugging_face(kind, arrays)
+    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, directory: Path, dtype: str, framework: str
+) -> None:
+    """Weights, config.json and the tokenizer's files, in a directory that is there."""
+    tensors = to_hugging_face(model_type_of(config), dict(items(weights)))
+    write_tensors(directory / "model.safetensors", tensors.items(), dtype, {"format": framework})
+    write_json(directory / "config.json", config_json(config, dtype, list(tokenizer.stops)))
+    write_tokenizer(tokenizer, directory, config.max_positions or config.context)
+
+
+@contextmanager
+def written(out: Path, size: int) -> Iterator[Path]:
+    """A directory to write about `size` bytes into, which becomes `out` when the block ends without an error."""
     try:
-        check_room(out, sum(array.size for array in arrays.values()) * (4 if dtype == "float32" else 2))
+        check_room(out, size)
         with whole_directory(out) as temporary:
-            metadata = {"format": "mlx" if to == "mlx" else "pt"}
-            write_tensors(temporary / "model.safetensors", tensors.items(), dtype, metadata)
-            write_json(temporary / "config.json", config_json(config, dtype, list(tokenizer.stops)))
-            write_tokenizer(tokenizer, temporary, config.context, stage)
+            yield temporary
     except OSError as error:
         message = f"The export {out} could not be written: {error.strerror or error}."
         raise ResourceError(message, "Free some space or choose another --out.") from None
-    return sum(path.stat().st_size for path in out.iterdir())
+
+
+def refuse_differences(checks: list[Check], to: str) -> None:
+    """Raises MiniGPTError for the first check that failed, UsageError when the tool it is for cannot read it."""
+    for check in checks:
+        if not check.ok:
+            raise MiniGPTError(
+                f"{check.reader} reads something else from the export: {check.quantity} differ by {check.found:g} "
+                f"(at most {check.bound:g}), so it was not kept.",
+                "This is a fault of minigpt or of that version of the tool; --no-verify writes it all the same.",
+            )
+        if check.found is None and to == "mlx" and check.reader == "mlx-lm" and check.reason != "not installed":
+            raise UsageError(f"This model cannot be exported for mlx-lm: {check.reason}.", "Use --to hf.")
 
 
 def refuse_existing(out: Path) -> None:
