@@ -16,7 +16,7 @@ def export(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm.
+    """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp.
 
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
@@ -25,7 +25,8 @@ def export(
     from minigpt.exchange.exporting import export_run
 
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    exported = export_run(opened, stage, to, out, dtype, common.backend_of(backend, device, quiet=True), verify)
+    framework = common.backend_of(backend, device, quiet=True) if verify else None
+    exported = export_run(opened, stage, to, out, dtype, framework)
     if json:
         console.print_json(exported.as_dict())
     else:

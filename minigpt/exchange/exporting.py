@@ -10,9 +10,13 @@ from backends.tree import Tree, items, leaves, map_leaves
 from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
-from minigpt.errors import MiniGPTError, ResourceError, UsageError, check_name
+from minigpt.errors import ResourceError, UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
-from minigpt.exchange.checks import Check, check_directory
+from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.directory_check import check_directory
+from minigpt.exchange.gguf_export import export_gguf
+from minigpt.exchange.gguf_file import FORMATS
+from minigpt.exchange.readers import MLXReader, cannot_read
 from minigpt.exchange.tensor_files import rounded, write_tensors
 from minigpt.exchange.tensors import to_hugging_face
 from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
@@ -21,7 +25,7 @@ from minigpt.model import GPT, to_backend
 from minigpt.tokenizer import Tokenizer
 from minigpt.train.run import Run
 
-TARGETS = ("hf", "mlx")
+TARGETS = ("hf", "mlx", "gguf")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -41,27 +45,45 @@ class Exported:
 
 
 def export_run(
-    run: Run, stage: str | None, to: str, out: Path | None, dtype: str, backend: Backend, verify: bool = True
+    run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32", backend: Backend | None = None
 ) -> Exported:
     """Write a finished stage (default: the last) for the tool `to`; `out` is RUN/export/TO unless it is given.
 
-    With `verify` the tools that are installed read it again. Raises UsageError for a wrong name, MiniGPTError when
-    a tool computes something else from it, and ResourceError when the disk is full; nothing is left then.
+    With a `backend`, readers that are installed must agree with the run; MiniGPTError when one does not.
+    Raises UsageError for a wrong name, and ResourceError when the disk is full; nothing half-written stays then.
     """
     check_name("export target", to, TARGETS)
-    check_name("dtype", dtype, DTYPES)
+    check_name("dtype", dtype, tuple(FORMATS) if to == "gguf" else DTYPES)
     weights, stage = run.weights(stage)
     if out is None:
         out = run.directory / "export" / to
     else:
         refuse_existing(out)
+    if to == "gguf":
+        name = f"{run.directory.resolve().name} {stage}"
+        size, checks = export_gguf(run.model_config, dict(items(weights)), run.tokenizer, out, name, dtype, backend)
+    else:
+        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to)
+    return Exported(out, to, stage, dtype, size, checks)
+
+
+def export_directory(
+    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, out: Path, dtype: str, backend: Backend | None, to: str
+) -> tuple[int, list[Check]]:
+    """Write the directory `out`, there whole or not at all; returns (bytes, what its readers found).
+
+    Raises UsageError when the architecture has no name elsewhere or mlx-lm cannot read it and it is for that.
+    """
     stored = map_leaves(lambda w: rounded(w, dtype), weights)
-    engine = Engine(GPT(run.model_config, backend), to_backend(backend, stored), run.tokenizer) if verify else None
+    checks: list[Check] = []
     with written(out, sum(w.size for w in leaves(stored)) * (4 if dtype == "float32" else 2)) as temporary:
-        write_model(run.model_config, stored, run.tokenizer, temporary, dtype, "mlx" if to == "mlx" else "pt")
-        checks = check_directory(temporary, engine) if engine else []
-        refuse_differences(checks, to)
-    return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
+        write_model(config, stored, tokenizer, temporary, dtype, "mlx" if to == "mlx" else "pt")
+        if backend is not None:
+            checks = check_directory(temporary, Engine(GPT(config, backend), to_backend(backend, stored), tokenizer))
+        if to == "mlx" and (reason := cannot_read(MLXReader, temporary)):
+            raise UsageError(f"This model cannot be exported for mlx-lm: {reason}.", "Use --to hf.")
+        refuse_differences(checks)
+    return sum(path.stat().st_size for path in out.iterdir()), checks
 
 
 def write_model(
@@ -84,19 +106,6 @@ def written(out: Path, size: int) -> Iterator[Path]:
     except OSError as error:
         message = f"The export {out} could not be written: {error.strerror or error}."
         raise ResourceError(message, "Free some space or choose another --out.") from None
-
-
-def refuse_differences(checks: list[Check], to: str) -> None:
-    """Raises MiniGPTError for the first check that failed, UsageError when the tool it is for cannot read it."""
-    for check in checks:
-        if not check.ok:
-            raise MiniGPTError(
-                f"{check.reader} reads something else from the export: {check.quantity} differ by {check.found:g} "
-                f"(at most {check.bound:g}), so it was not kept.",
-                "This is a fault of minigpt or of that version of the tool; --no-verify writes it all the same.",
-            )
-        if check.found is None and to == "mlx" and check.reader == "mlx-lm" and check.reason != "not installed":
-            raise UsageError(f"This model cannot be exported for mlx-lm: {check.reason}.", "Use --to hf.")
 
 
 def refuse_existing(out: Path) -> None:
