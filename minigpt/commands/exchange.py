@@ -12,6 +12,9 @@ def export(
     stage: flags.StageOption = None,
     dtype: flags.ExportDtype = "float32",
     out: flags.ExportOut = None,
+    verify: flags.Verify = True,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
     """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp; or a stage's adapter alone.
@@ -25,10 +28,9 @@ def export(
 
     check_name("export target", to, (*exporting.TARGETS, *adapter_files.FORMATS))
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    if to in adapter_files.FORMATS:
-        exported = export_adapter(opened, stage, to, out, dtype)
-    else:
-        exported = exporting.export_run(opened, stage, to, out, dtype, common.backend_of("auto", "cpu", quiet=True))
+    write = export_adapter if to in adapter_files.FORMATS else exporting.export_run
+    framework = common.backend_of(backend, device, quiet=True) if verify else None
+    exported = write(opened, stage, to, out, dtype, framework)
     if json:
         console.print_json(exported.as_dict())
     else:

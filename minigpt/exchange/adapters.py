@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from backends import get_backend
-from backends.base import Array
-from backends.tree import Tree, items, unflatten
+from backends.base import Backend
+from backends.tree import Tree, items, leaves, unflatten
 from minigpt.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.config import ModelConfig, build_config
-from minigpt.durable import whole_directory
-from minigpt.errors import ResourceError, UsageError, check_name
+from minigpt.errors import UsageError, check_name
 from minigpt.exchange.adapter_files import FORMATS, Layers, layers_of, read_adapter, tree_of, write_adapter
 from minigpt.exchange.architectures import model_type_of
 from minigpt.exchange.checks import Check, refuse_differences
-from minigpt.exchange.exporting import DTYPES, Exported, refuse_existing, write_model
+from minigpt.exchange.directory_check import LOGITS
+from minigpt.exchange.exporting import DTYPES, Exported, refuse_existing, write_model, written
+from minigpt.exchange.readers import MLXReader, Reader, TransformersReader, cannot_read, is_installed
 from minigpt.exchange.tensor_files import rounded
 from minigpt.lora import TRAINED, join, merge, target_layers
 from minigpt.model import GPT, to_backend
@@ -25,14 +25,14 @@ from minigpt.train.adapter import check_base
 from minigpt.train.run import Run
 from minigpt.train.stages import stage_before
 
-BOUND = 1e-4  # largest difference of a logit
 
-
-def export_adapter(run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32") -> Exported:
+def export_adapter(
+    run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32", backend: Backend | None = None
+) -> Exported:
     """Write the adapter of a finished stage (default: the last that has one) for "peft" or as "mlx-adapter".
 
-    The tool, where it is installed, loads base and adapter and must give the run's logits: MiniGPTError otherwise,
-    and nothing is kept. Raises UsageError for a wrong name and for a stage that has no adapter.
+    With a `backend` the tool, where it is installed, loads base and adapter and must give the run's logits:
+    MiniGPTError otherwise, and nothing is kept. Raises UsageError for a wrong name and a stage without an adapter.
     """
     check_name("export target", to, FORMATS)
     check_name("dtype", dtype, DTYPES)
@@ -41,18 +41,17 @@ def export_adapter(run: Run, stage: str | None, to: str, out: Path | None, dtype
     adapter, state = _adapter_of(run, stage)
     before = stage_before(run, stage)
     check_base(state, run.fingerprint(before), run.store(stage).directory)
-    out = out or run.directory / "export" / to
-    if out != run.directory / "export" / to:
+    if out is None:
+        out = run.directory / "export" / to
+    else:
         refuse_existing(out)
     dropout = getattr(run.config, stage).lora_dropout
-    try:
-        with whole_directory(out) as temporary:
-            write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
-            checks = [_check(run, temporary, to, before, adapter, dtype)]
-            refuse_differences(checks)
-    except OSError as error:
-        message = f"The export {out} could not be written: {error.strerror or error}."
-        raise ResourceError(message, "Free some space or choose another --out.") from None
+    checks: list[Check] = []
+    with written(out, sum(leaf.nbytes for leaf in leaves(adapter))) as temporary:
+        write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
+        if backend is not None:
+            checks = [_check(run, temporary, to, before, adapter, dtype, backend)]
+        refuse_differences(checks)
     return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
 
 
@@ -88,41 +87,40 @@ def _adapter_of(run: Run, stage: str) -> tuple[Tree, dict]:
 # ---- what the other tool reads -----------------------------------------------------------------------------
 
 
-def _check(run: Run, directory: Path, to: str, before: str, adapter: Tree, dtype: str) -> Check:
+def _check(run: Run, directory: Path, to: str, before: str, adapter: Tree, dtype: str, backend: Backend) -> Check:
     """The largest difference between the tool's logits of base and adapter and ours of the merged weights."""
-    reader, package, framework = {"peft": ("peft", "peft", "torch"), "mlx-adapter": ("mlx-lm", "mlx_lm", "mlx")}[to]
-    if importlib.util.find_spec(package) is None or importlib.util.find_spec(framework) is None:
-        return Check(reader, "logits with the adapter", None, BOUND)
-    config, backend = run.model_config, get_backend(framework, "cpu")
-    base = run.weights(before)[0]
-    stored = unflatten({name: rounded(x, dtype) if x.ndim else x for name, x in items(adapter)})
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, min(16, config.context))).astype(np.int32)
-    ids = backend.array(ids)
-    ours = backend.numpy(GPT(config, backend)(to_backend(backend, merge(join(base, stored))), ids))
+    reader, package, join_theirs = READERS[to]
+    config, base = run.model_config, run.weights(before)[0]
     with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-        whole = Path(temporary) / "base"
-        write_model(config, dict(items(base)), run.tokenizer, whole, before, "float32", "hf")
-        theirs = backend.numpy({"peft": _peft_logits, "mlx-adapter": _mlx_logits}[to](whole, directory, ids))
-    return Check(reader, "logits with the adapter", float(np.abs(ours - theirs).max()), BOUND)
+        whole = Path(temporary)
+        write_model(config, base, run.tokenizer, whole, "float32", "pt")
+        installed = is_installed(reader) and importlib.util.find_spec(package)
+        if reason := cannot_read(reader, whole) if installed else "not installed":
+            return Check(package, "logits with the adapter", None, LOGITS, reason)
+        ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, min(64, config.context))).astype(np.int32)
+        theirs = join_theirs(reader(whole), directory).logits(ids)
+    stored = unflatten({name: rounded(x, dtype) if x.ndim else x for name, x in items(adapter)})
+    weights = to_backend(backend, merge(join(base, stored)))
+    ours = backend.numpy(GPT(config, backend)(weights, backend.array(ids)))
+    return Check(package, "logits with the adapter", float(np.abs(ours - theirs).max()), LOGITS)
 
 
-def _peft_logits(base: Path, adapter: Path, ids: Array) -> Array:
-    import transformers
+def _with_peft(reader: Reader, adapter: Path) -> Reader:
     from peft import PeftModel
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="float32")
-    return PeftModel.from_pretrained(model, adapter).eval()(ids.long()).logits.detach()
+    reader.model = PeftModel.from_pretrained(reader.model, adapter).eval()
+    return reader
 
 
-def _mlx_logits(base: Path, adapter: Path, ids: Array) -> Array:
+def _with_mlx(reader: Reader, adapter: Path) -> Reader:
     from mlx_lm.tuner.utils import load_adapters
-    from mlx_lm.utils import load_model
 
-    model = load_adapters(load_model(base)[0], str(adapter))
-    model.eval()
-    return model(ids)
+    reader.model = load_adapters(reader.model, str(adapter))
+    reader.model.eval()
+    return reader
+
+
+READERS = {"peft": (TransformersReader, "peft", _with_peft), "mlx-adapter": (MLXReader, "mlx_lm", _with_mlx)}
 
 
 # ---- an adapter from elsewhere -----------------------------------------------------------------------------

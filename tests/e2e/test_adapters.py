@@ -39,8 +39,8 @@ def bases(lora_run, tmp_path_factory):
     """Stage -> the directory of the model that its adapter belongs to, for transformers and mlx-lm."""
     run, root = open_run(lora_run), tmp_path_factory.mktemp("bases")
     for stage, before in (("sft", "pretrain"), ("dpo", "sft")):
-        arrays = load_checkpoint(run.store(before).final)[0]["weights"]
-        write_model(run.model_config, arrays, run.tokenizer, root / stage, before, "float32", "hf")
+        (root / stage).mkdir()
+        write_model(run.model_config, run.weights(before)[0], run.tokenizer, root / stage, "float32", "pt")
     return {stage: root / stage for stage in ("sft", "dpo")}
 
 
@@ -167,7 +167,7 @@ def test_an_export_that_others_read_differently_is_not_kept(minigpt, copy_of, mo
         right(directory, to, layers, *rest)
 
     monkeypatch.setattr(adapters, "write_adapter", wrong)
-    minigpt("export", copy_of, "--to", "mlx-adapter").refused(1, "mlx-lm differs in logits")
+    minigpt("export", copy_of, "--to", "mlx-adapter").refused(1, "mlx_lm differs in logits")
     assert list((copy_of / "export").iterdir()) == []
 
 
