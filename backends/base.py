@@ -92,6 +92,9 @@ class Backend(ABC):
     def tanh(self, x: Array) -> Array: ...
 
     @abstractmethod
+    def erf(self, x: Array) -> Array: ...
+
+    @abstractmethod
     def abs(self, x: Array) -> Array: ...
 
     @abstractmethod
@@ -200,13 +203,29 @@ class Backend(ABC):
         scaled = wide / self.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
         return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x))
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32 (Ba et al. 2016)."""
+        wide = self.cast(x, "float32")
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        scaled = centred / self.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+        return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x)) + self.cast(bias, self.dtype(x))
+
+    def gelu(self, x: Array) -> Array:
+        """x Φ(x) with the normal distribution's own Φ (Hendrycks & Gimpel 2016)."""
+        return 0.5 * x * (1.0 + self.erf(x * 0.5**0.5))
+
+    def gelu_tanh(self, x: Array) -> Array:
+        """The approximation of gelu that GPT-2 was trained with ("gelu_new"); up to 5e-4 from the exact one."""
+        return 0.5 * x * (1.0 + self.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
         """Rotate x (B, H, T, D) by its positions offset … offset+T-1 (Su et al. 2021, eq. 34).
 
-        The two halves of D are the two coordinates, as in Hugging Face's layout.
+        The two halves of D are the two coordinates, as in Hugging Face's layout. Instead of `theta` the radians
+        per position (D/2,) may be given.
         """
         half = x.shape[-1] // 2
-        frequencies = self.array(np.asarray(theta ** (-np.arange(half) / half), np.float32))  # (D/2,)
+        frequencies = self.array(rope_frequencies(theta, half))  # (D/2,)
         positions = self.cast(self.arange(offset, offset + x.shape[-2]), "float32")  # (T,)
         angles = positions[:, None] * frequencies[None, :]  # (T, D/2)
         cos, sin = self.cast(self.cos(angles), self.dtype(x)), self.cast(self.sin(angles), self.dtype(x))
@@ -239,6 +258,62 @@ class Backend(ABC):
         """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
         y = x @ self.cast(weight, self.dtype(x)).swapaxes(0, 1)
         return y if bias is None else y + self.cast(bias, self.dtype(x))
+
+    # ---- numbers in few bits: the affine layout of mlx.core.quantize -----------------------------------------
+    #
+    # A row of N numbers is cut into groups; a group has a scale and a bias, and number k is code_k * scale + bias.
+    # 32 / bits codes share one 32-bit word, the first in its lowest bits. Here a word is an int32 with these bits.
+
+    def quantize(self, x: Array, bits: int, group_size: int) -> tuple[Array, Array, Array]:
+        """x (…, N) -> (packed (…, N * bits / 32), scales (…, N / group_size), biases (…, N / group_size)).
+
+        `bits` is 4 or 8 and `group_size` divides N. The largest number of a group, by size, keeps its value, and
+        so does 0 in a group with both signs.
+        """
+        groups = x.reshape(*x.shape[:-1], -1, group_size)
+        high, low = self.amax(groups, axis=-1), -self.amax(-groups, axis=-1)
+        steps = 2**bits - 1
+        scale = (high - low) / steps
+        scale = self.where(scale > 1e-7, scale, 1e-7)
+        downwards = self.abs(low) <= self.abs(high)  # the codes count from the edge that is further from 0
+        scale = self.where(downwards, -scale, scale)
+        edge = self.where(downwards, high, low)
+        count = self._round(edge / scale)
+        scale = self.where(count != 0, edge / self.where(count != 0, count, 1.0), scale)
+        bias = self.where(count != 0, edge, 0.0 * edge)
+        codes = self._round((groups - bias[..., None]) / scale[..., None])
+        codes = self.where(codes < 0, 0.0, self.where(codes > steps, float(steps), codes))
+        words = self.cast(codes, "int32").reshape(*x.shape[:-1], -1, 32 // bits) << self._shifts(bits)
+        return self.cast(words.sum(axis=-1), "int32"), scale, bias
+
+    def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
+        """What `quantize` packed, (…, N), in the dtype of `scales`."""
+        codes = (packed[..., None] >> self._shifts(bits)) & (2**bits - 1)  # (…, words, 32 / bits)
+        codes = self.cast(codes, self.dtype(scales)).reshape(*scales.shape, -1)  # (…, groups, group_size)
+        return (codes * scales[..., None] + biases[..., None]).reshape(*packed.shape[:-1], -1)
+
+    def quantized_linear(
+        self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
+    ) -> Array:
+        """x (…, in) times the quantized weight (out, in) transposed, plus bias (out,).
+
+        The gradient flows to x and to `bias`; the quantized weight is frozen.
+        """
+        bits = 32 * packed.shape[-1] // x.shape[-1]
+        scales, biases = (self.cast(self.stop_gradient(leaf), self.dtype(x)) for leaf in (scales, biases))
+        return self.linear(x, self.dequantize(packed, scales, biases, bits), bias)
+
+    def fast_quantized(self) -> bool:
+        """Whether `quantized_linear` is faster than `linear` with float weights here."""
+        return False
+
+    def _shifts(self, bits: int) -> Array:
+        return self.arange(0, 32 // bits) * bits
+
+    def _round(self, x: Array) -> Array:
+        """To the nearest whole number; halves away from 0."""
+        away = self.where(x < 0, -0.5, 0.5)
+        return self.cast(self.cast(x + away, "int32"), self.dtype(x))
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
         """-log softmax(logits)[target] per token: (B, T, V), int (B, T) -> float32 (B, T), not reduced."""
@@ -325,6 +400,12 @@ class Backend(ABC):
             square = x @ x.swapaxes(-1, -2)
             x = a * x + (b * square + c * (square @ square)) @ x
         return x.swapaxes(-1, -2) if tall else x
+
+
+def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
+    """Radians per position (D/2,) float32 for theta, or for frequencies that were given as they are."""
+    plain = theta if isinstance(theta, np.ndarray) else theta ** (-np.arange(half) / half)
+    return np.asarray(plain, np.float32)
 
 
 def _by_shape(arrays: list[Array]) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 from backends import tree
-from backends.base import Array, Backend, BackendUnavailable
+from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -89,6 +89,9 @@ class TorchBackend(Backend):
 
     def tanh(self, x: Array) -> Array:
         return torch.tanh(x)
+
+    def erf(self, x: Array) -> Array:
+        return torch.erf(x)
 
     def abs(self, x: Array) -> Array:
         return torch.abs(x)
@@ -186,19 +189,28 @@ class TorchBackend(Backend):
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
-    def rope(self, x: Array, offset: int, theta: float) -> Array:
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        return F.layer_norm(x, (x.shape[-1],), weight.to(x.dtype), bias.to(x.dtype), eps)
+
+    def gelu(self, x: Array) -> Array:
+        return F.gelu(x)
+
+    def gelu_tanh(self, x: Array) -> Array:
+        return F.gelu(x, approximate="tanh")
+
+    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
         half = x.shape[-1] // 2
         cos, sin = (table[offset : offset + x.shape[2]] for table in self._rope_table(x, offset + x.shape[2], theta))
         swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
         return x * cos + swapped * sin
 
-    def _rope_table(self, x: Array, length: int, theta: float) -> tuple[Array, Array]:
+    def _rope_table(self, x: Array, length: int, theta: float | np.ndarray) -> tuple[Array, Array]:
         """cos (N, D) and signed sin (N, D) for N >= length positions, kept between calls."""
         width = x.shape[-1]
-        key = (width, theta, x.dtype)
+        key = (width, theta.tobytes() if isinstance(theta, np.ndarray) else theta, x.dtype)
         if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
             count = max(256, 1 << (length - 1).bit_length())
-            frequencies = np.asarray(theta ** (-np.arange(width // 2) / (width // 2)), np.float32)
+            frequencies = rope_frequencies(theta, width // 2)
             angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
             cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
             sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
@@ -215,6 +227,21 @@ class TorchBackend(Backend):
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
+        codes = packed.contiguous().view(torch.uint8)  # the bytes of a word, its lowest first
+        if bits == 4:
+            codes = torch.stack((codes & 15, codes >> 4), dim=-1)
+        codes = codes.to(scales.dtype).reshape(*scales.shape, -1)  # (…, groups, group_size)
+        return torch.addcmul(biases[..., None], codes, scales[..., None]).reshape(*packed.shape[:-1], -1)
+
+    def quantized_linear(
+        self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
+    ) -> Array:
+        """torch's own int4 and int8 products lose against this on CPUs in float32 (README: Quantization)."""
+        bits = 32 * packed.shape[-1] // x.shape[-1]
+        y = _QuantizedLinear.apply(x, packed, scales.to(x.dtype), biases.to(x.dtype), bits, self.dequantize)
+        return y if bias is None else y + bias.to(x.dtype)
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
         rows = logits.reshape(-1, logits.shape[-1]).float()
@@ -248,6 +275,20 @@ class TorchBackend(Backend):
         torch._foreach_add_(denominators, eps)
         torch._foreach_addcdiv_(params, first, denominators, -lr / correction1)
         return params, first, second
+
+
+class _QuantizedLinear(torch.autograd.Function):
+    """A product with a quantized weight that keeps the packed weight, not its floats, for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, packed: Array, scales: Array, biases: Array, bits: int, unpack: Callable) -> Array:
+        ctx.save_for_backward(packed, scales, biases)
+        ctx.bits, ctx.unpack = bits, unpack
+        return F.linear(x, unpack(packed, scales, biases, bits))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Array) -> tuple:
+        return grad @ ctx.unpack(*ctx.saved_tensors, ctx.bits), None, None, None, None, None
 
 
 class _ChunkedNLL(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from minigpt import __version__, flags
-from minigpt.commands import exchange, looking, training, using
+from minigpt.commands import exchange, fitting, looking, training, using
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
@@ -30,6 +30,7 @@ app = _group("minigpt", "Make a language model from nothing, on one laptop, and 
 for command in (training.demo, training.run, training.train, using.generate, using.chat, using.evaluate):
     app.command()(command)
 app.command()(looking.parity)
+app.command()(fitting.doctor)
 app.command("export")(exchange.export)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")

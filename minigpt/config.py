@@ -156,7 +156,17 @@ class StageConfig(Section):
         return self
 
 
-class DPOConfig(StageConfig):
+class TuneConfig(StageConfig):
+    """A stage that tunes a model. With `lora_rank` above 0 it trains an adapter and leaves the weights as they are."""
+
+    lora_rank: int = Field(0, ge=0, description="numbers per input and output of a layer; 0 trains all weights")
+    lora_alpha: float = Field(16.0, gt=0, description="the adapter's output counts lora_alpha / lora_rank times")
+    lora_targets: list[str] = Field([], description="layers, such as q_proj; none named: all in the blocks")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that a step leaves out")
+    dora: bool = Field(False, description="train the length of each weight row, too (Liu et al. 2024)")
+
+
+class DPOConfig(TuneConfig):
     """`beta` is the strength of the tie to the reference model (Rafailov et al. 2023, eq. 7)."""
 
     beta: float = Field(0.1, gt=0)
@@ -171,7 +181,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     pretrain: StageConfig = StageConfig()
-    sft: StageConfig = StageConfig()
+    sft: TuneConfig = TuneConfig()
     dpo: DPOConfig = DPOConfig()
 
 

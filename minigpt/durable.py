@@ -34,17 +34,24 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is there whole or, when this is interrupted, as it was before."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The name of a temporary file to write; when the block ends without an error it takes the place of `path`."""
     temporary = _beside(path, "tmp")
     try:
-        temporary.write_text(text, "utf-8")
+        yield temporary
         flush(temporary)
         os.rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is there whole or, when this is interrupted, as it was before."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def discard(directory: Path) -> None:

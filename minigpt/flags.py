@@ -37,6 +37,7 @@ Data = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
+Share = Annotated[bool, typer.Option("--share", help="Print a block to paste, without personal data.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
@@ -89,12 +90,20 @@ Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="H
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
-ExportTo = Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face) or mlx (mlx-lm).")]
+ExportTo = Annotated[
+    str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama).")
+]
 ExportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="What to write. Default: RUN/export/FORMAT.")
+    Path | None,
+    typer.Option(
+        "--out", metavar="PATH", help="A directory, or with gguf a .gguf file. Default: RUN/export/FORMAT."
+    ),
 ]
 ExportDtype = Annotated[
-    str, typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: how weights are stored.")
+    str,
+    typer.Option(
+        "--dtype", metavar="NAME", help="How weights are stored: float32, float16, bfloat16; gguf also q8_0 and q4_0."
+    ),
 ]
 MaxCPU = Annotated[
     str | None,

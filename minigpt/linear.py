@@ -1,18 +1,40 @@
 """What a layer's leaves do to its input: one function, whatever kind of leaves a tree has at that place.
 
-`weight` (out, in) and, where there is one, `bias` (out,) are a plain layer. An adapter adds (see `minigpt.lora`)
-`lora_a` (r, in), `lora_b` (out, r), `lora_scale` (), for DoRA `lora_magnitude` (out,), and, for a training step
-with dropout, `dropout_keys` (B,) and `dropout_rate` ().
+A matrix is one leaf, `weight` (out, in), or the three of a quantized one: `packed`, `scales` and `biases` (see
+`Backend.quantize`). With `bias` (out,), where there is one, this is a plain layer. An adapter adds (see
+`minigpt.lora`) `lora_a` (r, in), `lora_b` (out, r), `lora_scale` (), for DoRA `lora_magnitude` (out,), and, for a
+training step with dropout, `dropout_keys` (B,) and `dropout_rate` ().
 """
 
 from backends.base import Array, Backend
 from backends.tree import Tree
 
+QUANTIZED = ("packed", "scales", "biases")
+
 
 def linear(backend: Backend, w: Tree, x: Array) -> Array:
     """x (…, in) through the layer with the leaves `w`: (…, out)."""
-    y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)
+    if "packed" in w:
+        y = backend.quantized_linear(x, w["packed"], w["scales"], w["biases"], w.get("bias"))  # (…, out)
+    else:
+        y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)
     return _adapted(backend, w, x, y) if "lora_a" in w else y
+
+
+def embed(backend: Backend, w: Tree, ids: Array, width: int) -> Array:
+    """The rows of a matrix (V, width) at integer ids (…,): (…, width)."""
+    if "packed" not in w:
+        return backend.take(w["weight"], ids)
+    return matrix(backend, {name: backend.take(backend.stop_gradient(w[name]), ids) for name in QUANTIZED}, width)
+
+
+def matrix(backend: Backend, w: Tree, width: int) -> Array:
+    """The matrix (…, width) of a layer in floats, float32 for a quantized one."""
+    if "packed" not in w:
+        return w["weight"]
+    packed, scales, biases = (backend.stop_gradient(w[name]) for name in QUANTIZED)
+    bits = 32 * packed.shape[-1] // width
+    return backend.dequantize(packed, backend.cast(scales, "float32"), backend.cast(biases, "float32"), bits)
 
 
 def _adapted(backend: Backend, w: Tree, x: Array, y: Array) -> Array:
@@ -25,7 +47,7 @@ def _adapted(backend: Backend, w: Tree, x: Array, y: Array) -> Array:
 
 def _with_magnitude(backend: Backend, w: Tree, y: Array) -> Array:
     """y · m / ‖W + scale · B A‖ per output, the norm without gradient (Liu et al. 2024, eq. 5 and section 4.3)."""
-    whole = w["weight"] + w["lora_scale"] * (w["lora_b"] @ w["lora_a"])  # (out, in)
+    whole = matrix(backend, w, w["lora_a"].shape[-1]) + w["lora_scale"] * (w["lora_b"] @ w["lora_a"])  # (out, in)
     norm = backend.stop_gradient(backend.sqrt((whole * whole).sum(axis=-1)))  # (out,)
     factor = backend.cast(w["lora_magnitude"] / norm, backend.dtype(y))
     if "bias" not in w:
@@ -46,7 +68,7 @@ def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
     bits = _hash(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
     uniform = backend.cast((bits >> 8) & 0xFFFFFF, "float32") * 2.0**-24  # [0, 1)
     kept = (uniform >= rate).reshape(rows, *x.shape[1:])
-    return backend.where(kept, x, 0.0 * x) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+    return backend.where(kept, x, 0.0) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
 
 
 def _hash(x: Array) -> Array:

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
 
 from backends.base import Array, Backend
 from backends.tree import Tree
+from minigpt.linear import QUANTIZED, matrix
 from minigpt.model import GPT, segment_mask
 
 
@@ -18,10 +19,11 @@ def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
     mask = "causal" if packed is None else segment_mask(backend, packed)
     hidden = model.hidden(weights, batch["ids"], mask)  # (B, T, d)
     head = model.head(weights)
-    if not model.loss_chunk or set(head) != {"weight"}:
+    if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
         return backend.token_nll(model.logits(weights, hidden), targets)
     flat = hidden.reshape(-1, hidden.shape[-1])  # (B·T, d)
-    return backend.chunked_nll(flat, head["weight"], targets.reshape(-1), model.loss_chunk).reshape(targets.shape)
+    losses = backend.chunked_nll(flat, matrix(backend, head, flat.shape[-1]), targets.reshape(-1), model.loss_chunk)
+    return losses.reshape(targets.shape)
 
 
 def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:

@@ -117,6 +117,11 @@ class BPETokenizer(Tokenizer):
             raise DataError("This SentencePiece model was not made by minigpt.", "Train one: minigpt tokenizer train.")
         self.token_bytes = _base_tokens() + [p.replace("\u2581", " ").encode() for p in pieces[FIRST_PIECE:]]
 
+    def scored_pieces(self) -> tuple[list[str], list[float]]:
+        """(pieces, scores) from FIRST_PIECE on, as SentencePiece has them: the higher score is joined first."""
+        ids = range(FIRST_PIECE, self.vocab_size)
+        return [self._processor.id_to_piece(i) for i in ids], [self._processor.get_score(i) for i in ids]
+
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 

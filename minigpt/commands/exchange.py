@@ -13,7 +13,7 @@ def export(
     out: flags.ExportOut = None,
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm.
+    """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp.
 
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
@@ -22,7 +22,7 @@ def export(
     from minigpt.exchange.exporting import export_run
 
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    exported = export_run(opened, stage, to, out, dtype)
+    exported = export_run(opened, stage, to, out, dtype, common.backend_of("auto", "cpu", quiet=True))
     if json:
         console.print_json(exported.as_dict())
     else:

@@ -28,7 +28,7 @@ class TextRows:
 
     def row(self, epoch: int, i: int) -> Batch:
         spare = len(self.shard.ids) - 1 - self.count * self.length
-        start = int(_stream(self.seed, "offset", epoch).integers(0, spare + 1)) + i * self.length
+        start = int(stream(self.seed, "offset", epoch).integers(0, spare + 1)) + i * self.length
         tokens = np.asarray(self.shard.ids[start : start + self.length + 1], np.int32)
         return {"ids": tokens[:-1], "targets": tokens[1:], "weights": np.ones(self.length, np.float32)}
 
@@ -59,7 +59,7 @@ class PackedRows:
         self.shard, self.length = shard, length
         starts = np.concatenate([[0], shard.ends[:-1]])
         sizes = np.minimum(shard.ends - starts - 1, length)  # the last token is a target only
-        order = _stream(seed, "packing", 0).permutation(len(shard))
+        order = stream(seed, "packing", 0).permutation(len(shard))
         self.rows = pack(sizes, order, length)
         self.count = len(self.rows)
 
@@ -82,7 +82,7 @@ class PairRows:
         self.shard, self.length = shard, 2 * length
         starts = np.concatenate([[0], shard.ends[:-1]])
         sizes = (shard.ends - starts - 1).reshape(-1, 2)
-        order = _stream(seed, "packing", 0).permutation(len(sizes))
+        order = stream(seed, "packing", 0).permutation(len(sizes))
         self.rows = pack(sizes.sum(axis=1), order, self.length)
         self.count = len(self.rows)
         self.most = max(len(row) for row in self.rows)
@@ -112,7 +112,7 @@ class Batches:
 
     def __init__(self, rows: Rows, batch_size: int, seed: int):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._order = lru_cache(maxsize=2)(lambda epoch: _stream(seed, "order", epoch).permutation(rows.count))
+        self._order = lru_cache(maxsize=2)(lambda epoch: stream(seed, "order", epoch).permutation(rows.count))
 
     def __call__(self, step: int) -> Batch:
         first = step * self.batch_size
@@ -196,5 +196,6 @@ def _place(batch: Batch, place: int, segment: int, ids: np.ndarray, mask: np.nda
     return size
 
 
-def _stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:
+def stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:
+    """Random numbers that (seed, purpose, epoch) decide; the first four letters of a purpose tell it from others."""
     return np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(purpose.encode()[:4]) << 32 | epoch]))

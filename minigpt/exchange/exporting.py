@@ -5,34 +5,24 @@ from pathlib import Path
 
 import numpy as np
 
+from backends.base import Backend
 from backends.tree import items
 from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
 from minigpt.errors import ResourceError, UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
+from minigpt.exchange.checks import Check
+from minigpt.exchange.gguf_export import export_gguf
+from minigpt.exchange.gguf_file import FORMATS
 from minigpt.exchange.tensor_files import write_tensors
 from minigpt.exchange.tensors import to_hugging_face
 from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
 from minigpt.tokenizer import Tokenizer
 from minigpt.train.run import Run
 
-TARGETS = ("hf", "mlx")
+TARGETS = ("hf", "mlx", "gguf")
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an independent `reader` found in an export: `found` must not be above `bound`. None: it is not installed."""
-
-    reader: str
-    quantity: str
-    found: float | None
-    bound: float
-
-    @property
-    def ok(self) -> bool:
-        return self.found is None or self.found <= self.bound
 
 
 @dataclass(frozen=True)
@@ -50,18 +40,25 @@ class Exported:
         return asdict(self) | {"path": str(self.path), "checks": [asdict(c) | {"ok": c.ok} for c in self.checks]}
 
 
-def export_run(run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32") -> Exported:
+def export_run(
+    run: Run, stage: str | None, to: str, out: Path | None, dtype: str = "float32", backend: Backend | None = None
+) -> Exported:
     """Write a finished stage (default: the last) for the tool `to`; `out` is RUN/export/TO unless it is given.
 
+    With a `backend`, readers that are installed must agree with the run; MiniGPTError when one does not.
     Raises UsageError for a wrong name, and ResourceError when the disk is full; nothing half-written stays then.
     """
     check_name("export target", to, TARGETS)
-    check_name("dtype", dtype, DTYPES)
+    check_name("dtype", dtype, tuple(FORMATS) if to == "gguf" else DTYPES)
     weights, stage = run.weights(stage)
     out = out or run.directory / "export" / to
     if out != run.directory / "export" / to:
         refuse_existing(out)
     arrays = dict(items(weights))
+    if to == "gguf":
+        name = f"{run.directory.resolve().name} {stage}"
+        size, checks = export_gguf(run.model_config, arrays, run.tokenizer, out, name, dtype, backend)
+        return Exported(out, to, stage, dtype, size, checks)
     size = write_model(run.model_config, arrays, run.tokenizer, out, stage, dtype, to)
     return Exported(out, to, stage, dtype, size)
 

@@ -7,6 +7,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.losses import language_loss, preference_losses, sequence_logprobs
@@ -37,7 +39,7 @@ def _verdict(name: str, rows: list[Row]) -> Row:
 def broken(backend: Backend) -> dict[str, Backend]:
     """What is wrong -> a copy of `backend` of a subclass that replaces one operation; `backend` stays as it is."""
     controls = {**_wrong_attention(backend), **_wrong_layers(backend), **_wrong_losses(backend),
-                **_wrong_updates(backend), **_wrong_arrays(backend)}  # fmt: skip
+                **_wrong_updates(backend), **_wrong_arrays(backend), **_wrong_bits(backend)}  # fmt: skip
     return {name: _replace(backend, op, fn) for name, (op, fn) in controls.items()}
 
 
@@ -189,6 +191,33 @@ def _wrong_arrays(b: Backend) -> Controls:
         "argmax in unsigned integers": ("argmax", lambda x, axis: b.cast(b.argmax(x, axis), "uint8")),
         "stop_gradient lets it through": ("stop_gradient", lambda x: x),
         "write forgets where": ("write", lambda target, start, values: b.write(target, 0, values)),
+    }
+
+
+def _wrong_bits(b: Backend) -> Controls:
+    def backwards(x: Array, bits: int) -> Array:
+        """x (…, N) with the numbers of each word in the opposite order."""
+        order = b.array(np.arange(32 // bits)[::-1])
+        return x.reshape(*x.shape[:-1], -1, 32 // bits)[..., order].reshape(x.shape)
+
+    def highest_first(packed: Array, scales: Array, biases: Array, bits: int) -> Array:
+        return backwards(b.dequantize(packed, scales, biases, bits), bits)
+
+    def next_group(x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None) -> Array:
+        return b.quantized_linear(x, packed, b.concat([scales[:, 1:], scales[:, :1]], 1), biases, bias)
+
+    def signed(packed: Array, scales: Array, biases: Array, bits: int) -> Array:
+        return b.dequantize(packed, scales, biases - 2 ** (bits - 1) * scales, bits)
+
+    def frozen(x: Array, *leaves: Array) -> Array:
+        return b.quantized_linear(b.stop_gradient(x), *leaves)
+
+    return {
+        "codes read from the highest bits": ("dequantize", highest_first),
+        "codes read as signed numbers": ("dequantize", signed),
+        "scales of the next group": ("quantized_linear", next_group),
+        "no gradient through a quantized weight": ("quantized_linear", frozen),
+        "codes written into the highest bits": ("quantize", lambda x, bits, n: b.quantize(backwards(x, bits), bits, n)),
     }
 
 

@@ -120,6 +120,7 @@ def _cases() -> Iterator[Case]:
     yield from _reduction_cases(draw)
     yield from _indexing_cases(draw)
     yield from _layer_cases(draw)
+    yield from _quantized_cases(_Draw(seed=8))
     yield from _attention_cases(draw)
     yield from _loss_cases(draw)
     yield from _update_cases(draw)
@@ -133,6 +134,10 @@ class _Draw:
 
     def normal(self, *shape: int, scale: float = 1.0) -> np.ndarray:
         return _exact_in_bf16(self._random.standard_normal(shape) * scale)
+
+    def words(self, *shape: int) -> np.ndarray:
+        """int32 numbers whose bits are all random."""
+        return self._random.integers(-(2**31), 2**31, shape).astype(np.int32)
 
     def positive(self, *shape: int) -> np.ndarray:
         return _exact_in_bf16(self._random.uniform(0.2, 3.0, shape))
@@ -191,14 +196,15 @@ def _array_cases(draw: _Draw) -> Iterator[Case]:
 
 def _elementwise_cases(draw: _Draw) -> Iterator[Case]:
     x, far = draw.normal(3, 7, scale=2), np.array([-200.0, -90, -30, -1e-4, 0, 1e-4, 30, 90, 200], np.float32)
-    for name in ("exp", "sin", "cos", "tanh", "sigmoid", "silu", "log_sigmoid"):
+    for name in ("exp", "sin", "cos", "tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "log_sigmoid"):
         yield Case(name, (x,), lambda b, x, name=name: getattr(b, name)(x))
     for name in ("log", "sqrt"):
         yield Case(name, (draw.positive(3, 7),), lambda b, x, name=name: getattr(b, name)(x))
     yield Case("abs", (x + 0.01,), lambda b, x: b.abs(x))
-    for name in ("tanh", "sigmoid", "silu", "log_sigmoid"):
+    for name in ("tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "log_sigmoid"):
         yield Case(f"{name}: extremes", (far,), lambda b, x, name=name: getattr(b, name)(x))
-    yield _in_bf16(Case("silu", (x,), lambda b, x: b.silu(x)))
+    for name in ("silu", "gelu", "gelu_tanh"):
+        yield _in_bf16(Case(name, (x,), lambda b, x, name=name: getattr(b, name)(x)))
     yield _in_bf16(Case("log_sigmoid", (x,), lambda b, x: b.log_sigmoid(x)))
 
 
@@ -240,6 +246,11 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
     yield _in_bf16(Case("rms_norm", (x, weight), **norm), casts=[0])
     yield _in_bf16(Case("rms_norm", (x, _exact_in_bf16(weight)), **norm), casts=[0, 1])
 
+    shift, layer = draw.normal(8), {"run": lambda b, x, w, c: b.layer_norm(x, w, c, 1e-5)}
+    yield Case("layer_norm", (x + 3, weight, shift), **layer)
+    yield Case("layer_norm: rows smaller than eps", (tiny, weight, shift), **layer)
+    yield _in_bf16(Case("layer_norm", (x, weight, shift), **layer), casts=[0])
+
     y, matrix, bias = draw.normal(2, 3, 6), draw.normal(5, 6), draw.normal(5)
     yield Case("linear", (y, matrix), lambda b, x, w: b.linear(x, w))
     yield Case("linear: bias", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c))
@@ -252,9 +263,33 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
         yield Case(f"rope: offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, 10000.0),
                    bound=FP32 + offset * ROPE_PER_POSITION)  # fmt: skip
     yield Case("rope: one position, theta 1e6", (heads[:, :, :1],), lambda b, x: b.rope(x, 11, 1e6))
+    given = np.array([0.9, 0.11, 0.02, 0.0003])
+    for offset in (0, 5):
+        yield Case(f"rope: frequencies given, offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, given))
     yield _in_bf16(Case("rope: offset 7", (heads,), lambda b, x: b.rope(x, 7, 10000.0)))
     yield Case("checkpoint: gradients of every argument", (y, matrix),
                lambda b, x, w: b.checkpoint(lambda x, w: b.silu(b.linear(x, w["w"])))(x, {"w": w}))  # fmt: skip
+
+
+def _quantized_cases(draw: _Draw) -> Iterator[Case]:
+    for bits, size in itertools.product((4, 8), (16, 32, 64)):  # MLX has no kernel for groups of 16
+        what = f"{bits} bits, groups of {size}"
+        unrounded = np.sin(np.arange(20 * size, dtype=np.float32)).reshape(2, 5, 2 * size)  # no number between codes
+        yield fixed(f"quantize: {what}", (unrounded,),
+                    lambda b, x, bits=bits, size=size: list(b.quantize(x, bits, size)),
+                    ("int32", "float32", "float32"))  # fmt: skip
+        words = draw.words(5, 2 * size * bits // 32)
+        steps = draw.normal(5, 2, scale=0.1), draw.normal(5, 2)
+        yield fixed(f"dequantize: {what}", (words, *steps), lambda b, *leaves, bits=bits: b.dequantize(*leaves, bits))
+        for rows in (1, 7):
+            x, name = draw.normal(rows, 2 * size), f"quantized_linear: {what}, {rows} rows"
+            yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized_linear(x, *leaves))
+    yield Case("quantized_linear: bias", (x[None], words, *steps, draw.normal(5)),
+               lambda b, x, *leaves: b.quantized_linear(x, *leaves))  # fmt: skip
+    yield _in_bf16(Case("quantized_linear", (x, words, *steps), lambda b, *a: b.quantized_linear(*a)), casts=[0])
+    edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])
+    yield fixed("quantize: groups of equal numbers", (edges.astype(np.float32),),
+                lambda b, x: list(b.quantize(x, 4, 32)), ("int32", "float32", "float32"))  # fmt: skip
 
 
 def _attention_cases(draw: _Draw) -> Iterator[Case]:

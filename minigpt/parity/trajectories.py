@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from backends import tree
@@ -19,10 +20,17 @@ STEPS = 20
 # Rounding differs by 1e-7 per step between frameworks and between whole and divided batches, and Adam divides by
 # small second moments at first. Measured: 5e-6 in the loss, 1.3e-5 in a weight. A wrong formula shows from step 2 on.
 LOSS, WEIGHTS = 5e-5, 2e-4
+WAYS = [(1, False), (1, True), (4, False), (4, True)]  # accumulation, checkpointing
+# Adapters of the stage's start, beside its full training.
+LORA = {"lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1, "learning_rate": 2e-3}
+ADAPTERS = {
+    "sft LoRA": ("sft", LORA), "sft DoRA": ("sft", LORA | {"dora": True}),
+    "dpo LoRA": ("dpo", LORA | {"lora_targets": ["q_proj", "v_proj"]}),
+}  # fmt: skip
 
 
 def compare_trajectories(backends: list[Backend]) -> list[Row]:
-    """Each stage from the same start, for all backends × accumulation 1, 4 × checkpointing off, on.
+    """Each stage from the same start, for all backends × accumulation 1, 4 × checkpointing off, on; then adapters.
 
     Compares the loss at every step and the last weights with those of the first backend's plain run; then a
     run that one backend begins and the other finishes.
@@ -34,7 +42,9 @@ def compare_trajectories(backends: list[Backend]) -> list[Row]:
             make_data(base, stage, silent)
         rows: list[Row] = []
         for stage in STAGES:
-            rows += _compare_stage(base, stage, backends)
+            rows += _compare_stage(base, stage, stage, {}, backends, WAYS)
+        for name, (stage, settings) in ADAPTERS.items():
+            rows += _compare_stage(base, name, stage, settings, backends, WAYS[::3])
         for first, second in itertools.permutations(backends, 2):
             rows.append(_compare_handover(base, first, second))
     return rows
@@ -58,17 +68,21 @@ def tiny_config(**stage: object) -> Config:
     )
 
 
-def _compare_stage(base: Run, stage: str, backends: list[Backend]) -> list[Row]:
+def _compare_stage(
+    base: Run, name: str, stage: str, settings: dict, backends: list[Backend], ways: Sequence[tuple[int, bool]]
+) -> list[Row]:
     rows = []
     expected = None
-    for backend, parts, checkpointing in itertools.product(backends, (1, 4), (False, True)):
-        run = _copy(base, f"{stage}-{backend.name}-{parts}-{checkpointing}", stage, parts, checkpointing)
+    for backend, (parts, checkpointing) in itertools.product(backends, ways):
+        way = settings | {"accumulation": parts, "checkpointing": checkpointing}
+        run = _copy(base, f"{name}-{backend.name}-{parts}-{checkpointing}", stage, way)
         losses = losses_of(run, stage, backend)
         weights = tree.leaves(run.weights(stage)[0])
         if expected is None:
             expected = losses, weights
-            shutil.copytree(run.store(stage).final, base.store(stage).final)  # where the next stage starts
-        case = f"{stage}, {backend.name}, accumulation {parts}, checkpointing {'on' if checkpointing else 'off'}"
+            if name == stage:
+                shutil.copytree(run.store(stage).final, base.store(stage).final)  # where the next stage starts
+        case = f"{name}, {backend.name}, accumulation {parts}, checkpointing {'on' if checkpointing else 'off'}"
         pair = "vs the first"
         gap = max(abs(a - b) for a, b in zip(losses, expected[0], strict=True))
         rows.append(row("trajectory", case, "loss", pair, gap, LOSS))
@@ -78,8 +92,8 @@ def _compare_stage(base: Run, stage: str, backends: list[Backend]) -> list[Row]:
 
 
 def _compare_handover(base: Run, first: Backend, second: Backend) -> Row:
-    whole = losses_of(_copy(base, f"whole-{first.name}-{second.name}", "pretrain", 1, False), "pretrain", first)
-    run = _copy(base, f"handover-{first.name}-{second.name}", "pretrain", 1, False)
+    whole = losses_of(_copy(base, f"whole-{first.name}-{second.name}", "pretrain"), "pretrain", first)
+    run = _copy(base, f"handover-{first.name}-{second.name}", "pretrain")
     losses = losses_of(run, "pretrain", first, stop_after=STEPS // 2) + losses_of(run, "pretrain", second)
     gap = max(abs(a - b) for a, b in zip(losses, whole, strict=True))
     return row("trajectory", f"{first.name} for 10 steps, then {second.name}", "loss", "vs one backend", gap, LOSS)
@@ -104,10 +118,10 @@ def losses_of(run: Run, stage: str, backend: Backend, stop_after: int | None = N
     return losses
 
 
-def _copy(base: Run, name: str, stage: str, parts: int, checkpointing: bool) -> Run:
-    """A run beside `base` with the same data and the same start, and its own way of computing `stage`."""
-    settings = getattr(base.config, stage).model_copy(update={"accumulation": parts, "checkpointing": checkpointing})
-    run = Run(base.directory.parent / name, base.config.model_copy(update={stage: settings}))
+def _copy(base: Run, name: str, stage: str, settings: dict | None = None) -> Run:
+    """A run beside `base` with the same data and the same start, and its own `settings` of `stage`."""
+    section = getattr(base.config, stage).model_copy(update=settings or {})
+    run = Run(base.directory.parent / name, base.config.model_copy(update={stage: section}))
     for part in ("tokenizer", f"data/{stage}", *(f"{before}/final" for before in STAGES[: STAGES.index(stage)])):
         shutil.copytree(base.directory / part, run.directory / part)
     return run

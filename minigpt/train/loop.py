@@ -13,11 +13,12 @@ from minigpt.data.batches import Batch, Batches, split
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step
 from minigpt.optim import Optimizer, rate
+from minigpt.train.adapter import Base
 from minigpt.train.control import Control
 from minigpt.train.health import Health
 from minigpt.train.store import StageStore
 
-Loss = Callable[[Tree, dict[str, Array]], tuple[Array, dict[str, Array]]]  # (weights, batch) -> (scalar, metrics)
+Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]
 UNMEASURED = {"loss": math.inf}
 PAUSES = {"pause for memory": "this machine is short of memory", "pause for heat": "this machine is too hot"}
@@ -27,15 +28,17 @@ NOT_FINITE, NOTHING_TO_LEARN = "the loss or its gradient is not finite", "its ba
 def train(
     backend: Backend, stage: str, config: StageConfig, weights: Tree, loss: Loss, batches: Batches,
     validate: Validate, store: StageStore, report: Report, control: Control,
+    base: Base | None = None,
 ) -> Tree:
     """Train `weights` for `config.steps` updates, from the store's last whole checkpoint if it has one.
 
-    `loss` is a pure function whose value is already averaged by the batch's weights. The weights passed in
-    must not be used afterwards. Returns the last weights; the store keeps the best ones too. Raises Interrupted,
-    with a checkpoint saved, when `control` asks to stop, OutOfMemory, with one, when it takes too much memory, and
-    MiniGPTError when training fails again after it went back to an earlier checkpoint.
+    `loss` is a pure function whose value is already averaged by the batch's weights; with a `base` its weights are
+    the third argument. The weights passed in must not be used afterwards. Returns the last weights; the store
+    keeps the best ones too. Raises Interrupted, with a checkpoint saved, when `control` asks to stop, OutOfMemory,
+    with one, when it takes too much memory, and MiniGPTError when training fails again after it went back to an
+    earlier checkpoint.
     """
-    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report, control.rest)
+    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report, base, control.rest)
     training.begin()
     with control.stop.listening():
         while training.step < config.steps:
@@ -52,11 +55,12 @@ def train(
 class _Training:
     """What changes from step to step: weights, moments, health and the number of steps done."""
 
-    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, rest):
-        self.backend, self.stage, self.config = backend, stage, config
+    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, base, rest):
+        self.backend, self.stage, self.config, self.base = backend, stage, config, base
         self.batches, self.validate, self.store, self.report, self.rest = batches, validate, store, report, rest
         self.optimizer = Optimizer(backend, config, weights)
-        self.gradient = backend.value_and_grad(loss, compiled=config.compile)
+        gradient = backend.value_and_grad(loss, compiled=config.compile)
+        self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
         self.weights, self.moments = weights, self.optimizer.init(weights)
 
     def begin(self) -> None:
@@ -66,6 +70,8 @@ class _Training:
         self.health, self.step = Health(**state.get("health", {})), state["step"]
         self.saved = self.step
         if self.step:
+            if self.base is not None:
+                self.base.check(state, self.store.directory)
             self.report(Resumed(self.stage, self.step))
         else:
             self._evaluate()
@@ -120,6 +126,7 @@ class _Training:
             return
         measured = UNMEASURED if self.health.high else measured
         state = {"step": self.step, "metrics": measured, "health": asdict(self.health)}
+        state |= {} if self.base is None else {"base": self.base.fingerprint}
         path = self.store.save(self.backend, self.weights, self.moments, state, self.config.keep_last)
         self.saved = self.step
         self.report(Saved(self.stage, self.step, path))

@@ -20,6 +20,7 @@ from minigpt.data.sources import read_rows
 from minigpt.durable import tidy, whole_directory
 from minigpt.errors import DataError, Interrupted, UsageError
 from minigpt.events import Note, Progress, Report, silent
+from minigpt.lora import is_adapted, lora_shapes
 from minigpt.tokenizer import Tokenizer, train_tokenizer
 from minigpt.train.control import UNSTEERED, Control, out_of_memory
 from minigpt.train.run import Run, check_unchanged, saved_config
@@ -66,9 +67,17 @@ def check_possible(run: Run, stages: Sequence[str]) -> None:
                 f"Give it with --data FILE, or --set data.{stage}='[\"FILE\"]' in a run of several stages.",
             )
         stage_before(run, stage, stages)
+        _check_adapter(run.config, stage)
         for source in [] if _prepared(run, stage) else getattr(run.config.data, stage):
             if source != WORLD:
                 check_source(source)
+
+
+def _check_adapter(config: Config, stage: str) -> None:
+    """Raises UsageError when a stage's adapter does not fit the model."""
+    if is_adapted(section := getattr(config, stage)):
+        vocabulary = config.model.vocab_size or config.tokenizer.vocab_size
+        lora_shapes(config.model.model_copy(update={"vocab_size": vocabulary}), section)
 
 
 def claim(run: Run, backend: Backend, report: Report, stages: Sequence[str], allow_changes: bool = False) -> None:
@@ -116,12 +125,19 @@ def _fixed(config: Config, stages: Sequence[str]) -> dict:
     return {"seed": config.seed, "data": _made_from(config, stages)["data"]} | sections
 
 
+def _form(section: dict) -> dict:
+    """The settings of a stage that decide which leaves it trains, and what they mean."""
+    return {key: section[key] for key in ("lora_rank", "lora_alpha", "lora_targets", "dora") if key in section}
+
+
 def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> None:
     """Let trained stages go on with other training settings: finished ones, too, when these ask for more steps.
 
     Raises UsageError when something else changed, for which the trained weights would be meaningless.
     """
-    before, now = ({k: v for k, v in _fixed(c, stages).items() if k not in stages} for c in (old, run.config))
+    before, now = (
+        {k: _form(v) if k in stages else v for k, v in _fixed(c, stages).items()} for c in (old, run.config)
+    )
     check_unchanged(before, now, run.directory, allowed=True)
     for stage in stages:
         store, section = run.store(stage), getattr(run.config, stage)

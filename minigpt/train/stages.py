@@ -12,19 +12,21 @@ import numpy as np
 from backends.base import Backend
 from backends.tree import Tree
 from minigpt.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
-from minigpt.config import DPOConfig, StageConfig
+from minigpt.config import DPOConfig, StageConfig, TuneConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows, ValidationText, stacked
 from minigpt.durable import write_whole
 from minigpt.errors import CheckpointError, UsageError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
+from minigpt.lora import is_adapted, target_layers, trained_count
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, init_weights, parameter_count, to_backend
+from minigpt.train.adapter import Base, adapter_recipe, check_base, final_trees
 from minigpt.train.control import UNSTEERED, Control, smaller
 from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
-from minigpt.train.store import StageStore
+from minigpt.train.store import Complete, StageStore, State
 
 DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
 
@@ -36,7 +38,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     """
     store = run.store(stage)
     if store.finished():
-        _make_whole(store, stage, report)
+        _make_whole(run, stage, report)
         report(StageFinished(stage, store.final, 0.0, skipped=True))
         return store.final
     config = fitted(store, getattr(run.config, stage), control.less_memory)
@@ -53,8 +55,16 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     weights = starting_weights(run, stage, backend)
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
-    train(backend, stage, config, weights, loss, batches, validate, store, report, control)
-    report(StageFinished(stage, store.finish(stage, report), time.perf_counter() - began))
+    base = None
+    if is_adapted(config):
+        report(Note(_adapter_note(run, stage, config)))
+        whole = (loss, batches, validate)
+        frozen, weights, loss, batches, validate = adapter_recipe(
+            backend, run.model_config, config, weights, run.config.seed, whole
+        )
+        base = Base(frozen, run.fingerprint(stage_before(run, stage)))
+    train(backend, stage, config, weights, loss, batches, validate, store, report, control, base)
+    report(StageFinished(stage, store.finish(stage, report, completion(run, stage)), time.perf_counter() - began))
     if stage == "dpo" and is_stuck(run.config.dpo, store.last_state()["metrics"]["loss"]):
         report(Note("dpo: the loss did not leave its start: raise dpo.learning_rate or dpo.steps."))
     return store.final
@@ -76,12 +86,36 @@ def fitted(store: StageStore, config: StageConfig, less_memory: bool) -> StageCo
     return config
 
 
-def _make_whole(store: StageStore, stage: str, report: Report) -> None:
+def completion(run: Run, stage: str) -> Complete | None:
+    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
+    config = getattr(run.config, stage)
+    if not is_adapted(config):
+        return None
+
+    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
+        before = stage_before(run, stage)
+        check_base(state, run.fingerprint(before), run.store(stage).directory)
+        return final_trees(run.weights(before)[0], adapter, config)
+
+    return complete
+
+
+def _adapter_note(run: Run, stage: str, config: TuneConfig) -> str:
+    """How much of the model an adapter trains."""
+    layers = len(target_layers(run.model_config, config.lora_targets))
+    trained, whole = trained_count(run.model_config, config), parameter_count(run.model_config)
+    kind = "DoRA" if config.dora else "LoRA"
+    what = f"{kind} of rank {config.lora_rank} in {layers} layers"
+    return f"{stage}: {what}: {trained:,} numbers are trained, the model's {whole:,} stay as they are."
+
+
+def _make_whole(run: Run, stage: str, report: Report) -> None:
     """Make damaged final weights again from the best checkpoint. Raises CheckpointError when that is gone, too."""
+    store = run.store(stage)
     try:
         verify_checkpoint(store.final)
     except CheckpointError as error:
-        store.finish(stage, report)
+        store.finish(stage, report, completion(run, stage))
         report(Note(f"{error.message} It was made again from the best checkpoint."))
 
 

@@ -17,6 +17,7 @@ from minigpt.events import Note, Report, silent
 from minigpt.train.health import is_good
 
 State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": …}}
+Complete = Callable[[dict[str, np.ndarray], State], dict[str, Tree]]  # (weights by name, state) -> trees
 BAD: State = {"health": {"streak": 1}}
 
 
@@ -133,15 +134,20 @@ class StageStore:
         states = (_state_or_none(path) for path in reversed(self.checkpoints()))
         return next((state for state in states if state), {"step": 0, "metrics": {}})
 
-    def finish(self, stage: str, report: Report = silent) -> Path:
-        """Copy the best whole checkpoint's weights to `final/`, which marks the stage as done."""
+    def finish(self, stage: str, report: Report = silent, complete: Complete | None = None) -> Path:
+        """Copy the best whole checkpoint's weights to `final/`, which marks the stage as done.
+
+        `complete` makes the trees to keep from a checkpoint that holds only a part of the model.
+        """
         for best in self.by_loss():
             try:
                 trees, state = load_checkpoint(best)
             except CheckpointError as error:
                 report(Note(f"{error.message} The next best checkpoint is used."))
                 continue
-            save_checkpoint(self.final, {"weights": trees["weights"]}, state | {"stage": stage})
+            weights = trees["weights"]
+            kept = {"weights": weights} if complete is None else complete(weights, state)
+            save_checkpoint(self.final, kept, state | {"stage": stage})
             return self.final
         raise CheckpointError(
             f"{self.directory} has no whole checkpoint from which {self.final} could be made.",

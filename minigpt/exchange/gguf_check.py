@@ -1,0 +1,106 @@
+"""A GGUF file against the model that it was made from, with llama.cpp as the judge."""
+
+from pathlib import Path
+
+import numpy as np
+
+from backends.tree import Tree, items, unflatten
+from minigpt.chat import render
+from minigpt.data.rows import Message
+from minigpt.exchange.checks import Check
+from minigpt.exchange.gguf_file import stored
+from minigpt.exchange.llama_cpp import LlamaCpp, llama_cpp
+from minigpt.exchange.probes import random_conversations, random_texts
+from minigpt.generate.engine import Engine
+from minigpt.model import to_backend
+from minigpt.tokenizer import END_OF_TEXT
+
+TOP = 5
+# Largest difference of a log-probability. llama.cpp multiplies 16-bit matrices with inputs rounded to 16 bits, and
+# quantized ones with inputs rounded to 8 bits; ours are compared with the same stored numbers in float32.
+BOUNDS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1, "q8_0": 3e-1, "q4_0": 3e-1}
+ANSWER = 24  # tokens
+PROMPTS = 8
+BROKEN = "\ufffd"
+
+
+def check_gguf(path: Path, engine: Engine, dtype: str, texts: int = 400, conversations: int = 100) -> list[Check]:
+    """Token ids, chat template, top-5 log-probabilities and greedy answers: llama.cpp's against ours."""
+    same = Engine(engine.model, stored_weights(engine, dtype), engine.tokenizer)
+    talks = list(random_conversations(engine.tokenizer, conversations))
+    with llama_cpp(path, engine.model.config.context) as reader:
+        ids, prompts = _different_ids(reader, engine, texts), _different_prompts(reader, engine, talks)
+        return [
+            Check("llama.cpp", f"token ids of {texts:,} texts", ids, 0),
+            Check("llama.cpp", f"{conversations:,} rendered conversations", prompts, 0),
+            *_compare_answers(reader, same, talks, BOUNDS[dtype]),
+        ]
+
+
+def stored_weights(engine: Engine, dtype: str) -> Tree:
+    """The engine's weights as the file holds them: rounded to `dtype`."""
+    backend = engine.model.backend
+    rounded = {name: stored(name, backend.numpy(leaf), dtype) for name, leaf in items(engine.weights)}
+    return to_backend(backend, unflatten(rounded))
+
+
+def _different_ids(reader: LlamaCpp, engine: Engine, count: int) -> int:
+    texts = list(random_texts(engine.tokenizer, count))
+    ours = engine.tokenizer.encode_batch(texts)
+    return sum(reader.tokenize(text) != ids for text, ids in zip(texts, ours, strict=True))
+
+
+def _different_prompts(reader: LlamaCpp, engine: Engine, talks: list[list[Message]]) -> int:
+    """Conversations that the file's template renders to other token ids than we do."""
+    return sum(reader.tokenize(reader.render(talk), special=True) != _prompt(engine, talk) for talk in talks)
+
+
+def _prompt(engine: Engine, talk: list[Message]) -> list[int]:
+    """Our ids; the names of special tokens in a message are broken up, as the template does it."""
+    broken = [m | {"content": m["content"].replace("<|", "< |").replace("<unk>", "< unk>")} for m in talk]
+    return render(engine.tokenizer, broken, True)[0]
+
+
+def _compare_answers(reader: LlamaCpp, engine: Engine, talks: list[list[Message]], bound: float) -> list[Check]:
+    """Greedy answers to the conversations that leave room for one, token by token."""
+    room = engine.model.config.context - ANSWER
+    prompts = [ids for ids in (render(engine.tokenizer, talk, True)[0] for talk in talks) if len(ids) <= room][:PROMPTS]
+    prompts += [[END_OF_TEXT]]  # nothing fits a context this small, or a model that was taught no conversation
+    differences, regrets, other_texts = [], [], 0
+    for prompt in prompts:
+        ids, text = reader.answer(prompt, min(ANSWER, room))
+        for i, (values, token) in enumerate(zip(_logprobs(engine, prompt, ids), ids, strict=True)):
+            differences.append(_largest(values, reader.likeliest(prompt + ids[:i], TOP)))
+            regrets.append(values.max() - values[token])
+        other_texts += not _same_text(text, _text(engine, ids))
+    return [
+        Check("llama.cpp", f"top-{TOP} log-probabilities of {len(prompts)} answers", float(np.max(differences)), bound),
+        Check("llama.cpp", "its greedy choice: log-probability below our best", float(np.max(regrets)), bound),
+        Check("llama.cpp", f"the text of {len(prompts)} greedy answers", other_texts, 0),
+    ]
+
+
+def _logprobs(engine: Engine, prompt: list[int], answer: list[int]) -> np.ndarray:
+    """(answer, V) log-probabilities that our model gives at each token of the answer."""
+    backend = engine.model.backend
+    ids = backend.array(np.array([prompt + answer[:-1]], np.int32))  # (1, T)
+    logits = backend.numpy(engine.model(engine.weights, ids))[0, len(prompt) - 1 :].astype(np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+
+
+def _largest(ours: np.ndarray, found: list[tuple[int, float]]) -> float:
+    """The largest difference over the tokens that llama.cpp finds likeliest, and over the values in their order."""
+    theirs = np.array([value for _, value in found])
+    same_tokens = np.abs(ours[[token for token, _ in found]] - theirs).max()
+    return float(np.maximum(same_tokens, np.abs(np.sort(ours)[::-1][: len(found)] - theirs).max()))
+
+
+def _text(engine: Engine, ids: list[int]) -> str:
+    return engine.tokenizer.decode(i for i in ids if i < engine.tokenizer.vocab_size)  # a model may have room for more
+
+
+def _same_text(theirs: str, ours: str) -> bool:
+    """Equal but for the bytes of an unfinished character, which llama.cpp holds back at the end."""
+    return theirs.rstrip(BROKEN) == ours.rstrip(BROKEN)
+

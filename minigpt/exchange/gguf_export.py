@@ -1,0 +1,60 @@
+"""`minigpt export --to gguf`: a GGUF file, alone or in a directory with what else belongs to it."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from backends.base import Backend
+from backends.tree import unflatten
+from minigpt.checkpoint import check_room
+from minigpt.config import ModelConfig
+from minigpt.durable import whole_directory, whole_file
+from minigpt.errors import ResourceError, UsageError
+from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.gguf_check import check_gguf
+from minigpt.exchange.gguf_file import write_gguf
+from minigpt.exchange.llama_cpp import is_installed
+from minigpt.exchange.modelfile import modelfile
+from minigpt.generate.engine import Engine
+from minigpt.model import GPT, to_backend
+from minigpt.tokenizer import Tokenizer
+
+FILE = "model.gguf"
+
+
+def export_gguf(
+    config: ModelConfig, arrays: dict[str, np.ndarray], tokenizer: Tokenizer, out: Path, name: str, dtype: str,
+    backend: Backend | None,
+) -> tuple[int, list[Check]]:  # fmt: skip
+    """Write `out`, a .gguf file or a directory, there whole or not at all; returns (bytes, what llama.cpp found).
+
+    With a `backend` llama.cpp reads the file before it gets its name. Raises MiniGPTError when it differs, UsageError
+    for what GGUF cannot hold, ResourceError when the disk is full.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError("Writing GGUF needs the package gguf.", "Install it: pip install 'minigpt[gguf]'.")
+    try:
+        check_room(out, sum(array.nbytes for array in arrays.values()))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        alone = out.suffix == ".gguf"
+        with whole_file(out) if alone else whole_directory(out) as place:
+            file = place if alone else place / FILE
+            write_gguf(file, config, arrays, tokenizer, name, dtype)
+            if not alone:
+                (place / "Modelfile").write_text(modelfile(FILE, config.context), "utf-8")
+            checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
+            refuse_differences(checks)
+    except OSError as error:
+        message = f"The export {out} could not be written: {error.strerror or error}."
+        raise ResourceError(message, "Free some space or choose another --out.") from None
+    return sum(path.stat().st_size for path in ([out] if alone else out.iterdir())), checks
+
+
+def _checks(
+    file: Path, config: ModelConfig, arrays: dict[str, np.ndarray], tokenizer: Tokenizer, dtype: str, backend: Backend
+) -> list[Check]:
+    if not is_installed():
+        return [Check("llama.cpp", "everything (pip install xllamacpp)", None, 0)]
+    engine = Engine(GPT(config, backend), to_backend(backend, unflatten(arrays)), tokenizer)
+    return check_gguf(file, engine, dtype)

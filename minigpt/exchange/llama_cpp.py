@@ -1,0 +1,101 @@
+"""llama.cpp as a reader that knows nothing of us: its server in a process of its own (package xllamacpp), over HTTP.
+
+Not in this process: there the symbols of torch's library, which the MLX backend loads for everybody, break it.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from minigpt.data.rows import Message
+from minigpt.errors import MiniGPTError
+from minigpt.tokenizer import IM_START
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+@contextmanager
+def llama_cpp(path: Path, context: int) -> Iterator["LlamaCpp"]:
+    """A GGUF file that llama.cpp has loaded. Raises MiniGPTError when it does not load the file."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(str(path), context, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        address = here.recv()
+    except EOFError:
+        process.join()
+        raise MiniGPTError(f"llama.cpp does not load {path} (exit code {process.exitcode}).") from None
+    try:
+        yield LlamaCpp(address)
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(path: str, context: int, parent: Connection) -> None:
+    """Load the file with float32 keys and values and exact attention; answer until the parent closes its end."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_ctx = context
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_gpu_layers = params.cache_ram_mib = params.verbosity = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) // 2)
+    params.warmup = params.fit_params = params.ui = False
+    try:
+        server = xllamacpp.Server(params)
+    except (RuntimeError, ValueError):
+        raise SystemExit(1) from None
+    parent.send(server.listening_address)
+    parent.poll(None)
+
+
+class LlamaCpp:
+    """A server of llama.cpp at `address`."""
+
+    def __init__(self, address: str):
+        self._address = address
+
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Ids of a text, in which the names of special tokens become those tokens if `special` says so."""
+        return self._ask("/tokenize", content=text, add_special=False, parse_special=special)["tokens"]
+
+    def render(self, messages: list[Message]) -> str:
+        """The conversation, up to the assistant's turn, as the file's chat template writes it."""
+        return self._ask("/apply-template", messages=messages)["prompt"]
+
+    def answer(self, ids: list[int], tokens: int) -> tuple[list[int], str]:
+        """(ids with the token that ended it, text) of the greedy answer of at most `tokens` to the prompt `ids`."""
+        found = self._complete(ids, tokens, return_tokens=True)
+        return found["tokens"], found["content"]
+
+    def likeliest(self, ids: list[int], top: int) -> list[tuple[int, float]]:
+        """(id, log-probability) of the `top` tokens that most likely follow `ids`.
+
+        The server leaves out a step that ends within a character, so it is made to choose a special token; what it
+        tells are the model's own log-probabilities all the same.
+        """
+        chosen = self._complete(ids, 1, n_probs=top, logit_bias=[[IM_START, 1e6]])
+        step = chosen["completion_probabilities"][0]
+        return [(one["id"], one["logprob"]) for one in step["top_logprobs"]]
+
+    def _complete(self, ids: list[int], tokens: int, **more: Any) -> dict:
+        return self._ask("/completion", prompt=ids, n_predict=tokens, temperature=0, top_k=1, **more)
+
+    def _ask(self, path: str, **question: Any) -> dict:
+        body = json.dumps(question).encode()
+        request = urllib.request.Request(self._address + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.load(answer)

@@ -1,0 +1,99 @@
+"""How a stage trains an adapter: the base is an argument of the loss, only the adapter's leaves are trained and saved.
+
+A checkpoint of such a stage holds the adapter, its moments and the fingerprint of the base that it belongs to. The
+final weights are the merged model, so that everything that uses a stage finds a plain one, and the adapter beside it.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backends.base import Array, Backend
+from backends.tree import Tree, items, unflatten
+from minigpt.config import ModelConfig, TuneConfig
+from minigpt.data.batches import Batch, Batches, stream
+from minigpt.errors import CheckpointError
+from minigpt.lora import init_adapter, join, lora_shapes, merge, scales
+from minigpt.model import to_backend
+
+if TYPE_CHECKING:
+    from minigpt.train.loop import Loss, Validate
+
+
+@dataclass(frozen=True)
+class Base:
+    """Weights that a loss needs and no step changes, and what tells them from all others (a SHA-256)."""
+
+    weights: Tree
+    fingerprint: str
+
+    def check(self, state: dict[str, Any], where: Path) -> None:
+        """Raises CheckpointError when a checkpoint's `state` says that its adapter belongs to another base."""
+        check_base(state, self.fingerprint, where)
+
+
+def check_base(state: dict[str, Any], fingerprint: str, where: Path) -> None:
+    """Raises CheckpointError when the adapter in `where` was trained on other weights than those of `fingerprint`."""
+    if state.get("base") != fingerprint:
+        raise CheckpointError(
+            f"The adapter in {where} was trained on weights that the stage before it does not have any more.",
+            f"Restore them from a copy, or delete {where} to train this stage again.",
+        )
+
+
+def adapter_recipe(
+    backend: Backend, model: ModelConfig, config: TuneConfig, weights: Tree, seed: int, recipe: tuple
+) -> tuple[Tree, Tree, "Loss", Batches, "Validate"]:
+    """(base, adapter, loss, batches, validate) for a stage that trains an adapter of `weights`.
+
+    `recipe` is the stage's (loss, batches, validate) over whole trees. The loss returned takes the base as a third
+    argument: a traced function must not close over it.
+    """
+    whole_loss, whole_batches, whole_validate = recipe
+    adapter = init_adapter(weights, lora_shapes(model, config), seed, backend.numpy)
+    base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))
+    rate = backend.array(np.float32(config.lora_dropout))
+
+    def loss(adapter, batch, base):
+        keys = batch.get("dropout")
+        tree = join(base, adapter)
+        tree = tree if keys is None else join(tree, dropout_leaves(adapter, keys, rate))
+        return whole_loss(tree, batch)
+
+    def validate(adapter):
+        return whole_validate(join(base, adapter))
+
+    batches = with_dropout_keys(whole_batches, seed) if config.lora_dropout else whole_batches
+    return base, to_backend(backend, adapter), loss, batches, validate
+
+
+def dropout_leaves(adapter: Tree, keys: Array, rate: Array) -> Tree:
+    """`dropout_keys` (B,) and `dropout_rate` () for each layer of an adapter; every layer has keys of its own."""
+    flat = {}
+    for layer in (name.removesuffix(".lora_a") for name, _ in items(adapter) if name.endswith(".lora_a")):
+        salt = zlib.crc32(layer.encode()) - 2**31  # as an int32
+        flat[f"{layer}.dropout_keys"] = keys ^ salt
+        flat[f"{layer}.dropout_rate"] = rate
+    return unflatten(flat)
+
+
+def with_dropout_keys(batches: Batches, seed: int):
+    """The same batches with a random int32 `dropout` (B,) per row: a pure function of (seed, step), too."""
+
+    def keyed(step: int) -> Batch:
+        batch = batches(step)
+        rows = len(batch["ids"])
+        keys = stream(seed, "dropout", step).integers(-(2**31), 2**31, rows, np.int32)
+        return batch | {"dropout": keys}
+
+    return keyed
+
+
+def final_trees(base: Tree, flat: dict[str, np.ndarray], config: TuneConfig) -> dict[str, Tree]:
+    """What a finished stage keeps, in NumPy: `weights`, the merged model, and `adapter`, its leaves and scales."""
+    adapter = unflatten(flat)
+    adapter = join(adapter, scales(adapter, config.lora_alpha / config.lora_rank))
+    return {"weights": merge(join(base, adapter)), "adapter": adapter}
