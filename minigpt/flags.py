@@ -50,6 +50,17 @@ MinP = Annotated[
 Penalty = Annotated[
     float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
 ]
+Bits = Annotated[
+    int, typer.Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
+]
+IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
+GroupSize = Annotated[
+    int,
+    typer.Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides."),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="plain, or gptq, which makes up for its own errors.")
+]
 Stage = Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")]
 Prompt = Annotated[
     str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
@@ -120,6 +131,9 @@ Power = Annotated[
         metavar="LEVEL",
         help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
     ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
 ]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

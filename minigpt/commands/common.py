@@ -141,7 +141,9 @@ def backend_of(name: str, device: str, quiet: bool = False) -> Any:
     return backend
 
 
-def engine_at(path: Path | None, stage: str | None, backend: str, device: str) -> tuple["Engine", str]:
+def engine_at(
+    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0
+) -> tuple["Engine", str]:
     """An engine with a stage's weights, and that stage; what the user left open is said."""
     from minigpt import console
     from minigpt.demo import load_engine
@@ -150,7 +152,8 @@ def engine_at(path: Path | None, stage: str | None, backend: str, device: str) -
     stage = run.weights(named)[1]  # complains before a framework is imported
     if path is None or named is None:
         console.note(f"Model: {run.directory}, stage {stage}.")
-    return load_engine(run, stage, backend_of(backend, device, quiet=True)), stage
+    framework = backend_of(backend, device, quiet=True)
+    return load_engine(run, stage, framework, bits, lambda event: console.note(event.text)), stage
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
