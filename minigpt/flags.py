@@ -135,5 +135,8 @@ Power = Annotated[
         help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
     ),
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
+]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

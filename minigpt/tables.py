@@ -73,11 +73,12 @@ def show_export(exported: Any) -> None:
     """What other tools found in an export, and where it is."""
     rows = []
     for check in exported.checks:
-        verdict = "not installed" if check.found is None else "ok" if check.ok else "DIFFERS"
+        verdict = check.reason or ("not installed" if check.found is None else "ok" if check.ok else "DIFFERS")
         found = "–" if check.found is None else f"{check.found:.1e}" if check.found % 1 else f"{check.found:g}"
-        rows.append([check.reader, check.quantity, found, f"{check.bound:g}", verdict])
+        bound = "–" if check.found is None else f"{check.bound:g}"
+        rows.append([check.reader, check.quantity, verdict, found, bound])
     if rows:
-        table("What other tools read from it", ["reader", "difference in", "found", "bound", ""], rows, wrap=(1,))
+        table("What other tools read from it", ["reader", "difference in", "", "found", "bound"], rows, wrap=(0, 1, 2))
     out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
 
 
