@@ -142,7 +142,7 @@ def backend_of(name: str, device: str, quiet: bool = False) -> Any:
 
 
 def engine_at(
-    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0
+    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0, kv_bits: int = 0
 ) -> tuple["Engine", str]:
     """An engine with a stage's weights, and that stage; what the user left open is said."""
     from minigpt import console
@@ -153,7 +153,7 @@ def engine_at(
     if path is None or named is None:
         console.note(f"Model: {run.directory}, stage {stage}.")
     framework = backend_of(backend, device, quiet=True)
-    return load_engine(run, stage, framework, bits, lambda event: console.note(event.text)), stage
+    return load_engine(run, stage, framework, bits, kv_bits, lambda event: console.note(event.text)), stage
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
