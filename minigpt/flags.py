@@ -53,6 +53,9 @@ Penalty = Annotated[
 Bits = Annotated[
     int, typer.Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
 ]
+KVBits = Annotated[
+    int, typer.Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
+]
 IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
 GroupSize = Annotated[
     int,

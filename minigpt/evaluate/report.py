@@ -29,7 +29,7 @@ def evaluate_run(
     the quantized weights are measured.
     """
     stage = run.weights(stage)[1]
-    engine = load_engine(run, stage, backend, bits, report)
+    engine = load_engine(run, stage, backend, bits, report=report)
     result: dict[str, float | str] = {"run": str(run.directory), "stage": stage} | ({"bits": bits} if bits else {})
     if data:
         downloads = run.directory / "data" / "downloads"
