@@ -37,6 +37,7 @@ Data = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
+Share = Annotated[bool, typer.Option("--share", help="Print a block to paste, without personal data.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
@@ -48,6 +49,20 @@ MinP = Annotated[
 ]
 Penalty = Annotated[
     float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
+]
+Bits = Annotated[
+    int, typer.Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
+]
+KVBits = Annotated[
+    int, typer.Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
+]
+IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
+GroupSize = Annotated[
+    int,
+    typer.Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides."),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="plain, or gptq, which makes up for its own errors.")
 ]
 Stage = Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")]
 Prompt = Annotated[
@@ -119,6 +134,9 @@ Power = Annotated[
         metavar="LEVEL",
         help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
     ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
 ]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

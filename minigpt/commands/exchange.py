@@ -11,6 +11,9 @@ def export(
     stage: flags.StageOption = None,
     dtype: flags.ExportDtype = "float32",
     out: flags.ExportOut = None,
+    verify: flags.Verify = True,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
     """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp.
@@ -22,7 +25,8 @@ def export(
     from minigpt.exchange.exporting import export_run
 
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    exported = export_run(opened, stage, to, out, dtype, common.backend_of("auto", "cpu", quiet=True))
+    framework = common.backend_of(backend, device, quiet=True) if verify else None
+    exported = export_run(opened, stage, to, out, dtype, framework)
     if json:
         console.print_json(exported.as_dict())
     else:

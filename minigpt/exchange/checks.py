@@ -8,12 +8,13 @@ from minigpt.errors import MiniGPTError
 
 @dataclass(frozen=True)
 class Check:
-    """What an independent `reader` found in an export: `found` must not be above `bound`. None: it is not installed."""
+    """What an independent `reader` found: `found` must not be above `bound`. None: it was not asked, for a `reason`."""
 
     reader: str
     quantity: str
     found: float | None
     bound: float
+    reason: str = ""
 
     @property
     def ok(self) -> bool:

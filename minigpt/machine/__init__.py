@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 from backends import BACKENDS, Backend, BackendUnavailable, get_backend, installed
 from minigpt.errors import MiniGPTError, check_name
@@ -27,15 +28,20 @@ def choose_backend(name: str = "auto", device: str = "auto") -> tuple[Backend, s
     reason = "asked for"
     if name == "auto":
         apple = sys.platform == "darwin" and platform.machine() == "arm64"
-        name, reason = ("mlx", "Apple Silicon") if apple else ("torch", "no Apple GPU here")
-        if not installed(name):
-            other = "torch" if name == "mlx" else "mlx"
-            name, reason = other, f"{name} is not installed"
+        name, reason = choose(apple, [known for known in BACKENDS if installed(known)])
     share_processors()
     try:
         return get_backend(name, device), reason
     except BackendUnavailable as error:
         raise MiniGPTError(str(error)) from None
+
+
+def choose(apple: bool, installed: Sequence[str]) -> tuple[str, str]:
+    """(backend, reason) of "auto": MLX on an Apple chip, torch elsewhere, the other one where that is missing."""
+    name, reason = ("mlx", "Apple Silicon") if apple else ("torch", "no Apple GPU here")
+    if name in installed:
+        return name, reason
+    return {"mlx": "torch", "torch": "mlx"}[name], f"{name} is not installed"
 
 
 def choose_dtype(backend: Backend, wanted: str) -> str:

@@ -1,0 +1,46 @@
+"""Asking the system: each question is optional and has its time; without an answer the text is empty."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Run = Callable[[Sequence[str]], str]  # a command -> what it prints
+Read = Callable[[str], str]  # a path -> the file's text
+
+TIMEOUT = 2.0  # seconds that one tool may take
+
+
+def run(command: Sequence[str], timeout: float = TIMEOUT) -> str:
+    """What a command prints on stdout; "" when it is not there or takes too long.
+
+    Its exit code does not matter: `sysctl` fails when one of many names is unknown, and answers the others.
+    """
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    try:
+        process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"LC_ALL": "C"}, **streams)
+    except (OSError, ValueError):
+        return ""
+    with process:
+        try:
+            return process.communicate(timeout=timeout)[0].decode("utf-8", "replace")
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its children, which would keep the pipe open
+            return ""
+
+
+def read(path: str) -> str:
+    """The text of a file such as /proc/meminfo; "" when it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def whole(text: str | None) -> int | None:
+    """The whole number that a text is; None for anything else."""
+    text = (text or "").strip()
+    return int(text) if text.isascii() and text.isdigit() else None
