@@ -12,7 +12,8 @@ from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
 from minigpt.errors import ResourceError, UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
-from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.card import model_card
+from minigpt.exchange.checks import Card, Check, refuse_differences
 from minigpt.exchange.directory_check import check_directory
 from minigpt.exchange.gguf_export import export_gguf
 from minigpt.exchange.gguf_file import FORMATS
@@ -59,17 +60,22 @@ def export_run(
         out = run.directory / "export" / to
     else:
         refuse_existing(out)
+
+    def card(checks: list[Check]) -> str:
+        return model_card(run, stage, to, dtype, checks)
+
     if to == "gguf":
-        name = f"{run.directory.resolve().name} {stage}"
-        size, checks = export_gguf(run.model_config, dict(items(weights)), run.tokenizer, out, name, dtype, backend)
+        arrays, name = dict(items(weights)), f"{run.directory.resolve().name} {stage}"
+        size, checks = export_gguf(run.model_config, arrays, run.tokenizer, out, name, dtype, backend, card)
     else:
-        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to)
+        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to, card)
     return Exported(out, to, stage, dtype, size, checks)
 
 
 def export_directory(
-    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, out: Path, dtype: str, backend: Backend | None, to: str
-) -> tuple[int, list[Check]]:
+    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, out: Path, dtype: str, backend: Backend | None, to: str,
+    card: Card,
+) -> tuple[int, list[Check]]:  # fmt: skip
     """Write the directory `out`, there whole or not at all; returns (bytes, what its readers found).
 
     Raises UsageError when the architecture has no name elsewhere or mlx-lm cannot read it and it is for that.
@@ -83,6 +89,7 @@ def export_directory(
         if to == "mlx" and (reason := cannot_read(MLXReader, temporary)):
             raise UsageError(f"This model cannot be exported for mlx-lm: {reason}.", "Use --to hf.")
         refuse_differences(checks)
+        (temporary / "README.md").write_text(card(checks), "utf-8")
     return sum(path.stat().st_size for path in out.iterdir()), checks
 
 
