@@ -105,7 +105,12 @@ AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
 ExportTo = Annotated[
-    str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama).")
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama); peft or mlx-adapter: an adapter alone.",
+    ),
 ]
 ExportOut = Annotated[
     Path | None,
