@@ -283,7 +283,7 @@ def _explain(error: Any) -> str:
     name = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
         known = _keys_beside(path)
-        near = difflib.get_close_matches(path[-1], known, n=1) or _sections_with(name)
+        near = difflib.get_close_matches(path[-1], known, n=1) or _sections_with(path[-1])
         return f"unknown key {name}" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
     if error["type"] == "value_error":  # from a check of this module, which names the values itself
         return f"{name}: {error['ctx']['error']}"
