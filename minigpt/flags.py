@@ -121,7 +121,7 @@ ExportOut = Annotated[
 ExportDtype = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="NAME", help="How weights are stored: float32, float16, bfloat16; gguf also q8_0 and q4_0."
+        "--dtype", metavar="NAME", help="float32, float16, bfloat16; mlx also int8 and int4, gguf q8_0 and q4_0."
     ),
 ]
 MaxCPU = Annotated[
