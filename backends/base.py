@@ -168,6 +168,10 @@ class Backend(ABC):
     def clear_cache(self) -> None: ...
 
     @abstractmethod
+    def shares_memory(self) -> bool:
+        """Whether arrays live in the machine's main memory (CPUs and Apple's GPUs), not in a GPU's own."""
+
+    @abstractmethod
     def fast_bfloat16(self) -> bool:
         """Whether the device computes bfloat16 natively (CPUs, and Apple's M1 and M2, emulate it slowly)."""
 

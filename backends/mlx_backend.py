@@ -168,6 +168,9 @@ class MLXBackend(Backend):
     def clear_cache(self) -> None:
         mx.clear_cache()
 
+    def shares_memory(self) -> bool:
+        return self.device == "cpu" or sys.platform == "darwin"
+
     def fast_bfloat16(self) -> bool:
         architecture = str(mx.device_info().get("architecture", "")) if self.device == "gpu" else ""
         generation = re.match(r"applegpu_g(\d+)", architecture)  # g13 is M1, g14 M2, g15 M3, …

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from minigpt import __version__, flags
-from minigpt.commands import exchange, fitting, looking, training, using
+from minigpt.commands import exchange, fitting, looking, quantizing, training, using
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
@@ -32,6 +32,7 @@ for command in (training.demo, training.run, training.train, using.generate, usi
 app.command()(looking.parity)
 app.command()(fitting.doctor)
 app.command("export")(exchange.export)
+app.command()(quantizing.quantize)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
 tokenizer_app.command("train")(looking.tokenizer_train)

@@ -12,12 +12,13 @@ from minigpt.data.shards import Shard
 from minigpt.durable import write_whole
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world, greedy_answers
-from minigpt.events import Progress, Report
+from minigpt.events import Progress, Report, silent
 from minigpt.generate.engine import Engine
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT
 from minigpt.train.control import Control
 from minigpt.train.pipeline import run_pipeline
+from minigpt.train.quantized import loaded_quantized
 from minigpt.train.run import Run
 from minigpt.train.stages import part, reference_logprobs
 
@@ -80,11 +81,16 @@ def _write_test_pairs(run: Run, directory: Path, report: Report) -> None:
     prepare(quiet, run.tokenizer, directory, run.config.model.context)
 
 
-def load_engine(run: Run, stage: str | None, backend: Backend) -> Engine:
-    """The finished stage of a run (by default the last one), ready to answer."""
-    weights, stage = run.weights(stage, backend)
+def load_engine(
+    run: Run, stage: str | None, backend: Backend, bits: int = 0, kv_bits: int = 0, report: Report = silent
+) -> Engine:
+    """The finished stage of a run (by default the last one), ready to answer.
+
+    With `bits` 4 or 8 its weights are quantized, with `kv_bits` the keys and values of an answer.
+    """
+    weights, stage = loaded_quantized(run, stage, backend, bits, report) if bits else run.weights(stage, backend)
     dtype = choose_dtype(backend, getattr(run.config, stage).dtype)
-    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer)
+    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer, kv_bits)
 
 
 def shown_rows(seed: int) -> list[dict]:

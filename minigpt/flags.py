@@ -50,6 +50,20 @@ MinP = Annotated[
 Penalty = Annotated[
     float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
 ]
+Bits = Annotated[
+    int, typer.Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
+]
+KVBits = Annotated[
+    int, typer.Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
+]
+IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
+GroupSize = Annotated[
+    int,
+    typer.Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides."),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="plain, or gptq, which makes up for its own errors.")
+]
 Stage = Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")]
 Prompt = Annotated[
     str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
@@ -91,7 +105,12 @@ AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
 ExportTo = Annotated[
-    str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama).")
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama); peft or mlx-adapter: an adapter alone.",
+    ),
 ]
 ExportOut = Annotated[
     Path | None,
@@ -102,7 +121,7 @@ ExportOut = Annotated[
 ExportDtype = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="NAME", help="How weights are stored: float32, float16, bfloat16; gguf also q8_0 and q4_0."
+        "--dtype", metavar="NAME", help="float32, float16, bfloat16; mlx also int8 and int4, gguf q8_0 and q4_0."
     ),
 ]
 MaxCPU = Annotated[
@@ -120,6 +139,9 @@ Power = Annotated[
         metavar="LEVEL",
         help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
     ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
 ]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

@@ -73,12 +73,28 @@ def show_export(exported: Any) -> None:
     """What other tools found in an export, and where it is."""
     rows = []
     for check in exported.checks:
-        verdict = "not installed" if check.found is None else "ok" if check.ok else "DIFFERS"
+        verdict = check.reason or ("not installed" if check.found is None else "ok" if check.ok else "DIFFERS")
         found = "–" if check.found is None else f"{check.found:.1e}" if check.found % 1 else f"{check.found:g}"
-        rows.append([check.reader, check.quantity, found, f"{check.bound:g}", verdict])
+        bound = "–" if check.found is None else f"{check.bound:g}"
+        rows.append([check.reader, check.quantity, verdict, found, bound])
     if rows:
-        table("What other tools read from it", ["reader", "difference in", "found", "bound", ""], rows, wrap=(1,))
+        table("What other tools read from it", ["reader", "difference in", "", "found", "bound"], rows, wrap=(0, 1, 2))
     out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
+
+
+def show_quantized(made: Any, measured: dict) -> None:
+    """The error of each matrix, then the sizes and measures before and after."""
+    rows = []
+    for row in made.layers:
+        bits = "float" if row["bits"] == 32 else str(row["bits"])
+        errors = [f"{100 * x:.2f} %" if x is not None else "–" for x in (row["weight_error"], row["output_error"])]
+        rows.append([row["name"].removesuffix(".weight"), "×".join(map(str, row["shape"])), bits, *errors])
+    table(f"Relative errors, {made.method} rounding", ["matrix", "shape", "bits", "of weights", "of outputs"], rows)
+    rows = [["size", *(f"{size / 1e6:,.2f} MB" for size in (made.bytes_before, made.bytes_after)), ""]]
+    for name, (before, after) in measured.items():
+        rows.append([_label(name), f"{before:.4f}", f"{after:.4f}", f"{100 * (after / (before or 1.0) - 1):+.2f} %"])
+    table("Before and after", ["", "before", "after", "change"], rows)
+    out.print(str(made.directory), highlight=False)
 
 
 def show_pieces(pieces: Sequence[tuple[str, bool]], characters: int) -> None:

@@ -31,6 +31,7 @@ class Tokenizer(ABC):
     token_bytes: list[bytes]  # what each id stands for; specials stand for nothing
     end_of_text: int = END_OF_TEXT  # closes a document
     stops: tuple[int, ...] = (IM_END, END_OF_TEXT)  # an answer ends with one of these
+    chats: bool = True  # whether it knows how a conversation is written
 
     @property
     def vocab_size(self) -> int:
@@ -49,6 +50,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Raises DataError for lone surrogates, which are not text."""
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that a text to be continued begins with; never empty."""
+        return self.encode(text) or [self.end_of_text]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]

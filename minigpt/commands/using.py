@@ -28,6 +28,8 @@ def generate(
     seed: flags.Seed = None,
     samples: flags.Samples = 1,
     chat: flags.AsChat = False,
+    bits: flags.Bits = 0,
+    kv_bits: flags.KVBits = 0,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
     json: flags.AsJson = False,
@@ -45,7 +47,7 @@ def generate(
     texts = _prompts(prompt, prompts)
     if chat and not all(text.strip() for text in texts):
         raise UsageError("The message is empty.", "Give it with --prompt.")
-    engine, _ = common.engine_at(common.either(run, run_option), stage, backend, device)
+    engine, _ = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
     ids = [_prompt_ids(engine, text, chat) for text in texts]
     if len(ids) == samples == 1 and not json:
         console.write("" if chat else texts[0])
@@ -77,6 +79,8 @@ def chat(
     min_p: flags.MinP = 0.05,
     repetition_penalty: flags.Penalty = 1.0,
     seed: flags.Seed = None,
+    bits: flags.Bits = 0,
+    kv_bits: flags.KVBits = 0,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
 ) -> None:
@@ -90,7 +94,7 @@ def chat(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
     opening = [{"role": "system", "content": common.valid(system, "--system")}] if system else []
-    engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device)
+    engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
     if stage == "pretrain":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")
@@ -128,6 +132,7 @@ def evaluate(
     data: flags.Data = None,
     rows: flags.Rows = None,
     tests: flags.Tests = 300,
+    bits: flags.Bits = 0,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
     json: flags.AsJson = False,
@@ -141,7 +146,8 @@ def evaluate(
     from minigpt.evaluate.report import evaluate_run
 
     opened, stage = common.open_at(common.either(run, run_option), stage)
-    result = evaluate_run(opened, stage, common.backend_of(backend, device), data or [], rows, tests)
+    framework = common.backend_of(backend, device)
+    result = evaluate_run(opened, stage, framework, data or [], rows, tests, bits, lambda e: console.note(e.text))
     if json:
         console.print_json(result)
     else:

@@ -1,6 +1,6 @@
 """What independent readers find in an export, and what becomes of one that differs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import MiniGPTError
@@ -8,16 +8,20 @@ from minigpt.errors import MiniGPTError
 
 @dataclass(frozen=True)
 class Check:
-    """What an independent `reader` found in an export: `found` must not be above `bound`. None: it is not installed."""
+    """What an independent `reader` found: `found` must not be above `bound`. None: it was not asked, for a `reason`."""
 
     reader: str
     quantity: str
     found: float | None
     bound: float
+    reason: str = ""
 
     @property
     def ok(self) -> bool:
         return self.found is None or self.found <= self.bound
+
+
+Card = Callable[[list[Check]], str]  # the text of a model card that tells what was found
 
 
 def refuse_differences(checks: Sequence[Check]) -> None:

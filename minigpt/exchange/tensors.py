@@ -83,8 +83,9 @@ def _from_gpt2(found: Arrays, where: str) -> Arrays:
 
 
 def _gpt2_name(name: str) -> str:
+    """Without the prefix "transformer.", as in OpenAI's own checkpoint: mlx-lm knows no other, transformers both."""
     stem, _, leaf = name.rpartition(".")
     if stem in GPT2_TOP:
-        return f"transformer.{GPT2_TOP[stem]}.{leaf}"
+        return f"{GPT2_TOP[stem]}.{leaf}"
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
-    return f"transformer.h.{layer[1]}.{GPT2_LAYER.get(layer[2], layer[2])}.{leaf}" if layer else name
+    return f"h.{layer[1]}.{GPT2_LAYER.get(layer[2], layer[2])}.{leaf}" if layer else name

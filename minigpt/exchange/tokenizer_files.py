@@ -4,8 +4,8 @@ In tokenizer.json a piece is written with its real spaces and not with SentenceP
 replaced before or after the merges, and a real U+2581 in a text becomes its three bytes, as it does here.
 
 Control tokens: other tools look for them in the whole rendered conversation. The chat template therefore puts
-the noncharacter U+FDD0 behind each "<|" that a user wrote, where it keeps control tokens from being found; the
-tokenizer drops it again. (Unicode keeps noncharacters out of texts: one in a text would be lost.)
+the noncharacter U+FDD0 into each "<|" and "<unk>" that a user wrote, where it keeps control tokens from being found;
+the tokenizer drops it again. (Unicode keeps noncharacters out of texts: one in a text would be lost.)
 """
 
 import json
@@ -16,19 +16,19 @@ from minigpt.tokenizer import END_OF_TEXT, FIRST_PIECE, IM_END, SPECIALS, UNKNOW
 GUARD = "\ufdd0"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] | replace('<|', '<|" + GUARD + "')"
-    " + '<|im_end|>\\n' -}}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{{- message['content'] | replace('<|', '<|" + GUARD + "') | replace('<unk>', '<" + GUARD + "unk>') -}}"
+    "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
 
-def write_tokenizer(tokenizer: Tokenizer, directory: Path, context: int, stage: str) -> None:
-    """The four files of a tokenizer of ours. A chat ends with <|im_end|>, a pretrained text with <|endoftext|>."""
-    end = END_OF_TEXT if stage == "pretrain" else IM_END
+def write_tokenizer(tokenizer: Tokenizer, directory: Path, context: int) -> None:
+    """The four files of a tokenizer of ours."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context,
-        "unk_token": SPECIALS[UNKNOWN], "eos_token": SPECIALS[end], "pad_token": SPECIALS[END_OF_TEXT],
+        "unk_token": SPECIALS[UNKNOWN], "eos_token": SPECIALS[IM_END], "pad_token": SPECIALS[END_OF_TEXT],
         "clean_up_tokenization_spaces": False, "add_bos_token": False,
         "added_tokens_decoder": {str(token["id"]): _without_id(token) for token in added_tokens()},
     }  # fmt: skip

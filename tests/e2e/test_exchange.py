@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+from command import contents
+
+from minigpt.exchange import tensors, tokenizer_files
+
 
 def test_an_export_is_a_directory_that_other_tools_know(minigpt, copy):
     result = minigpt("export", copy, "--to", "hf", "--json")
@@ -11,8 +16,10 @@ def test_an_export_is_a_directory_that_other_tools_know(minigpt, copy):
     assert (said["path"], said["stage"], said["dtype"]) == (str(directory), "dpo", "float32")
     assert {path.name for path in directory.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-        "generation_config.json",
+        "generation_config.json", "README.md",
     }  # fmt: skip
+    assert {check["reader"] for check in said["checks"] if check["ok"]} == {"transformers", "mlx-lm"}
+    assert len(said["checks"]) == 8 and all(check["ok"] and check["found"] is not None for check in said["checks"])
     assert said["size"] == sum(path.stat().st_size for path in directory.iterdir())
 
 
@@ -30,13 +37,50 @@ def test_what_is_there_is_not_replaced(minigpt, copy, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_a_table_says_what_the_readers_found(minigpt, copy):
+    result = minigpt("export", copy, "--to", "mlx", "--dtype", "bfloat16", "--stage", "sft")
+    assert result.code == 0 and "token ids of 300 texts" in result.out and "greedy answer" in result.out, result.err
+    again = minigpt("export", copy, "--to", "mlx", "--dtype", "float16", "--stage", "sft", "--no-verify")
+    assert again.code == 0 and "reader" not in again.out  # the default place is replaced
+
+
+@pytest.mark.parametrize("fault", ["a weight", "a token", "the chat template"])
+def test_a_reader_that_finds_something_else_stops_the_export(minigpt, copy, monkeypatch, fault):
+    """Each part of the export broken on purpose: nothing is left of it, and what was there before stays."""
+    minigpt("export", copy, "--no-verify")
+    before = contents(copy / "export")
+    if fault == "a weight":
+        right = tensors.to_hugging_face
+        broken = lambda kind, flat: right(kind, flat) | {"model.norm.weight": flat["model.norm.weight"] * 1.001}  # noqa
+        monkeypatch.setattr("minigpt.exchange.exporting.to_hugging_face", broken)
+    elif fault == "a token":
+        right = tokenizer_files.merges
+        monkeypatch.setattr(tokenizer_files, "merges", lambda pieces: right(pieces)[1:])
+    else:
+        unguarded = tokenizer_files.CHAT_TEMPLATE.replace(tokenizer_files.GUARD, "")
+        monkeypatch.setattr(tokenizer_files, "CHAT_TEMPLATE", unguarded)  # users may write control tokens
+    words = {"a weight": "logits", "a token": "300 texts", "the chat template": "60 chats"}
+    minigpt("export", copy).refused(1, "transformers differs in", words[fault])
+    assert contents(copy / "export") == before
+    assert [path.name for path in (copy / "export").iterdir()] == ["hf"]
+
+
+def test_a_full_disk_leaves_nothing(minigpt, copy, monkeypatch):
+    def full(path, *rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minigpt.exchange.exporting.write_tensors", full)
+    minigpt("export", copy).refused(4, "could not be written", "No space left")
+    assert [*(copy / "export").iterdir()] == []
+
+
 def test_a_gguf_export_is_judged_by_llama_cpp(minigpt, copy):
     result = minigpt("export", copy, "--to", "gguf", "--stage", "sft", "--json")
     assert result.code == 0, result.err
     said = json.loads(result.out)
     assert len(said["checks"]) == 5 and all(check["ok"] and check["reader"] == "llama.cpp" for check in said["checks"])
     directory = copy / "export" / "gguf"
-    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile"}
+    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
     assert "FROM ./model.gguf" in (directory / "Modelfile").read_text("utf-8")
 
 
