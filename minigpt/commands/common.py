@@ -139,6 +139,10 @@ def engine_at(
     from minigpt import console
     from minigpt.demo import load_engine
 
+    if path is not None and not bits and (path / "config.json").exists() and not (path / "config.toml").exists():
+        from minigpt.exchange.importing import open_directory
+
+        return open_directory(path, backend_of(backend, device, quiet=True)), "exported"
     run, named = open_at(path, stage)
     stage = run.weights(named)[1]  # complains before a framework is imported
     if path is None or named is None:

@@ -90,7 +90,11 @@ def write_model(
     config: ModelConfig, weights: Tree, tokenizer: Tokenizer, directory: Path, dtype: str, framework: str
 ) -> None:
     """Weights, config.json and the tokenizer's files, in a directory that is there."""
-    tensors = to_hugging_face(model_type_of(config), dict(items(weights)))
+    kind = model_type_of(config)
+    if kind == "qwen2" and tokenizer.kind != "imported":
+        message = "transformers splits the texts of every qwen2 model in Qwen2's own way: this tokenizer would be lost."
+        raise UsageError(message, "A model without biases (model.qkv_bias = false) can be exported.")
+    tensors = to_hugging_face(kind, dict(items(weights)))
     write_tensors(directory / "model.safetensors", tensors.items(), dtype, {"format": framework})
     write_json(directory / "config.json", config_json(config, dtype, list(tokenizer.stops)))
     write_tokenizer(tokenizer, directory, config.max_positions or config.context)
