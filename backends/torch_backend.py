@@ -159,6 +159,9 @@ class TorchBackend(Backend):
         if self.device == "gpu":
             torch.cuda.empty_cache()
 
+    def shares_memory(self) -> bool:
+        return self.device == "cpu"
+
     def fast_bfloat16(self) -> bool:
         return self.device == "gpu" and torch.cuda.get_device_capability()[0] >= 8
 

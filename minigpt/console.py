@@ -103,6 +103,16 @@ class Reporter:
         self._bar(event.stage, event.step, event.steps, status)
         self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {status}", now=event.step == event.steps)
 
+    def _usage(self, event: events.Usage) -> None:
+        pass
+
+    def _paused(self, event: events.Paused) -> None:
+        saved = ", which is saved" if event.saved else ""
+        note(f"{event.stage}: paused behind step {event.step:,}{saved}: {event.reason}.")
+
+    def _continued(self, event: events.Continued) -> None:
+        note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
+
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
         note(f"{event.stage} step {event.step:,}  validation " + "  ".join(named(k, v) for k, v in shown.items()))

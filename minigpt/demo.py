@@ -81,11 +81,16 @@ def _write_test_pairs(run: Run, directory: Path, report: Report) -> None:
     prepare(quiet, run.tokenizer, directory, run.config.model.context)
 
 
-def load_engine(run: Run, stage: str | None, backend: Backend, bits: int = 0, report: Report = silent) -> Engine:
-    """The finished stage of a run (by default the last one), ready to answer; with `bits` 4 or 8 quantized."""
+def load_engine(
+    run: Run, stage: str | None, backend: Backend, bits: int = 0, kv_bits: int = 0, report: Report = silent
+) -> Engine:
+    """The finished stage of a run (by default the last one), ready to answer.
+
+    With `bits` 4 or 8 its weights are quantized, with `kv_bits` the keys and values of an answer.
+    """
     weights, stage = loaded_quantized(run, stage, backend, bits, report) if bits else run.weights(stage, backend)
     dtype = choose_dtype(backend, getattr(run.config, stage).dtype)
-    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer)
+    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer, kv_bits)
 
 
 def shown_rows(seed: int) -> list[dict]:

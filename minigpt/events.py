@@ -52,7 +52,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Step:
-    """One update. `loss` is per token (or pair), `norm` the gradient's before clipping, `seconds` this step's."""
+    """One update. `loss` is per token (or pair), `norm` the gradient's before clipping.
+
+    `seconds` are this step's, with those that it `rested` to keep the CPU limit.
+    """
 
     stage: str
     step: int
@@ -63,6 +66,7 @@ class Step:
     tokens: int
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
+    rested: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,39 @@ class Eval:
     stage: str
     step: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the processes of a run take of the machine, and what they may take (None: no limit).
+
+    `cpu` is a share of all cores, averaged over the last half minute; `memory` is in bytes.
+    """
+
+    cpu: float
+    max_cpu: float | None
+    memory: int
+    max_memory: int | None
+    power: str
+
+
+@dataclass(frozen=True)
+class Paused:
+    """Training waits behind `step` until the reason has gone; `saved`: a checkpoint of this step is there."""
+
+    stage: str
+    step: int
+    reason: str
+    saved: bool
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The end of a pause of so many `seconds`."""
+
+    stage: str
+    step: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -89,7 +126,10 @@ class StageFinished:
     skipped: bool = False
 
 
-Event = Note | Progress | StageStarted | Resumed | Skipped | Step | Eval | Saved | StageFinished
+Event = (
+    Note | Progress | StageStarted | Resumed | Skipped | Step | Usage | Paused | Continued | Eval | Saved
+    | StageFinished
+)  # fmt: skip
 Report = Callable[[Event], None]
 
 

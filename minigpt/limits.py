@@ -9,18 +9,27 @@ from minigpt.errors import UsageError, check_name
 Power = Literal["quiet", "balanced", "full"]
 POWERS: tuple[Power, ...] = ("quiet", "balanced", "full")
 CPU_SHARE = {"quiet": 0.5, "balanced": None, "full": None}  # of all cores; None: whatever is free
-NICE = {"quiet": 15, "balanced": 10, "full": 0}  # others who want a core get it first
+NICE = {"quiet": 10, "balanced": 10, "full": 0}  # others who want a core get it first
 UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 BINARY = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`cpu` is a share of all cores in (0, 1], `memory` bytes that the processes may have resident; None: no limit."""
+    """`cpu` is a share of all cores in (0, 1], `memory` bytes that the processes may have resident; None: no limit.
+
+    `follows`: the level was not given and changes with the power source; `cpu_given`: the share stays all the same.
+    """
 
     power: Power = "full"
     cpu: float | None = None
     memory: int | None = None
+    follows: bool = False
+    cpu_given: bool = False
+
+    def said(self, resident: int) -> str:
+        """What is resident, beside what --max-memory allows."""
+        return f"{gigabytes(resident)} of the {gigabytes(self.memory)} that --max-memory allows are in use"
 
     @property
     def nice(self) -> int:
@@ -33,10 +42,11 @@ def limits_of(power: str | None, max_cpu: str | None, max_memory: str | None, ba
     Without --power a machine that runs on its battery is quiet, another one balanced. Raises UsageError for a value
     that is no limit.
     """
-    power = power or ("quiet" if battery else "balanced")
-    check_name("power level", power, POWERS)
-    cpu = CPU_SHARE[power] if max_cpu is None else parse_share(max_cpu, "--max-cpu")
-    return Limits(power, cpu if cpu != 1.0 else None, None if max_memory is None else parse_memory(max_memory, total))
+    level = power or ("quiet" if battery else "balanced")
+    check_name("power level", level, POWERS)
+    cpu = CPU_SHARE[level] if max_cpu is None else parse_share(max_cpu, "--max-cpu")
+    memory = None if max_memory is None else parse_memory(max_memory, total)
+    return Limits(level, cpu if cpu != 1.0 else None, memory, power is None, max_cpu is not None)
 
 
 def parse_share(text: str, flag: str) -> float:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from minigpt.commands.limits import braked
 from minigpt.errors import DataError, OutOfMemory, UsageError, check_name
+from minigpt.limits import Limits
 from minigpt.supervise import LESS_MEMORY, SUPERVISED
 
 if TYPE_CHECKING:
@@ -46,11 +48,13 @@ def config_of(
 
 @contextmanager
 def training(
-    directory: Path, settings: "Config", stages: Sequence[str], backend: str, device: str
+    directory: Path, settings: "Config", stages: Sequence[str], backend: str, device: str,
+    limits: Limits | None = None,
 ) -> Iterator[tuple["Run", Any, Any, "Control"]]:
     """(run, backend, report, control) for a block that trains: the run is held against other processes.
 
-    The settings of a new run are shown once.
+    The settings of a new run are shown once. `limits` bound what it takes of the machine. Raises ResourceError when
+    they leave too little.
     """
     from minigpt import console, tables
     from minigpt.lock import locked
@@ -71,8 +75,13 @@ def training(
         if not (directory / "config.toml").exists():
             tables.show_settings(settings, stages, directory / "config.toml")
         stop = stack.enter_context(Stop(None if watched is None else os.getppid(), console.note))
+        brake = None
+        if limits is not None:
+            root = os.getpid() if watched is None else os.getppid()
+            brake = stack.enter_context(braked(limits, framework, stop, root))
         report = stack.enter_context(console.Reporter())
-        yield run, framework, report, Control(stop, watched == LESS_MEMORY)
+        control = Control(stop, watched == LESS_MEMORY, brake)
+        yield run, framework, control.resting(report), control
 
 
 def supervised(context: typer.Context, directory: Path, wanted: bool, restarts: int) -> bool:
@@ -133,7 +142,7 @@ def backend_of(name: str, device: str, quiet: bool = False) -> Any:
 
 
 def engine_at(
-    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0
+    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0, kv_bits: int = 0
 ) -> tuple["Engine", str]:
     """An engine with a stage's weights, and that stage; what the user left open is said."""
     from minigpt import console
@@ -148,7 +157,7 @@ def engine_at(
     if path is None or named is None:
         console.note(f"Model: {run.directory}, stage {stage}.")
     framework = backend_of(backend, device, quiet=True)
-    return load_engine(run, stage, framework, bits, lambda event: console.note(event.text)), stage
+    return load_engine(run, stage, framework, bits, kv_bits, lambda event: console.note(event.text)), stage
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:

@@ -6,6 +6,7 @@ import typer
 
 from minigpt import flags
 from minigpt.commands import common
+from minigpt.commands.limits import limits_from
 from minigpt.errors import UsageError, check_name
 
 
@@ -19,6 +20,9 @@ def demo(
     device: flags.Device = "auto",
     seed: flags.Seed = None,
     json: flags.AsJson = False,
+    power: flags.Power = None,
+    max_cpu: flags.MaxCPU = None,
+    max_memory: flags.MaxMemory = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -35,7 +39,8 @@ def demo(
     from minigpt.demo import demo_config
 
     settings = demo_config(common.config_of(run, preset, config, sets, seed))
-    with common.training(run, settings, STAGES, backend, device) as (opened, framework, report, control):
+    limits = limits_from(power, max_cpu, max_memory)
+    with common.training(run, settings, STAGES, backend, device, limits) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
     if json:
         console.print_json(result)
@@ -56,6 +61,9 @@ def run(
     seed: flags.Seed = None,
     skip_bad: flags.SkipBad = False,
     allow_changes: flags.AllowChanges = False,
+    power: flags.Power = None,
+    max_cpu: flags.MaxCPU = None,
+    max_memory: flags.MaxMemory = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -77,7 +85,8 @@ def run(
         known = preset is not None and (run / "config.toml").exists()
         other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    with common.training(run, settings, stages, backend, device) as (opened, framework, report, control):
+    limits = limits_from(power, max_cpu, max_memory)
+    with common.training(run, settings, stages, backend, device, limits) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
 
@@ -95,6 +104,9 @@ def train(
     seed: flags.Seed = None,
     skip_bad: flags.SkipBad = False,
     allow_changes: flags.AllowChanges = False,
+    power: flags.Power = None,
+    max_cpu: flags.MaxCPU = None,
+    max_memory: flags.MaxMemory = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -111,7 +123,8 @@ def train(
     check_name("stage", stage, STAGES)
     extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
     settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
-    with common.training(run, settings, [stage], backend, device) as (opened, framework, report, control):
+    limits = limits_from(power, max_cpu, max_memory)
+    with common.training(run, settings, [stage], backend, device, limits) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, [stage], control, allow_changes)
 
 

@@ -29,6 +29,7 @@ def generate(
     samples: flags.Samples = 1,
     chat: flags.AsChat = False,
     bits: flags.Bits = 0,
+    kv_bits: flags.KVBits = 0,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
     json: flags.AsJson = False,
@@ -46,7 +47,7 @@ def generate(
     texts = _prompts(prompt, prompts)
     if chat and not all(text.strip() for text in texts):
         raise UsageError("The message is empty.", "Give it with --prompt.")
-    engine, _ = common.engine_at(common.either(run, run_option), stage, backend, device, bits)
+    engine, _ = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
     ids = [_prompt_ids(engine, text, chat) for text in texts]
     if len(ids) == samples == 1 and not json:
         console.write("" if chat else texts[0])
@@ -79,6 +80,7 @@ def chat(
     repetition_penalty: flags.Penalty = 1.0,
     seed: flags.Seed = None,
     bits: flags.Bits = 0,
+    kv_bits: flags.KVBits = 0,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
 ) -> None:
@@ -92,7 +94,7 @@ def chat(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
     opening = [{"role": "system", "content": common.valid(system, "--system")}] if system else []
-    engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits)
+    engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
     if stage == "pretrain" and engine.tokenizer.kind != "imported":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")

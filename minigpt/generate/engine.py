@@ -11,7 +11,7 @@ from backends.tree import Tree
 from minigpt.chat import render
 from minigpt.data.rows import Message
 from minigpt.errors import UsageError
-from minigpt.generate.cache import KVCache
+from minigpt.generate.cache import check_cache_bits, new_cache
 from minigpt.generate.sampling import Sampling, sample
 from minigpt.model import GPT
 from minigpt.tokenizer import Tokenizer
@@ -29,8 +29,10 @@ class Answer:
 class Engine:
     """A model with its weights and tokenizer, ready to answer."""
 
-    def __init__(self, model: GPT, weights: Tree, tokenizer: Tokenizer):
+    def __init__(self, model: GPT, weights: Tree, tokenizer: Tokenizer, kv_bits: int = 0):
+        check_cache_bits(model.config, kv_bits)
         self.model, self.weights, self.tokenizer = model, weights, tokenizer
+        self.kv_bits = kv_bits  # 0: keys and values as they are computed
 
     def stream(self, prompt: list[int], sampling: Sampling, max_tokens: int) -> Iterator[str]:
         """Pieces of the answer as they become complete characters; the return value is the Answer."""
@@ -99,7 +101,7 @@ class Engine:
         filler = self.tokenizer.end_of_text
         filled = [[filler] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
         ids = np.array(filled, np.int32)  # (B, T)
-        cache = KVCache(backend, config, len(prompts), longest + steps, self.model.dtype)
+        cache = new_cache(backend, config, len(prompts), longest + steps, self.model.dtype, self.kv_bits)
         seen = [list(prompt) for prompt in prompts]
         for position in range(steps):
             mask = self._mask(padding, cache.length, ids.shape[1])

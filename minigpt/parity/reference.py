@@ -174,6 +174,9 @@ class NumPyBackend(Backend):
     def clear_cache(self) -> None:
         pass
 
+    def shares_memory(self) -> bool:
+        return True
+
     def fast_bfloat16(self) -> bool:
         return False
 

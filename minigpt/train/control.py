@@ -2,17 +2,42 @@
 
 from dataclasses import dataclass, field
 
+from minigpt.brake import Brake
 from minigpt.config import StageConfig
 from minigpt.errors import OutOfMemory, ResourceError, says_out_of_memory
+from minigpt.events import Event, Progress, Report
 from minigpt.stop import Stop
+
+LONG_REST = 3.0  # seconds: what one piece of work that cannot be interrupted took beyond that is forgiven
 
 
 @dataclass(frozen=True)
 class Control:
-    """`stop` is asked after each step; `less_memory` says that the last try ended for want of memory."""
+    """`stop` is asked after each step; `less_memory` says that the last try ended for want of memory.
+
+    `brake` keeps the run within its limits; without one it takes what it gets.
+    """
 
     stop: Stop = field(default_factory=Stop)
     less_memory: bool = False
+    brake: Brake | None = None
+
+    def rest(self) -> float:
+        """Sleep for as long as the brake says; returns the seconds that it has rested so far."""
+        if self.brake is None:
+            return 0.0
+        self.brake.rest()
+        return self.brake.rested
+
+    def resting(self, report: Report) -> Report:
+        """A report that also rests when work outside of training (data, measurements) says how far it is."""
+
+        def rested(event: Event) -> None:
+            report(event)
+            if self.brake is not None and isinstance(event, Progress):
+                self.brake.rest(LONG_REST)
+
+        return rested
 
 
 UNSTEERED = Control()

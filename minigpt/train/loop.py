@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 from backends.base import Array, Backend
 from backends.tree import Tree, leaves, map_leaves, rebuild
+from minigpt.brake import Brake
 from minigpt.config import StageConfig
 from minigpt.data.batches import Batch, Batches, split
-from minigpt.errors import Interrupted, MiniGPTError
-from minigpt.events import Eval, Note, Report, Resumed, Saved, Skipped, Step
+from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
+from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step
 from minigpt.optim import Optimizer, rate
 from minigpt.train.adapter import Base
 from minigpt.train.control import Control
@@ -20,6 +21,7 @@ from minigpt.train.store import StageStore
 Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]
 UNMEASURED = {"loss": math.inf}
+PAUSES = {"pause for memory": "this machine is short of memory", "pause for heat": "this machine is too hot"}
 NOT_FINITE, NOTHING_TO_LEARN = "the loss or its gradient is not finite", "its batch has no token to learn from"
 
 
@@ -32,14 +34,17 @@ def train(
 
     `loss` is a pure function whose value is already averaged by the batch's weights; with a `base` its weights are
     the third argument. The weights passed in must not be used afterwards. Returns the last weights; the store
-    keeps the best ones too. Raises Interrupted, with a checkpoint saved, when `control` asks to stop, and
-    MiniGPTError when training fails again after it went back to an earlier checkpoint.
+    keeps the best ones too. Raises Interrupted, with a checkpoint saved, when `control` asks to stop, OutOfMemory,
+    with one, when it takes too much memory, and MiniGPTError when training fails again after it went back to an
+    earlier checkpoint.
     """
-    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report, base)
+    training = _Training(backend, stage, config, weights, loss, batches, validate, store, report, base, control.rest)
     training.begin()
     with control.stop.listening():
         while training.step < config.steps:
             training.advance()
+            if control.brake is not None:
+                training.heed(control.brake)
             if control.stop.requested and training.step < config.steps:
                 training.save()
                 message = f"Stopped during {stage} behind step {training.step:,} of {config.steps:,}, which is saved."
@@ -50,9 +55,9 @@ def train(
 class _Training:
     """What changes from step to step: weights, moments, health and the number of steps done."""
 
-    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, base):
+    def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, base, rest):
         self.backend, self.stage, self.config, self.base = backend, stage, config, base
-        self.batches, self.validate, self.store, self.report = batches, validate, store, report
+        self.batches, self.validate, self.store, self.report, self.rest = batches, validate, store, report, rest
         self.optimizer = Optimizer(backend, config, weights)
         gradient = backend.value_and_grad(loss, compiled=config.compile)
         self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
@@ -73,10 +78,10 @@ class _Training:
 
     def advance(self) -> None:
         """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""
-        began = time.perf_counter()
+        rested, began = self.rest(), time.perf_counter()
         batch = self.batches(self.step + self.health.offset)
         value, metrics, grads = accumulated(
-            self.backend, self.gradient, self.weights, batch, self.config.accumulation
+            self.backend, self.gradient, self.weights, batch, self.config.accumulation, self.rest
         )
         slopes, norm = self.optimizer.clip(grads)
         self.backend.sync(value, norm)
@@ -89,14 +94,31 @@ class _Training:
             self.weights, self.moments = self.optimizer.update(self.weights, slopes, self.moments, self.step)
             self.backend.sync(self.weights, self.moments)
         self.step += 1
+        rested = self.rest() - rested
         event = Step(
             self.stage, self.step, self.config.steps, float(value),
             self.config.learning_rate * rate(self.config, self.step - 1), float(norm), batch["ids"].size,
-            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()},
+            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()}, rested,
         )  # fmt: skip
         self.report(event)
         self._record(event, "" if verdict == "good" else NOT_FINITE if learns else NOTHING_TO_LEARN)
         self._measure_and_save()
+
+    def heed(self, brake: Brake) -> None:
+        """What the machine needs between two steps: a pause, or the end of this process with a checkpoint."""
+        action = brake.decide()
+        self.report(brake.usage())
+        if action == "smaller parts":
+            self.save()
+            raise OutOfMemory(
+                f"The memory ran out during training: {brake.limits.said(brake.resident)} behind step {self.step:,}.",
+                "Raise accumulation (more parts per step, the same result) or --max-memory.",
+            )
+        if action.startswith("pause"):
+            if action == "pause for memory":  # the system may end this process meanwhile
+                self.save()
+            self.report(Paused(self.stage, self.step, PAUSES[action], self.saved == self.step))
+            self.report(Continued(self.stage, self.step, brake.pause(action)))
 
     def save(self, measured: dict[str, float] = UNMEASURED) -> None:
         """A checkpoint of this step, unless there is one. What may be ruined counts as unmeasured: never the best."""
@@ -160,12 +182,13 @@ class _Training:
 
 
 def accumulated(
-    backend: Backend, gradient: Callable, weights: Tree, batch: Batch, parts: int
+    backend: Backend, gradient: Callable, weights: Tree, batch: Batch, parts: int, rest: Callable = lambda: None
 ) -> tuple[Array, dict[str, Array], Tree]:
     """(loss, metrics, gradients) of a batch computed in equal parts.
 
     The batch's weights sum to 1 over all parts, so the plain sums are exactly those of the whole: a mean of
-    the parts' means would be wrong when the parts have different numbers of tokens.
+    the parts' means would be wrong when the parts have different numbers of tokens. `rest` is called behind each
+    part of several.
     """
     total = None
     for part in split(batch, parts):
@@ -178,5 +201,6 @@ def accumulated(
             total[2] = backend.add_lists(total[2], leaves(grads))
         if parts > 1:
             backend.sync(total)
+            rest()
     value, metrics, sums = total
     return value, metrics, rebuild(weights, sums)

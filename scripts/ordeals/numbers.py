@@ -53,7 +53,7 @@ def _with(fault: str, run: Run, stage: str, backend) -> str:
     where, what, number, expected = FAULTS[fault]
     right, calls, events = loop.accumulated, iter(range(10_000)), []
 
-    def accumulated(backend, gradient, weights, batch, parts):
+    def accumulated(backend, gradient, weights, batch, parts, rest):
         value, metrics, grads = right(backend, gradient, weights, batch, parts)
         if next(calls) in where:
             if what == "gradient":

@@ -24,7 +24,7 @@ def injured(monkeypatch):
     def injure(wrong):
         calls = iter(range(1000))
 
-        def accumulated(backend, gradient, weights, batch, parts):
+        def accumulated(backend, gradient, weights, batch, parts, rest):
             value, metrics, grads = right(backend, gradient, weights, batch, parts)
             return wrong(next(calls), value), metrics, grads
 

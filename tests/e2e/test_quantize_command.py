@@ -52,6 +52,15 @@ def test_without_saved_weights_they_are_rounded_on_the_way(quantized):
     assert contents(quantized) == before
 
 
+def test_keys_and_values_in_few_bits(minigpt, trained):
+    flags = ["--prompt", "The cat", "--max-tokens", 8, "--temperature", 0, "--min-p", 0, "--backend", "torch"]
+    exact = minigpt("generate", trained, *flags)
+    found = minigpt("generate", trained, "--kv-bits", 8, "--bits", 8, *flags)
+    assert (exact.code, found.code) == (0, 0) and found.out.startswith("The cat")
+    minigpt("generate", trained, "--kv-bits", 2, *flags).refused(2, "2 bits", "--kv-bits 4 or 8")
+    minigpt("generate", trained, "--bits", 2, *flags).refused(2, "2 bits", "--bits 4 or 8")
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "dpo"])
 def test_every_stage_has_data_to_calibrate_with(copy, stage):
     result = call("quantize", copy, "--stage", stage, "--method", "gptq", "--backend", "torch", "--json")

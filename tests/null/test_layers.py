@@ -9,12 +9,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob("*.py")])
 FRAMEWORKS = {"mlx": "backends/mlx_backend.py", "torch": "backends/torch_backend.py"}
 # Only where something is exported or imported, lazily.
-EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "xllamacpp"}
+EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
 # Part of minigpt -> layer. An import may point to the same layer or a lower one.
 LAYERS = {
     "config": 1, "tree": 1, "errors": 1, "events": 1, "machine": 1, "throttle": 1,
-    "durable": 1, "lock": 1, "stop": 1, "supervise": 1, "limits": 1,
+    "durable": 1, "lock": 1, "stop": 1, "supervise": 1, "limits": 1, "brake": 1,
     "linear": 2, "rope": 2, "chat_template": 2,
     "imported_tokenizer": 2, "token_bytes": 2, "model": 2, "tokenizer": 2, "chat": 2, "data": 2,
     "generate": 3, "checkpoint": 3, "convert": 3, "lora": 3, "quantize": 3, "gptq": 3, "optim": 3, "losses": 3,

@@ -38,12 +38,12 @@ def test_what_is_no_size_is_refused(text):
 @pytest.mark.parametrize(
     ("power", "cpu", "battery", "limits"),
     [
-        (None, None, False, Limits("balanced", None)),
-        (None, None, True, Limits("quiet", 0.5)),
+        (None, None, False, Limits("balanced", None, follows=True)),
+        (None, None, True, Limits("quiet", 0.5, follows=True)),
         ("full", None, True, Limits("full", None)),
-        ("quiet", "80", False, Limits("quiet", 0.8)),
-        ("balanced", "100", False, Limits("balanced", None)),
-        ("quiet", "100%", True, Limits("quiet", None)),
+        ("quiet", "80", False, Limits("quiet", 0.8, cpu_given=True)),
+        ("balanced", "100", False, Limits("balanced", None, cpu_given=True)),
+        ("quiet", "100%", True, Limits("quiet", None, cpu_given=True)),
     ],
 )
 def test_the_power_source_decides_what_is_not_said(power, cpu, battery, limits):

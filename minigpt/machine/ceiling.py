@@ -1,0 +1,54 @@
+"""A ceiling for this process's resident memory that the kernel holds (Linux), and memory given back to it."""
+
+import ctypes
+import re
+import sys
+from pathlib import Path
+
+FILES_TO_COME = 32 << 20  # bytes of libraries that are mapped but not read yet
+
+
+def bound(size: int) -> int | None:
+    """Let this process have at most `size` bytes resident: beyond, an allocation fails instead of succeeding.
+
+    The kernel can limit private memory (RLIMIT_DATA); what is resident of files comes on top and is subtracted.
+    Memory that is reserved but was never touched counts as well, so the ceiling is kept with something to spare.
+    Returns the bytes that it may still take; None where the system cannot do this (macOS).
+    """
+    parts = resident_parts()
+    if sys.platform != "linux" or not parts:
+        return None
+    import resource
+
+    allowed = max(0, size - parts["RssFile"] - parts["RssShmem"] - FILES_TO_COME)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed if hard < 0 else min(allowed, hard), hard))
+    return allowed - parts["VmData"]
+
+
+def release() -> None:
+    """Lift the bound."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def resident_parts(status: Path = Path("/proc/self/status")) -> dict[str, int]:
+    """Bytes of this process by kind: VmData (reserved), RssAnon, RssFile, RssShmem; empty where it cannot be read."""
+    try:
+        text = status.read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    found = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    names = ("VmData", "RssAnon", "RssFile", "RssShmem")
+    return {name: found[name] for name in names} if set(names) <= found.keys() else {}
+
+
+def trim() -> None:
+    """Give freed memory back to the system (glibc keeps it for later)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)

@@ -1,0 +1,97 @@
+"""What processes use: the CPU seconds and resident memory of this process and those that belong to it."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """`cpu` is in seconds, with those of children that have ended (Linux); `resident` in bytes."""
+
+    parent: int
+    cpu: float
+    resident: int
+
+
+def processes(proc: Path = PROC) -> dict[int, Process]:
+    """Every process that can be seen, by its id; empty where nothing can be read."""
+    if (proc / "self" / "stat").exists():
+        found = ((int(path.name), _from_stat(path)) for path in proc.iterdir() if path.name.isdigit())
+        return {pid: process for pid, process in found if process is not None}
+    return parse_ps(output(["ps", "-axo", "pid=,ppid=,rss=,time="]))
+
+
+def tree(table: dict[int, Process], root: int) -> list[int]:
+    """`root` and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found = [root] if root in table else []
+    for pid in found:
+        found += [child for child in children.get(pid, []) if child not in found]
+    return found
+
+
+def total(table: dict[int, Process], pids: Iterable[int]) -> tuple[float, int]:
+    """(CPU seconds, resident bytes) of some processes together."""
+    members = [table[pid] for pid in pids if pid in table]
+    return sum(p.cpu for p in members), sum(p.resident for p in members)
+
+
+def parse_stat(text: str, ticks: int, page: int) -> Process | None:
+    """A line of /proc/PID/stat (proc(5)); the name in it may hold anything, also spaces and brackets."""
+    fields = text[text.rfind(")") + 2 :].split()
+    if len(fields) < 22:
+        return None
+    return Process(int(fields[1]), sum(map(int, fields[11:15])) / ticks, int(fields[21]) * page)
+
+
+def parse_ps(text: str) -> dict[int, Process]:
+    """The lines of `ps -o pid=,ppid=,rss=,time=` of macOS (12:34.56) or Linux (1-02:03:04)."""
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(?:(\d+)-)?([\d:]+(?:\.\d+)?)\s*", line)
+        if match:
+            pid, parent, kilobytes = map(int, match.groups()[:3])
+            seconds = 86400.0 * int(match[4] or 0)
+            for place, part in enumerate(reversed(match[5].split(":"))):
+                seconds += float(part) * 60**place
+            found[pid] = Process(parent, seconds, kilobytes * 1024)
+    return found
+
+
+def output(command: list[str], seconds: float = 2.0) -> str:
+    """What a tool prints; "" when it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def set_niceness(level: int) -> None:
+    """Let other processes go first: every thread of this one (on Linux each has its own) gets at least `level`."""
+    tasks = PROC / "self" / "task"
+    for thread in [int(path.name) for path in tasks.iterdir()] if tasks.is_dir() else [0]:
+        try:
+            if os.getpriority(os.PRIO_PROCESS, thread) < level:
+                os.setpriority(os.PRIO_PROCESS, thread, level)
+        except OSError:
+            continue  # it has ended
+
+
+def _from_stat(path: Path) -> Process | None:
+    try:
+        return parse_stat((path / "stat").read_text("utf-8", "replace"), os.sysconf("SC_CLK_TCK"), _page())
+    except (OSError, ValueError):  # it has ended
+        return None
+
+
+def _page() -> int:
+    return os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,28 @@
+"""The limits on the command line: what is refused, what is said, and memory that the kernel holds."""
+
+import pytest
+from command import call, weights
+from test_trust import pretraining
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--max-cpu", "0"], 2, "--max-cpu '0' is not a share of the machine. Give percent, such as --max-cpu 60."),
+        (["--max-memory", "lots"], 2, "--max-memory 'lots' is not a size."),
+        (["--power", "loud"], 2, "There is no power level 'loud'."),
+        (["--max-memory", "900TB"], 2, "is not a part of this machine's memory of"),
+        (["--max-memory", "150MB"], 4, "--max-memory allows 150 MB, and Python and torch alone need"),
+    ],
+)
+def test_what_cannot_be_is_refused(minigpt, sources, tmp_path, flags, code, words):
+    minigpt(*pretraining(sources, tmp_path / "run"), *flags).refused(code, words)
+    assert not list(tmp_path.glob("run/**/config.toml"))
+
+
+def test_a_limited_run_says_so_and_gives_the_same_weights(minigpt, sources, tmp_path):
+    runs = tmp_path / "whole", tmp_path / "slow"
+    assert call(*pretraining(sources, runs[0]), "--power", "full").code == 0
+    result = minigpt(*pretraining(sources, runs[1]), "--max-cpu", "20", "--max-memory", "3GB")
+    assert result.code == 0 and "Limits: at most 20% of the CPU and at most 3.0 GB of memory.\n" in result.err
+    assert weights(runs[0], "pretrain") == weights(runs[1], "pretrain")
