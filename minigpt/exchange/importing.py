@@ -91,7 +91,7 @@ def run_config(model: ModelConfig) -> Config:
     return build_config({"model": model.model_dump(), "tokenizer": {"kind": "imported"}} | STAGES)
 
 
-def open_directory(source: Path, backend: Backend) -> Engine:
+def open_directory(source: Path, backend: Backend, kv_bits: int = 0) -> Engine:
     """A Hugging Face directory ready to answer, as it is."""
     model, weights, tokenizer, _ = read_model(source)
-    return Engine(GPT(model, backend), to_backend(backend, weights), tokenizer)
+    return Engine(GPT(model, backend), to_backend(backend, weights), tokenizer, kv_bits)
