@@ -36,7 +36,7 @@ def save_checkpoint(
         check_room(directory, sum(leaf.nbytes for tree in trees.values() for leaf in leaves(tree)))
         with whole_directory(directory) as temporary:
             for name, tree in trees.items():
-                arrays = {key: np.ascontiguousarray(numpy(leaf)) for key, leaf in items(tree)}
+                arrays = {key: np.asarray(numpy(leaf), order="C") for key, leaf in items(tree)}
                 save_file(arrays, temporary / f"{name}.safetensors", metadata={"format": "pt"})
             (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
             manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}

@@ -105,7 +105,12 @@ AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
 ]
 ExportTo = Annotated[
-    str, typer.Option("--to", metavar="FORMAT", help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama).")
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama); peft or mlx-adapter: an adapter alone.",
+    ),
 ]
 ExportOut = Annotated[
     Path | None,
@@ -116,7 +121,7 @@ ExportOut = Annotated[
 ExportDtype = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="NAME", help="How weights are stored: float32, float16, bfloat16; gguf also q8_0 and q4_0."
+        "--dtype", metavar="NAME", help="float32, float16, bfloat16; mlx also int8 and int4, gguf q8_0 and q4_0."
     ),
 ]
 MaxCPU = Annotated[

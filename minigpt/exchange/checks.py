@@ -1,6 +1,6 @@
 """What independent readers find in an export, and what becomes of one that differs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import MiniGPTError
@@ -19,6 +19,9 @@ class Check:
     @property
     def ok(self) -> bool:
         return self.found is None or self.found <= self.bound
+
+
+Card = Callable[[list[Check]], str]  # the text of a model card that tells what was found
 
 
 def refuse_differences(checks: Sequence[Check]) -> None:

@@ -12,7 +12,8 @@ from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
 from minigpt.errors import ResourceError, UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
-from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.card import model_card
+from minigpt.exchange.checks import Card, Check, refuse_differences
 from minigpt.exchange.directory_check import check_directory
 from minigpt.exchange.gguf_export import export_gguf
 from minigpt.exchange.gguf_file import FORMATS
@@ -21,12 +22,15 @@ from minigpt.exchange.tensor_files import rounded, write_tensors
 from minigpt.exchange.tensors import to_hugging_face
 from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
 from minigpt.generate.engine import Engine
-from minigpt.model import GPT, to_backend
+from minigpt.model import GPT, to_backend, weight_shapes
+from minigpt.quantize import is_quantized
 from minigpt.tokenizer import Tokenizer
+from minigpt.train.quantized import quantized_weights
 from minigpt.train.run import Run
 
 TARGETS = ("hf", "mlx", "gguf")
 DTYPES = ("float32", "float16", "bfloat16")
+INTEGERS = {"int8": 8, "int4": 4}  # in mlx's own layout, for mlx-lm; what is not a matrix is float16 then
 
 
 @dataclass(frozen=True)
@@ -53,36 +57,43 @@ def export_run(
     Raises UsageError for a wrong name, and ResourceError when the disk is full; nothing half-written stays then.
     """
     check_name("export target", to, TARGETS)
-    check_name("dtype", dtype, tuple(FORMATS) if to == "gguf" else DTYPES)
-    weights, stage = run.weights(stage)
+    check_name("dtype", dtype, {"gguf": tuple(FORMATS), "mlx": (*DTYPES, *INTEGERS)}.get(to, DTYPES))
+    weights, stage = quantized_weights(run, stage, INTEGERS[dtype])[:2] if dtype in INTEGERS else run.weights(stage)
     if out is None:
         out = run.directory / "export" / to
     else:
         refuse_existing(out)
+
+    def card(checks: list[Check]) -> str:
+        return model_card(run, stage, to, dtype, checks)
+
     if to == "gguf":
-        name = f"{run.directory.resolve().name} {stage}"
-        size, checks = export_gguf(run.model_config, dict(items(weights)), run.tokenizer, out, name, dtype, backend)
+        arrays, name = dict(items(weights)), f"{run.directory.resolve().name} {stage}"
+        size, checks = export_gguf(run.model_config, arrays, run.tokenizer, out, name, dtype, backend, card)
     else:
-        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to)
+        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to, card)
     return Exported(out, to, stage, dtype, size, checks)
 
 
 def export_directory(
-    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, out: Path, dtype: str, backend: Backend | None, to: str
-) -> tuple[int, list[Check]]:
+    config: ModelConfig, weights: Tree, tokenizer: Tokenizer, out: Path, dtype: str, backend: Backend | None, to: str,
+    card: Card,
+) -> tuple[int, list[Check]]:  # fmt: skip
     """Write the directory `out`, there whole or not at all; returns (bytes, what its readers found).
 
     Raises UsageError when the architecture has no name elsewhere or mlx-lm cannot read it and it is for that.
     """
-    stored = map_leaves(lambda w: rounded(w, dtype), weights)
+    floats = "float16" if dtype in INTEGERS else dtype
+    stored = map_leaves(lambda w: rounded(w, floats) if w.dtype.kind == "f" else w, weights)
     checks: list[Check] = []
-    with written(out, sum(w.size for w in leaves(stored)) * (4 if dtype == "float32" else 2)) as temporary:
-        write_model(config, stored, tokenizer, temporary, dtype, "mlx" if to == "mlx" else "pt")
+    with written(out, sum(w.nbytes for w in leaves(stored)) // (1 if dtype == "float32" else 2)) as temporary:
+        write_model(config, stored, tokenizer, temporary, floats, "mlx" if to == "mlx" else "pt")
         if backend is not None:
             checks = check_directory(temporary, Engine(GPT(config, backend), to_backend(backend, stored), tokenizer))
         if to == "mlx" and (reason := cannot_read(MLXReader, temporary)):
             raise UsageError(f"This model cannot be exported for mlx-lm: {reason}.", "Use --to hf.")
         refuse_differences(checks)
+        (temporary / "README.md").write_text(card(checks), "utf-8")
     return sum(path.stat().st_size for path in out.iterdir()), checks
 
 
@@ -91,9 +102,24 @@ def write_model(
 ) -> None:
     """Weights, config.json and the tokenizer's files, in a directory that is there."""
     tensors = to_hugging_face(model_type_of(config), dict(items(weights)))
+    more = {}
+    if is_quantized(weights):
+        more["quantization"] = mlx_quantization(config, weights)
+        tensors = {name.replace(".packed", ".weight"): array for name, array in tensors.items()}
     write_tensors(directory / "model.safetensors", tensors.items(), dtype, {"format": framework})
-    write_json(directory / "config.json", config_json(config, dtype, list(tokenizer.stops)))
+    write_json(directory / "config.json", config_json(config, dtype, list(tokenizer.stops)) | more)
     write_tokenizer(tokenizer, directory, config.max_positions or config.context)
+
+
+def mlx_quantization(config: ModelConfig, weights: Tree) -> dict[str, int]:
+    """What mlx-lm's config.json says of quantized weights. Raises UsageError where it has them in another layout."""
+    if model_type_of(config) == "gpt2":
+        raise UsageError("A GPT-2 is stored in another layout than mlx quantizes.", "Export it with --dtype float16.")
+    flat = dict(items(weights))
+    name = next(name for name in flat if name.endswith(".packed"))
+    width = weight_shapes(config)[name.replace(".packed", ".weight")][1]
+    groups = flat[name.replace(".packed", ".scales")].shape[1]
+    return {"group_size": width // groups, "bits": 32 * flat[name].shape[1] // width}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory, whole_file
 from minigpt.errors import ResourceError, UsageError
-from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.checks import Card, Check, refuse_differences
 from minigpt.exchange.gguf_check import check_gguf
 from minigpt.exchange.gguf_file import write_gguf
 from minigpt.exchange.llama_cpp import is_installed
@@ -25,7 +25,7 @@ FILE = "model.gguf"
 
 def export_gguf(
     config: ModelConfig, arrays: dict[str, np.ndarray], tokenizer: Tokenizer, out: Path, name: str, dtype: str,
-    backend: Backend | None,
+    backend: Backend | None, card: Card,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """Write `out`, a .gguf file or a directory, there whole or not at all; returns (bytes, what llama.cpp found).
 
@@ -41,10 +41,11 @@ def export_gguf(
         with whole_file(out) if alone else whole_directory(out) as place:
             file = place if alone else place / FILE
             write_gguf(file, config, arrays, tokenizer, name, dtype)
-            if not alone:
-                (place / "Modelfile").write_text(modelfile(FILE, config.context), "utf-8")
             checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
             refuse_differences(checks)
+            if not alone:
+                (place / "Modelfile").write_text(modelfile(FILE, config.context), "utf-8")
+                (place / "README.md").write_text(card(checks), "utf-8")
     except OSError as error:
         message = f"The export {out} could not be written: {error.strerror or error}."
         raise ResourceError(message, "Free some space or choose another --out.") from None

@@ -4,6 +4,7 @@ Names and numbers come from the `gguf` package, which llama.cpp's own converter 
 after the other, so that no more than one of them is there twice.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from minigpt.errors import UsageError
 from minigpt.exchange.architectures import model_type_of
 from minigpt.exchange.gguf_tokenizer import add_tokenizer
 from minigpt.exchange.tensors import CONV1D, to_hugging_face
+from minigpt.rope import rope_frequencies
 from minigpt.tokenizer import Tokenizer
 
 # Our name of a number format -> that of the matrices' type in the file and of the file as a whole.
@@ -58,15 +60,17 @@ def architecture(config: ModelConfig) -> str:
     """llama.cpp's name for a model of this configuration. Raises UsageError when it has none."""
     kind = model_type_of(config)
     if kind == "mistral" and config.sliding_window >= config.context:
-        return "llama"
-    reasons = {
-        "mistral": (True, f"a sliding window of {config.sliding_window} tokens"),
-        "qwen3": (config.qkv_bias, "biases beside normalized queries and keys"),
-        "gpt2": (config.feed_forward != "gelu_tanh", "the exact form of GELU"),
-    }
-    unknown, what = reasons.get(kind, (False, ""))
-    if unknown:
-        raise UsageError(f"llama.cpp's {kind} cannot have {what}.", "Export to hf or mlx instead.")
+        kind = "llama"  # the window never hides anything
+    scaling = config.rope_scaling
+    for unknown, what in (
+        (kind == "mistral", f"a sliding window of {config.sliding_window} tokens"),
+        (kind == "qwen3" and config.qkv_bias, "biases beside normalized queries and keys"),
+        (kind == "gpt2" and config.feed_forward != "gelu_tanh", "the exact form of GELU"),
+        (kind != "llama" and scaling.kind == "llama3", "rope scaling of kind llama3"),
+        (scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1), "YaRN's beta_fast, beta_slow"),
+    ):
+        if unknown:
+            raise UsageError(f"llama.cpp's {kind} does not take {what}.", "Export to hf or mlx instead.")
     return kind
 
 
@@ -106,8 +110,8 @@ def add_rope_scaling(writer: Any, scaling: RopeScaling) -> None:
     writer.add_rope_scaling_factor(scaling.factor)
     if scaling.kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
-        writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
-        writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+        if scaling.attention_factor:  # llama.cpp multiplies it with the usual one
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor / (0.1 * math.log(scaling.factor) + 1))
 
 
 # ---- tensors -------------------------------------------------------------------------------------------------
@@ -124,6 +128,9 @@ def named_tensors(kind: str, config: ModelConfig, arrays: Arrays) -> Iterator[tu
         if kind == "llama" and stem.endswith(("q_proj", "k_proj")):
             array = interleaved(array, config.head_dim)
         yield f"{names.get_name(stem)}.{leaf}", array.T if name.endswith(CONV1D) else array
+    if config.rope_scaling.kind == "llama3":
+        plain = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+        yield "rope_freqs.weight", (plain / rope_frequencies(config)).astype(np.float32)  # (D/2,)
 
 
 def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:

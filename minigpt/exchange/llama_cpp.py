@@ -5,12 +5,12 @@ Not in this process: there the symbols of torch's library, which the MLX backend
 
 import importlib.util
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,19 @@ def is_installed() -> bool:
 @contextmanager
 def llama_cpp(path: Path, context: int) -> Iterator["LlamaCpp"]:
     """A GGUF file that llama.cpp has loaded. Raises MiniGPTError when it does not load the file."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(str(path), context, there), daemon=True)
-    process.start()
-    there.close()
+    code = f"from {__name__} import serve; serve({str(path)!r}, {context})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        address = here.recv()
-    except EOFError:
-        process.join()
-        raise MiniGPTError(f"llama.cpp does not load {path} (exit code {process.exitcode}).") from None
-    try:
+        address = process.stdout.readline().strip()
+        if not address:
+            raise MiniGPTError(f"llama.cpp does not load {path} (exit code {process.wait()}).")
         yield LlamaCpp(address)
     finally:
-        here.close()
-        process.join()
+        process.communicate()  # closes its stdin, on which it ends
 
 
-def _serve(path: str, context: int, parent: Connection) -> None:
-    """Load the file with float32 keys and values and exact attention; answer until the parent closes its end."""
+def serve(path: str, context: int) -> None:
+    """Load the file with float32 keys and values and exact attention, write the address, end with stdin."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -58,8 +53,9 @@ def _serve(path: str, context: int, parent: Connection) -> None:
         server = xllamacpp.Server(params)
     except (RuntimeError, ValueError):
         raise SystemExit(1) from None
-    parent.send(server.listening_address)
-    parent.poll(None)
+    sys.stdout.write(f"{server.listening_address}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 class LlamaCpp:

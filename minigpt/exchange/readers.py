@@ -95,7 +95,7 @@ def cannot_read(reader: Any, directory: Path) -> str | None:
     """Why this reader would compute something else from a sound export; None where it computes the same."""
     config = json.loads((directory / "config.json").read_text("utf-8"))
     if reader is not MLXReader:
-        return None
+        return "mlx's quantized weights are for mlx-lm" if "quantization" in config else None
     kind, scaling = config["model_type"], config.get("rope_scaling") or {}
     if kind == "mistral" and config["sliding_window"] < config["max_position_embeddings"]:
         return "mlx-lm knows no sliding window over all layers"

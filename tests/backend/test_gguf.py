@@ -5,7 +5,7 @@ import pytest
 
 from backends import get_backend
 from backends.tree import items
-from minigpt.config import ModelConfig
+from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.exchange import gguf_file, gguf_tokenizer
 from minigpt.exchange.checks import refuse_differences
@@ -26,6 +26,29 @@ MODELS = {
     "llama": {},
     "llama, untied, wide heads": {"tie_embeddings": False, "head_dim": 32, "rope_theta": 5e5},
     "qwen3": {"qk_norm": True, "norm_eps": 1e-6},
+}
+GPT2 = {"norm": "layer", "positions": "learned", "feed_forward": "gelu_tanh", "qkv_bias": True, "output_bias": True,
+        "mlp_bias": True, "n_kv_head": 4}  # fmt: skip
+STRETCHED = {
+    "linear": RopeScaling(kind="linear", factor=4.0),
+    "llama3": RopeScaling(kind="llama3", factor=8.0, original_context=64),
+    "yarn": RopeScaling(kind="yarn", factor=4.0, original_context=64),
+    "yarn with its own amplitude": RopeScaling(kind="yarn", factor=4.0, original_context=64, attention_factor=0.8),
+}
+VARIANTS = {
+    "qwen2": {"qkv_bias": True},
+    "llama with biases": {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+    "mistral, wide window": {"sliding_window": 256},
+    "gpt2": GPT2 | {"max_positions": 300},
+    "gpt2, untied": GPT2 | {"tie_embeddings": False},
+    **{name: {"rope_scaling": scaling} for name, scaling in STRETCHED.items()},
+}
+REFUSED = {
+    "sliding window of 100 tokens": {"sliding_window": 100},
+    "biases beside normalized": {"qk_norm": True, "qkv_bias": True, "output_bias": True},
+    "exact form of GELU": GPT2 | {"feed_forward": "gelu"},
+    "rope scaling of kind llama3": {"qk_norm": True, "rope_scaling": STRETCHED["llama3"]},
+    "beta_fast": {"rope_scaling": STRETCHED["yarn"].model_copy(update={"beta_slow": 2.0})},
 }
 
 
@@ -62,6 +85,22 @@ def test_every_model_comes_out_as_it_went_in(backend, tokenizers, checked, name)
     refuse_differences(found)
     assert [check.bound for check in found] == [0, 0, 1e-3, 1e-3, 0]
     assert found[2].found < 1e-4  # of log-probabilities between -5 and -1: far below the bound
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_models_from_elsewhere_come_out_as_they_went_in(tokenizers, checked, name):
+    found = checked(engine_of(TORCH, tokenizers["byte"], **VARIANTS[name]), texts=5)
+    refuse_differences(found)
+    assert found[2].found < (5e-3 if "gpt2" in name else 1e-4)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_llama_cpp_does_not_know_is_refused_by_name(tokenizers, tmp_path, what):
+    config = ModelConfig(**(SHAPE | {"vocab_size": tokenizers["byte"].vocab_size} | REFUSED[what]))
+    arrays = dict(items(random_weights(config)))
+    with pytest.raises(UsageError, match=rf"llama.cpp's \w+ does not take .*{what}"):
+        write_gguf(tmp_path / "model.gguf", config, arrays, tokenizers["byte"], "test", "float32")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in FORMATS if dtype != "float32"])

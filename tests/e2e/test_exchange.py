@@ -16,7 +16,7 @@ def test_an_export_is_a_directory_that_other_tools_know(minigpt, copy):
     assert (said["path"], said["stage"], said["dtype"]) == (str(directory), "dpo", "float32")
     assert {path.name for path in directory.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-        "generation_config.json",
+        "generation_config.json", "README.md",
     }  # fmt: skip
     assert {check["reader"] for check in said["checks"] if check["ok"]} == {"transformers", "mlx-lm"}
     assert len(said["checks"]) == 8 and all(check["ok"] and check["found"] is not None for check in said["checks"])
@@ -80,7 +80,7 @@ def test_a_gguf_export_is_judged_by_llama_cpp(minigpt, copy):
     said = json.loads(result.out)
     assert len(said["checks"]) == 5 and all(check["ok"] and check["reader"] == "llama.cpp" for check in said["checks"])
     directory = copy / "export" / "gguf"
-    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile"}
+    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
     assert "FROM ./model.gguf" in (directory / "Modelfile").read_text("utf-8")
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob("*.py")])
 FRAMEWORKS = {"mlx": "backends/mlx_backend.py", "torch": "backends/torch_backend.py"}
 # Only where something is exported or imported, lazily.
-EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "xllamacpp"}
+EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
 # Part of minigpt -> layer. An import may point to the same layer or a lower one.
 LAYERS = {

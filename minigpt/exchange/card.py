@@ -1,0 +1,172 @@
+"""The model card of an export (README.md, as Hugging Face has it): what the run directory really holds.
+
+A figure that was not measured is not there. Of data files only the names are told, not where they lay.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt import __version__
+from minigpt.checkpoint import read_state
+from minigpt.config import STAGES
+from minigpt.exchange.architectures import model_type_of
+from minigpt.exchange.checks import Check
+from minigpt.model import parameter_count
+from minigpt.train.run import Run
+
+TAGS = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf"}
+SETTINGS = (
+    "steps", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "lora_rank", "beta", "loss",
+)  # fmt: skip
+MEASURES = {
+    "loss": "validation loss", "perplexity": "perplexity", "bits_per_byte": "bits per byte",
+    "accuracy": "pairs ranked as preferred", "margin": "reward margin",
+}  # fmt: skip
+USE = {
+    "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")
+model = AutoModelForCausalLM.from_pretrained("DIRECTORY")
+""",
+    "mlx": """mlx_lm.generate --model DIRECTORY --prompt "Hello"
+""",
+    "gguf": """ollama create NAME -f Modelfile      # or: llama-server -m model.gguf
+""",
+}
+
+
+def model_card(run: Run, stage: str, to: str, dtype: str, checks: Sequence[Check]) -> str:
+    """The text of README.md for a `stage` of a run, written for the tool `to`; `checks` are what its readers found."""
+    stages = [name for name in STAGES[: STAGES.index(stage) + 1] if run.store(name).finished()]
+    blocks = [
+        front_matter(run, stages, to),
+        f"# {run.directory.resolve().name}, after {stage}",
+        _summary(run, stages, dtype),
+        "## Use",
+        f"```\n{USE[to]}```",
+        "## Training",
+        _training(run, stages),
+        "## Measured",
+        _measured(run, stages),
+        *_tasks(run, stages),
+        *_readers(checks),
+        "## Limits",
+        _limits(run, stage),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def front_matter(run: Run, stages: Sequence[str], to: str) -> str:
+    """What Hugging Face's hub reads. No licence: that is for the owner of the model and its data to say."""
+    tags = ["minigpt", model_type_of(run.model_config), *stages]
+    head = [f"library_name: {TAGS[to]}", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *head, "---"])
+
+
+def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
+    c = run.model_config
+    what = f"A language model of {parameter_count(c):,} parameters ({model_type_of(c)})"
+    lines = [
+        f"{what}, made with MiniGPT {__version__}: {' → '.join(stages)}. Weights are stored as {dtype}.",
+        _table(
+            ["layers", "width", "heads", "key/value heads", "feed-forward width", "context", "vocabulary"],
+            [[f"{x:,}" for x in (c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.d_ff, c.context, c.vocab_size)]],
+        ),
+        f"Tokenizer: {run.tokenizer.kind}, {run.tokenizer.vocab_size:,} tokens.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _training(run: Run, stages: Sequence[str]) -> str:
+    rows = []
+    for stage in stages:
+        settings = getattr(run.config, stage).model_dump()
+        shown = ", ".join(f"{name} {settings[name]}" for name in SETTINGS if settings.get(name))
+        best = read_state(run.store(stage).final).get("step")
+        rows.append([stage, _sources(run, stage), _amount(run, stage), shown, f"{best:,}" if best else "–"])
+    table = _table(["stage", "data", "training data", "settings", "weights of step"], rows)
+    return f"{table}\n\nSeed {run.config.seed}; a row has up to {run.config.model.context:,} tokens.{_environment(run)}"
+
+
+def _sources(run: Run, stage: str) -> str:
+    return ", ".join(Path(source).name for source in getattr(run.config.data, stage)) or "–"
+
+
+def _amount(run: Run, stage: str) -> str:
+    """Tokens and examples of a stage's training data, where it is still there."""
+    meta = _json(run.data(stage) / "train" / "meta.json")
+    if not meta:
+        return "–"
+    count = meta["sequences"]
+    examples = {"pretrain": "", "sft": f", {count:,} conversations", "dpo": f", {count // 2:,} pairs"}
+    return f"{meta['tokens']:,} tokens{examples[stage]}"
+
+
+def _environment(run: Run) -> str:
+    found = _json(run.directory / "env.json")
+    names = [f"{name} {found[name]}" for name in ("torch", "mlx", "device", "platform") if name in found]
+    return f" Trained with {', '.join(names)}." if names else ""
+
+
+def _measured(run: Run, stages: Sequence[str]) -> str:
+    rows = []
+    for stage in stages:
+        metrics = read_state(run.store(stage).final).get("metrics", {})
+        shown = [f"{label} {metrics[name]:.4f}" for name, label in MEASURES.items() if name in metrics]
+        size = next((f"{metrics[name]:,} {name}" for name in ("tokens", "pairs") if name in metrics), "–")
+        rows.append([stage, ", ".join(shown) or "no measurement was kept", size])
+    return "On data that was held out from training, at the end of each stage:\n\n" + _table(
+        ["stage", "result", "measured on"], rows
+    )
+
+
+def _tasks(run: Run, stages: Sequence[str]) -> Iterable[str]:
+    """The demo's questions, where they were asked."""
+    measured = _json(run.directory / "demo.json").get("measured", {})
+    known = [stage for stage in stages if stage in measured]
+    names = dict.fromkeys(name for stage in known for name in measured[stage])
+    rows = [[name.replace("_", " "), *(_figure(measured[stage].get(name)) for stage in known)] for name in names]
+    if rows:
+        yield "On the held-out questions of MiniGPT's built-in world (shares of 1, but for bits per byte):"
+        yield _table(["", *(f"after {stage}" for stage in known)], rows)
+
+
+def _readers(checks: Sequence[Check]) -> Iterable[str]:
+    """What other tools found in these very files."""
+    rows = [[c.reader, c.quantity, f"{c.found:.2g}", f"{c.bound:g}"] for c in checks if c.found is not None]
+    if rows:
+        yield "These files were read back by other tools and held against the run:"
+        yield _table(["reader", "difference in", "found", "bound"], rows)
+
+
+def _limits(run: Run, stage: str) -> str:
+    taught = {
+        "pretrain": "It continues texts; it was not taught to answer.",
+        "sft": "It was taught to answer by examples only, not by preferences.",
+        "dpo": "It was taught to answer, and to prefer some answers to others.",
+    }
+    lines = [
+        f"It sees {run.config.model.context:,} tokens at once, and knows only what its training data (above) holds.",
+        taught[stage],
+        "Nothing was measured but what is written above: not its safety, not its biases, not its knowledge.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
