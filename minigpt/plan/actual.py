@@ -1,5 +1,7 @@
 """What a stage really took, beside what was planned: kept in its plan.json."""
 
+import contextlib
+import gc
 import json
 import os
 import resource
@@ -9,6 +11,7 @@ from typing import Any
 
 from backends.base import Backend
 from minigpt.durable import write_whole
+from minigpt.machine import ceiling
 from minigpt.plan.plan import StagePlan
 
 PEAK_AGAIN = Path("/proc/self/clear_refs")  # Linux: writing 5 lets the high-water mark begin again
@@ -20,10 +23,8 @@ class Peak:
     def __init__(self, backend: Backend):
         self.backend = backend
         self.own = backend.device == "gpu" and not backend.shares_memory()
-        try:
+        with contextlib.suppress(OSError):  # without it the peak counts what the process did before, too
             PEAK_AGAIN.write_text("5")
-        except OSError:  # then the peak counts what the process did before, too
-            pass
 
     def bytes(self) -> int:
         return self.backend.memory()["peak"] if self.own else max_resident()
@@ -45,6 +46,13 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return max_resident()
+
+
+def give_back(backend: Backend) -> None:
+    """Return to the system what a measurement has used, so that it does not count in what follows."""
+    gc.collect()
+    backend.clear_cache()
+    ceiling.trim()
 
 
 def record(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> dict[str, Any]:

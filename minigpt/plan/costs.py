@@ -42,7 +42,7 @@ def step_tokens(model: ModelConfig, stage: str, config: StageConfig) -> int:
 
 
 def state_of(model: ModelConfig, config: StageConfig) -> State:
-    """What a stage with these settings keeps: an adapter trains its own leaves only, over weights that may be packed."""
+    """What a stage with these settings keeps: an adapter trains its own leaves, over weights that may be packed."""
     shapes = weight_shapes(model)
     weights = FLOAT * parameter_count(model)
     if is_adapted(config):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from minigpt.config import StageConfig
 
+DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
 CHUNK = 256  # tokens of a chunked loss: small beside everything else, and large enough for a fast matrix product
 
 

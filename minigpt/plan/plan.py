@@ -8,13 +8,12 @@ from minigpt.config import Config, ModelConfig, StageConfig
 from minigpt.lora import trained_count
 from minigpt.model import parameter_count
 from minigpt.plan.costs import checkpoint_bytes, disk_bytes, flops_per_token, row_width, step_tokens
-from minigpt.plan.fit import divisions, fit
+from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import Memory, stage_memory
 from minigpt.plan.speed import Speed, slower
 
 DISK_RATE = 300e6  # bytes per second that a checkpoint is copied, summed and flushed with
 OWN_VOCABULARY = {"char": 300, "byte": 300}  # about: known only when the text has been read
-DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
 SpeedOf = Callable[[ModelConfig, str, StageConfig], Speed | None]
 
 
