@@ -129,7 +129,7 @@ def _smaller(settings: "Config", plan: "Plan") -> str:
     ways = [f"--preset {name}" for name in reversed(PRESETS) if fits(load_config(name))][:1]
     ways += [f"--set model.context={shorter}"] if shorter else []
     least = min(one.memory.base + one.memory.weights + one.memory.optimizer for one in plan.stages)
-    return f"What would fit: {' or '.join(ways)}." if ways else f"Not even the smallest preset fits: {gigabytes(least)}."
+    return f"What would fit: {' or '.join(ways)}." if ways else f"Nothing fits that: {gigabytes(least)} is the least."
 
 
 def largest_preset(
@@ -155,3 +155,20 @@ def largest_preset(
         lack = f"take {duration(plan.seconds)}" if plan.fits else f"need {gigabytes(plan.memory)}"
         why.append(f"{name} would {lack}")
     return PRESETS[0], f"the smallest, though it takes more than {duration(allowed)}", plan
+
+
+def preset_for(
+    preset: str | None, run: Path, file: Path | None, sets: Sequence[str] | None, stages: Sequence[str], backend: str,
+    device: str, limits: Limits, time: str | None,
+) -> str | None:  # fmt: skip
+    """The preset that "auto" means for a new run; that of a run which is there already stays. Others are returned."""
+    if preset != "auto":
+        return preset
+    if (run / "config.toml").exists():
+        return None
+    from minigpt import console
+    from minigpt.commands.common import backend_of
+
+    name, reason, _ = largest_preset(file, sets, stages, backend_of(backend, device, quiet=True), limits, time)
+    console.note(f"Preset {name}: {reason}.")
+    return name

@@ -7,10 +7,10 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 from backends.base import Backend
 from minigpt.durable import write_whole
+from minigpt.events import Compared
 from minigpt.machine import ceiling
 from minigpt.plan.plan import StagePlan
 
@@ -55,12 +55,16 @@ def give_back(backend: Backend) -> None:
     ceiling.trim()
 
 
-def record(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> dict[str, Any]:
-    """Write what was planned and what happened into `directory`/plan.json; returns it."""
+def compare(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> Compared:
+    """Write what was planned and what happened into `directory`/plan.json; returns it as an event.
+
+    A time that was planned for other steps (training was interrupted in between) is left out.
+    """
+    expected = planned.seconds if steps == planned.steps else None
     kept = {
-        "stage": planned.stage,
-        "planned": {"memory": planned.memory.total, "seconds": planned.seconds, "steps": planned.steps},
-        "actual": {"memory": memory, "seconds": round(seconds, 3), "steps": steps},
-    }
+        "stage": planned.stage, "steps": steps,
+        "planned": {"memory": planned.memory.total, "seconds": expected},
+        "actual": {"memory": memory, "seconds": round(seconds, 3)},
+    }  # fmt: skip
     write_whole(directory / "plan.json", json.dumps(kept, indent=1))
-    return kept
+    return Compared(planned.stage, memory, planned.memory.total, seconds, expected)
