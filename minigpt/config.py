@@ -163,6 +163,7 @@ class TuneConfig(StageConfig):
     lora_alpha: float = Field(16.0, gt=0, description="the adapter's output counts lora_alpha / lora_rank times")
     lora_targets: list[str] = Field([], description="layers, such as q_proj; none named: all in the blocks")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that a step leaves out")
+    lora_bits: Literal[0, 4, 8] = Field(0, description="keep the weights in so many bits (QLoRA); 0: as they are")
     dora: bool = Field(False, description="train the length of each weight row, too (Liu et al. 2024)")
 
 

@@ -75,20 +75,17 @@ def linear_layers(model: ModelConfig) -> dict[str, Shape]:
     }
 
 
-def init_adapter(
-    base: Tree, shapes: Mapping[str, Shape], seed: int, numpy: Callable[[Any], np.ndarray] = np.asarray
-) -> Tree:
+def init_adapter(weight_of: Callable[[str], np.ndarray], shapes: Mapping[str, Shape], seed: int) -> Tree:
     """NumPy leaves of an adapter that changes nothing yet, as in PEFT and mlx-lm.
 
-    B is 0, A uniform in ±1/√in from Philox with a stream per leaf, a magnitude the norm of its row of `base`, whose
-    leaves `numpy` turns into arrays (`Backend.numpy`).
+    B is 0, A uniform in ±1/√in from Philox with a stream per leaf, a magnitude the norm of its row of the weight
+    (out, in) that `weight_of` gives for a layer's name.
     """
-    flat = dict(items(base))
 
     def first_values(name: str, shape: Shape) -> np.ndarray:
         layer, _, kind = name.rpartition(".")
         if kind == "lora_magnitude":
-            return np.linalg.norm(numpy(flat[f"{layer}.weight"]), axis=1).astype(np.float32)
+            return np.linalg.norm(weight_of(layer), axis=1).astype(np.float32)
         return np.zeros(shape, np.float32) if kind == "lora_b" else _uniform(name, shape, seed)
 
     return unflatten({name: first_values(name, shape) for name, shape in shapes.items()})
@@ -109,6 +106,13 @@ def scales(adapter: Tree, scale: float) -> Tree:
     })  # fmt: skip
 
 
+def layer_at(tree: Tree, layer: str) -> Tree:
+    """The leaves of the layer of that name, such as model.layers.0.mlp.up_proj."""
+    for key in layer.split("."):
+        tree = tree[int(key) if isinstance(tree, list) else key]
+    return tree
+
+
 def join(base: Tree, more: Tree) -> Tree:
     """A tree with the leaves of both; `more` wins, its lists may have gaps. No array is copied."""
     if isinstance(base, dict):
@@ -117,13 +121,6 @@ def join(base: Tree, more: Tree) -> Tree:
         children = dict(enumerate(more)) if isinstance(more, list) else {int(key): child for key, child in more.items()}
         return [join(child, children[i]) if i in children else child for i, child in enumerate(base)]
     return more
-
-
-def separate(tree: Tree) -> tuple[Tree, Tree]:
-    """(base, adapter) of a tree, the adapter with its scales; no array is copied."""
-    flat = dict(items(tree))
-    adapter = {name: leaf for name, leaf in flat.items() if name.rpartition(".")[2] in LEAVES}
-    return unflatten({name: leaf for name, leaf in flat.items() if name not in adapter}), unflatten(adapter)
 
 
 def merge(tree: Tree) -> Tree:

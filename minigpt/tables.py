@@ -46,6 +46,8 @@ LABELS = {
     "bits_per_byte": "bits per byte (less is better)",
     "exact_match": "right answers (exact match)",
     "manner": "short and polite answers",
+    "kl_divergence": "KL divergence (nats per token)",
+    "same_choice": "the same likeliest token",
     "preference_accuracy": "pairs ranked as preferred",
 }
 
@@ -92,7 +94,8 @@ def show_quantized(made: Any, measured: dict) -> None:
     table(f"Relative errors, {made.method} rounding", ["matrix", "shape", "bits", "of weights", "of outputs"], rows)
     rows = [["size", *(f"{size / 1e6:,.2f} MB" for size in (made.bytes_before, made.bytes_after)), ""]]
     for name, (before, after) in measured.items():
-        rows.append([_label(name), f"{before:.4f}", f"{after:.4f}", f"{100 * (after / (before or 1.0) - 1):+.2f} %"])
+        change = f"{100 * (after / before - 1):+.3f} %" if before else ""
+        rows.append([_label(name), f"{before:.5f}", f"{after:.5f}", change])
     table("Before and after", ["", "before", "after", "change"], rows)
     out.print(str(made.directory), highlight=False)
 

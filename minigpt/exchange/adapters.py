@@ -23,7 +23,7 @@ from minigpt.lora import TRAINED, join, merge, target_layers
 from minigpt.model import GPT, to_backend
 from minigpt.train.adapter import check_base
 from minigpt.train.run import Run
-from minigpt.train.stages import stage_before
+from minigpt.train.start import stage_before
 
 
 def export_adapter(

@@ -16,7 +16,8 @@ from backends.tree import Tree, items, unflatten
 from minigpt.config import ModelConfig, TuneConfig
 from minigpt.data.batches import Batch, Batches, stream
 from minigpt.errors import CheckpointError
-from minigpt.lora import init_adapter, join, lora_shapes, merge, scales
+from minigpt.linear import matrix
+from minigpt.lora import init_adapter, join, layer_at, linear_layers, lora_shapes, merge, scales
 from minigpt.model import to_backend
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ def adapter_recipe(
     argument: a traced function must not close over it.
     """
     whole_loss, whole_batches, whole_validate = recipe
-    adapter = init_adapter(weights, lora_shapes(model, config), seed, backend.numpy)
+    layers = linear_layers(model)
+
+    def weight_of(layer: str) -> np.ndarray:
+        return backend.numpy(matrix(backend, layer_at(weights, layer), layers[layer][1]))
+
+    adapter = init_adapter(weight_of, lora_shapes(model, config), seed)
     base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))
     rate = backend.array(np.float32(config.lora_dropout))
 

@@ -24,7 +24,8 @@ from minigpt.lora import is_adapted, lora_shapes
 from minigpt.tokenizer import Tokenizer, train_tokenizer
 from minigpt.train.control import UNSTEERED, Control, out_of_memory
 from minigpt.train.run import Run, check_unchanged, saved_config
-from minigpt.train.stages import stage_before, train_stage
+from minigpt.train.stages import train_stage
+from minigpt.train.start import stage_before
 
 OURS = {".lock", "log.txt"}  # what a run's directory may have before its config.toml
 
@@ -127,7 +128,8 @@ def _fixed(config: Config, stages: Sequence[str]) -> dict:
 
 def _form(section: dict) -> dict:
     """The settings of a stage that decide which leaves it trains, and what they mean."""
-    return {key: section[key] for key in ("lora_rank", "lora_alpha", "lora_targets", "dora") if key in section}
+    keys = ("lora_rank", "lora_alpha", "lora_targets", "lora_bits", "dora")
+    return {key: section[key] for key in keys if key in section}
 
 
 def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,22 @@ import numpy as np
 from backends.base import Backend
 from backends.tree import Tree
 from minigpt.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
-from minigpt.config import DPOConfig, StageConfig, TuneConfig
+from minigpt.config import DPOConfig, StageConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows, ValidationText, stacked
 from minigpt.durable import write_whole
-from minigpt.errors import CheckpointError, UsageError
+from minigpt.errors import CheckpointError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
 from minigpt.lora import is_adapted, target_layers, trained_count
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
-from minigpt.model import GPT, init_weights, parameter_count, to_backend
+from minigpt.model import GPT, parameter_count, to_backend
+from minigpt.quantize import dequantize_weights
 from minigpt.train.adapter import Base, adapter_recipe, check_base, final_trees
 from minigpt.train.control import UNSTEERED, Control, smaller
 from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
+from minigpt.train.start import stage_before, start_fingerprint, starting_weights
 from minigpt.train.store import Complete, StageStore, State
 
 DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
@@ -47,22 +48,22 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))
     if (before := stage_before(run, stage)) and not store.steps_kept():
         report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
-    for warning in (_rate_of_zero(stage, config), _divided(run, stage, config)):
-        if warning:
-            report(Note(warning))
+    for note in (_rate_of_zero(stage, config), _divided(run, stage, config), _adapter_note(run, stage, config)):
+        if note:
+            report(Note(note))
 
     began = time.perf_counter()
-    weights = starting_weights(run, stage, backend)
+    weights = to_backend(backend, starting_weights(run, stage, config))
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
     base = None
     if is_adapted(config):
-        report(Note(_adapter_note(run, stage, config)))
+        fingerprint = start_fingerprint(run, stage, weights, backend.numpy)
         whole = (loss, batches, validate)
         frozen, weights, loss, batches, validate = adapter_recipe(
             backend, run.model_config, config, weights, run.config.seed, whole
         )
-        base = Base(frozen, run.fingerprint(stage_before(run, stage)))
+        base = Base(frozen, fingerprint)
     train(backend, stage, config, weights, loss, batches, validate, store, report, control, base)
     report(StageFinished(stage, store.finish(stage, report, completion(run, stage)), time.perf_counter() - began))
     if stage == "dpo" and is_stuck(run.config.dpo, store.last_state()["metrics"]["loss"]):
@@ -93,20 +94,24 @@ def completion(run: Run, stage: str) -> Complete | None:
         return None
 
     def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
-        before = stage_before(run, stage)
-        check_base(state, run.fingerprint(before), run.store(stage).directory)
-        return final_trees(run.weights(before)[0], adapter, config)
+        base = starting_weights(run, stage, config)
+        check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
+        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
 
     return complete
 
 
-def _adapter_note(run: Run, stage: str, config: TuneConfig) -> str:
-    """How much of the model an adapter trains."""
+def _adapter_note(run: Run, stage: str, config: StageConfig) -> str | None:
+    """How much of the model an adapter trains; which settings of one are not used."""
+    if not is_adapted(config):
+        named = [f"{stage}.{name}" for name in ("dora", "lora_bits", "lora_targets") if getattr(config, name, None)]
+        return f"{stage}.lora_rank is 0, so all weights are trained; not used: {', '.join(named)}." if named else None
     layers = len(target_layers(run.model_config, config.lora_targets))
     trained, whole = trained_count(run.model_config, config), parameter_count(run.model_config)
     kind = "DoRA" if config.dora else "LoRA"
-    what = f"{kind} of rank {config.lora_rank} in {layers} layers"
-    return f"{stage}: {what}: {trained:,} numbers are trained, the model's {whole:,} stay as they are."
+    what = f"{kind} of rank {config.lora_rank} in {layers} layers: {trained:,} numbers are trained"
+    bits = f", in {config.lora_bits} bits" if config.lora_bits else ""
+    return f"{stage}: {what}, the model's {whole:,} stay as they are{bits}."
 
 
 def _make_whole(run: Run, stage: str, report: Report) -> None:
@@ -184,7 +189,7 @@ def dpo(run: Run, model: GPT, weights: Tree, config: DPOConfig, report: Report) 
     The reference is the model that the stage starts from: its log-probabilities are computed once and stored.
     """
     backend, seed, context = model.backend, run.config.seed, run.config.model.context
-    start = "" if run.store("dpo").begun() else run.fingerprint(stage_before(run, "dpo"))
+    start = "" if run.store("dpo").begun() else start_fingerprint(run, "dpo", weights, backend.numpy)
     rows = []
     for shard in run.shards("dpo"):
         bare = PairRows(shard, context, seed)
@@ -235,30 +240,6 @@ def reference_logprobs(
     report(Progress("reference log-probabilities", rows.count, rows.count, finished=True))
     save_checkpoint(path, {"reference": {"logprobs": found}}, {"pairs": pairs, "start": start})
     return found
-
-
-def starting_weights(run: Run, stage: str, backend: Backend) -> Tree:
-    """Random weights for pretraining, else the final weights of the stage before."""
-    before = stage_before(run, stage)
-    if before is None:
-        return to_backend(backend, init_weights(run.model_config, run.config.seed))
-    return run.weights(before, backend)[0]
-
-
-def stage_before(run: Run, stage: str, planned: Sequence[str] = ()) -> str | None:
-    """The stage whose weights `stage` starts from: a finished or `planned` one. None for pretraining.
-
-    DPO may start from pretraining. Raises UsageError when there is nothing to start from.
-    """
-    if stage == "pretrain":
-        return None
-    for before in {"sft": ["pretrain"], "dpo": ["sft", "pretrain"]}[stage]:
-        if before in planned or run.store(before).finished():
-            return before
-    raise UsageError(
-        f"{stage} needs a pretrained model in {run.directory}, and there is none.",
-        f"Pretrain it first: minigpt train pretrain --run {run.directory} --data FILE.",
-    )
 
 
 def part(config: StageConfig) -> int:

@@ -2,20 +2,24 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
-from backends.tree import items, map_leaves
+from backends.tree import items, map_leaves, unflatten
 from minigpt.checkpoint import load_checkpoint
 from minigpt.config import ModelConfig, TuneConfig
+from minigpt.data.batches import PackedRows
 from minigpt.errors import CheckpointError, UsageError
+from minigpt.evaluate.language import evaluate_language
 from minigpt.events import Eval, Step, silent
 from minigpt.linear import dropout, linear
-from minigpt.lora import init_adapter, join, lora_shapes, merge, scales
+from minigpt.lora import init_adapter, join, layer_at, lora_shapes, merge, scales
 from minigpt.model import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.parity.trajectories import losses_of
+from minigpt.quantize import dequantize_weights, quantize_weights
 from minigpt.train.pipeline import run_pipeline
 from minigpt.train.stages import train_stage
 
@@ -24,13 +28,17 @@ LORA = {"lora_rank": 4, "lora_dropout": 0.2, "learning_rate": 5e-3}
 RNG = np.random.default_rng(0)
 
 
+def weight_in(base):
+    return lambda layer: layer_at(base, layer)["weight"]
+
+
 def normal(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
 def random_adapter(base, **settings):
     """An adapter that changes something: B is not 0, a magnitude not its row's norm."""
-    adapter = init_adapter(base, lora_shapes(MODEL, TuneConfig(lora_rank=4, **settings)), seed=2)
+    adapter = init_adapter(weight_in(base), lora_shapes(MODEL, TuneConfig(lora_rank=4, **settings)), seed=2)
     return join(map_leaves(lambda x: x + 0.1 * normal(*x.shape), adapter), scales(adapter, 1.5))
 
 
@@ -147,6 +155,70 @@ def test_dpo_starts_from_the_merged_weights_of_an_sft_adapter(backend, copied):
     assert np.allclose(after[f"{layer}.weight"], before[f"{layer}.weight"] + change, atol=1e-6)
 
 
+# ---- over quantized weights
+
+
+@pytest.mark.parametrize(("bits", "dora"), [(4, False), (4, True), (8, False)])
+def test_qlora_trains_over_quantized_weights(backend, copied, bits, dora):
+    """The final model is exactly what was trained: the quantized base in floats plus the adapter's product."""
+    way = LORA | {"lora_dropout": 0.0, "lora_bits": bits, "dora": dora, "learning_rate": 2e-2, "eval_rows": 64}
+    run = copied("sft", **way | {"steps": 16, "save_every": 16, "eval_every": 16})
+    events = []
+    train_stage(run, "sft", backend, events.append)
+    losses = [e.loss for e in events if isinstance(e, Step)]
+    assert sum(losses[-4:]) < sum(losses[:4]) - 1.0
+    final, state = load_checkpoint(run.store("sft").final)
+    pretrained = run.weights("pretrain")[0]
+    rounded = dequantize_weights(quantize_weights(pretrained, bits), run.model_config)
+    expected = merge(join(rounded, unflatten(final["adapter"])))
+    for name, leaf in items(expected):
+        assert np.abs(final["weights"][name] - leaf).max() < 1e-6, name
+    layer = "model.layers.0.mlp.gate_proj.weight"
+    gap = np.abs(dict(items(rounded))[layer] - dict(items(pretrained))[layer]).max()
+    assert gap > (1e-3 if bits == 4 else 1e-5)  # it was rounded
+    config = run.model_config
+    model, held_out = GPT(config, backend), PackedRows(run.shards("sft")[1], config.context, run.config.seed)
+    measured = evaluate_language(model, run.weights("sft", backend)[0], held_out, run.tokenizer, 4)["loss"]
+    best = next(e.metrics["loss"] for e in events if isinstance(e, Eval) and e.step == state["step"])
+    assert measured == pytest.approx(best, abs=1e-4)  # merged and whole as it was trained
+
+
+def test_the_gradient_over_quantized_weights_is_that_over_their_floats(backend):
+    base = random_weights(MODEL)
+    quantized = quantize_weights(base, 4, 32)
+    adapter = random_adapter(base, dora=True)
+    trained, rest = {}, {}
+    for name, leaf in items(adapter):
+        (rest if name.endswith("lora_scale") else trained)[name] = leaf
+    model = GPT(MODEL, backend)
+    ids = backend.array(RNG.integers(0, 50, (2, 9)).astype(np.int32))
+    found = []
+    for frozen in (quantized, dequantize_weights(quantized, MODEL)):
+        frozen = to_backend(backend, join(frozen, unflatten(rest)))
+        step = backend.value_and_grad(lambda a, ids, frozen: ((model(join(frozen, a), ids) ** 2).mean(), {}))
+        (_, _), grads = step(to_backend(backend, unflatten(trained)), ids, frozen)
+        found.append({name: backend.numpy(g) for name, g in items(grads)})
+    for name, grad in found[0].items():
+        assert np.abs(grad - found[1][name]).max() < 1e-4 * np.abs(grad).max(), name
+        assert np.abs(grad).max() > 0, name
+
+
+def test_dpo_over_quantized_weights_starts_at_ln_2(backend, copied):
+    """Its reference has the same rounded weights, and a reference of others is not used."""
+    references = {}
+    run = copied("dpo", **LORA | {"lora_dropout": 0.0, "steps": 2, "save_every": 2})
+    for bits in (0, 4):
+        section = run.config.dpo.model_copy(update={"lora_bits": bits})
+        run.config = run.config.model_copy(update={"dpo": section})
+        losses = losses_of(run, "dpo", backend)
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+        stored = load_checkpoint(run.store("dpo").directory / "reference_train")[0]
+        references[bits] = stored["reference"]["logprobs"]
+        for path in (run.store("dpo").directory / "checkpoints", run.store("dpo").final):
+            shutil.rmtree(path)
+    assert np.abs(references[0] - references[4]).max() > 1e-4
+
+
 # ---- going on
 
 
@@ -156,12 +228,12 @@ def interrupted(run, stage, backend):
     return losses + losses_of(run, stage, backend)
 
 
-CASES = [("sft", "adamw", False), ("sft", "muon", True), ("dpo", "adamw", True)]
+CASES = [("sft", "adamw", {}), ("sft", "muon", {"dora": True}), ("dpo", "adamw", {"dora": True, "lora_bits": 4})]
 
 
-@pytest.mark.parametrize(("stage", "optimizer", "dora"), CASES)
-def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, dora):
-    way = LORA | {"optimizer": optimizer, "dora": dora, "steps": 4, "save_every": 2, "warmup_steps": 1}
+@pytest.mark.parametrize(("stage", "optimizer", "kind"), CASES)
+def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, kind):
+    way = LORA | kind | {"optimizer": optimizer, "steps": 4, "save_every": 2, "warmup_steps": 1}
     whole, parts = copied(stage, "whole", **way), copied(stage, "parts", **way)
     losses = losses_of(whole, stage, backend)
     assert interrupted(parts, stage, backend) == losses

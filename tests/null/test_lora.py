@@ -6,12 +6,26 @@ import pytest
 from backends.tree import items, names
 from minigpt.config import ModelConfig, StageConfig, TuneConfig
 from minigpt.errors import UsageError
-from minigpt.lora import init_adapter, is_adapted, join, lora_shapes, merge, scales, target_layers, trained_count
+from minigpt.lora import (
+    init_adapter,
+    is_adapted,
+    join,
+    layer_at,
+    lora_shapes,
+    merge,
+    scales,
+    target_layers,
+    trained_count,
+)
 from minigpt.model import init_weights, parameter_count
 
 MODEL = ModelConfig(n_layer=3, n_head=4, n_kv_head=2, d_model=32, d_ff=48, vocab_size=60, context=16)
 UNTIED = MODEL.model_copy(update={"tie_embeddings": False})
 RNG = np.random.default_rng(0)
+
+
+def weight_in(base):
+    return lambda layer: layer_at(base, layer)["weight"]
 
 
 def normal(*shape):
@@ -59,14 +73,14 @@ def test_what_the_model_does_not_have_is_refused(settings, word):
 def test_a_new_adapter_changes_nothing():
     base = init_weights(MODEL, seed=1)
     for dora in (False, True):
-        adapter = init_adapter(base, lora_shapes(MODEL, TuneConfig(lora_rank=4, dora=dora)), seed=1)
+        adapter = init_adapter(weight_in(base), lora_shapes(MODEL, TuneConfig(lora_rank=4, dora=dora)), seed=1)
         merged = merge(join(join(base, adapter), scales(adapter, 2.0)))
         assert names(merged) == names(base)
         for (name, a), (_, b) in zip(items(merged), items(base), strict=True):
             assert np.abs(a - b).max() < 1e-6, name
     first = adapter["model"]["layers"][0]["self_attn"]["q_proj"]["lora_a"]
     assert np.abs(first).max() <= 32**-0.5 < 1.1 * np.abs(first).max()
-    again = init_adapter(base, lora_shapes(MODEL, TuneConfig(lora_rank=4, lora_targets=["q_proj"])), seed=1)
+    again = init_adapter(weight_in(base), lora_shapes(MODEL, TuneConfig(lora_rank=4, lora_targets=["q_proj"])), seed=1)
     assert (again["model"]["layers"][0]["self_attn"]["q_proj"]["lora_a"] == first).all()  # whatever else is there
 
 
