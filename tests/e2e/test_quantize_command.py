@@ -40,7 +40,7 @@ def test_evaluate_and_generate_take_the_saved_weights(quantized, backend):
         assert ("sft/int4, gptq" in result.err) == (bits == 4)
         found[bits] = json.loads(result.out)["loss"]
     assert 0 < abs(found[8] - found[0]) < 0.02 * found[0]
-    assert abs(found[8] - found[0]) < abs(found[4] - found[0]) < 0.2 * found[0]
+    assert 0 < abs(found[4] - found[0]) < 0.1 * found[0] and found[4] != found[8]
     result = call("generate", quantized, "--bits", 4, "--stage", "sft", "--prompt", "The", "--max-tokens", 4)
     assert result.code == 0 and result.out.startswith("The"), result.err
 
