@@ -18,6 +18,7 @@ import numpy as np
 from backends import tree
 
 Array = Any
+MUON_GROUP = 1 << 22  # numbers in matrices that Muon treats together
 
 
 class BackendUnavailable(RuntimeError):
@@ -150,6 +151,10 @@ class Backend(ABC):
     @abstractmethod
     def sync(self, *trees: Any) -> None:
         """Compute the arrays of `trees` now, so that what follows is timed or freed honestly."""
+
+    def after(self, x: Array, earlier: list[Array]) -> Array:
+        """`x`, computed only when `earlier` are: a lazy framework would otherwise hold the work of both at once."""
+        return x
 
     @abstractmethod
     def memory(self) -> dict[str, int]:
@@ -374,18 +379,22 @@ class Backend(ABC):
         """One Muon step on matrices (Jordan et al. 2024): Nesterov momentum, then the nearest orthogonal matrix.
 
         M ← β M + (1-β) g;  U = orthogonalize((1-β) g + β M);  p ← p (1 - lr·decay) - lr · √max(1, out/in) · U.
-        Matrices of the same shape are stacked and orthogonalized together. Returns (p, M).
+        Matrices of the same shape are stacked and orthogonalized together, MUON_GROUP numbers at once: its
+        temporaries are six times as large. Returns (p, M).
         """
-        momentum = [beta * m + (1 - beta) * g for m, g in zip(momentum, grads, strict=True)]
-        looked_ahead = [(1 - beta) * g + beta * m for m, g in zip(momentum, grads, strict=True)]
-        new_params = list(params)
-        for indices in _by_shape(looked_ahead):
-            updates = self.orthogonalize(self.stack([looked_ahead[i] for i in indices]), steps)  # (n, out, in)
-            rows, columns = updates.shape[-2:]
-            scale = max(1.0, rows / columns) ** 0.5
+        new_params, new_momentum = list(params), list(momentum)
+        done: list[Array] = []
+        for indices in _by_shape(grads, MUON_GROUP):
+            slopes = [self.after(grads[i], done) for i in indices]
+            done = [beta * momentum[i] + (1 - beta) * g for i, g in zip(indices, slopes, strict=True)]
+            looked_ahead = self.stack([(1 - beta) * g + beta * m for m, g in zip(done, slopes, strict=True)])
+            updates = self.orthogonalize(looked_ahead, steps)  # (n, out, in)
+            scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
             for position, i in enumerate(indices):
+                new_momentum[i] = done[position]
                 new_params[i] = params[i] * (1 - lr * decay) - (lr * scale) * updates[position]
-        return new_params, momentum
+            done = [new_params[i] for i in indices]
+        return new_params, new_momentum
 
     def orthogonalize(self, x: Array, steps: int) -> Array:
         """Singular values of each matrix in x (n, rows, columns) pushed towards 1 by a quintic Newton–Schulz iteration.
@@ -408,11 +417,16 @@ def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
     return np.asarray(plain, np.float32)
 
 
-def _by_shape(arrays: list[Array]) -> list[list[int]]:
-    groups: dict[tuple, list[int]] = {}
+def _by_shape(arrays: list[Array], most: int) -> list[list[int]]:
+    """Positions of arrays of the same shape, together at most `most` numbers or a single array."""
+    groups: dict[tuple, list[list[int]]] = {}
     for i, x in enumerate(arrays):
-        groups.setdefault(tuple(x.shape), []).append(i)
-    return list(groups.values())
+        shape = tuple(x.shape)
+        found = groups.setdefault(shape, [[]])
+        if found[-1] and (len(found[-1]) + 1) * int(np.prod(shape)) > most:
+            found.append([])
+        found[-1].append(i)
+    return [indices for found in groups.values() for indices in found]
 
 
 def count(weights: tree.Tree) -> int:

@@ -153,6 +153,9 @@ class MLXBackend(Backend):
     def sync(self, *trees: Any) -> None:
         mx.eval(*trees)
 
+    def after(self, x: Array, earlier: list[Array]) -> Array:
+        return mx.depends([x], earlier)[0] if earlier else x
+
     def memory(self) -> dict[str, int]:
         return {"active": mx.get_active_memory(), "peak": mx.get_peak_memory()}
 
@@ -242,7 +245,7 @@ def _chunked_nll(backend: MLXBackend, size: int) -> Callable:
     def nll(x: Array, w: Array, targets: Array) -> Array:
         parts: list[Array] = []
         for here in chunks(x):
-            rows = _after(x[here], parts[-1:])
+            rows = backend.after(x[here], parts[-1:])
             parts.append(backend.token_nll((rows @ w.T)[None], targets[here][None])[0])
         return mx.concatenate(parts)
 
@@ -252,7 +255,7 @@ def _chunked_nll(backend: MLXBackend, size: int) -> Callable:
         dx: list[Array] = []
         dw = mx.zeros(w.shape, mx.float32)
         for here in chunks(x):
-            rows = _after(x[here], [dw, *dx[-1:]])
+            rows = backend.after(x[here], [dw, *dx[-1:]])
             predicted = mx.softmax((rows @ w.T).astype(mx.float32), axis=-1)
             right = mx.arange(w.shape[0])[None, :] == targets[here][:, None]
             slope = ((predicted - right) * upstream[here][:, None]).astype(x.dtype)  # (size, V)
@@ -261,8 +264,3 @@ def _chunked_nll(backend: MLXBackend, size: int) -> Callable:
         return mx.concatenate(dx), dw.astype(w.dtype), mx.zeros_like(targets)
 
     return nll
-
-
-def _after(x: Array, earlier: list[Array]) -> Array:
-    """`x`, which is computed only when `earlier` are."""
-    return mx.depends([x], earlier)[0] if earlier else x

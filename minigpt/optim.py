@@ -6,6 +6,7 @@ from typing import Any
 from backends.base import Array, Backend
 from backends.tree import Tree, items, rebuild
 from minigpt.config import StageConfig
+from minigpt.errors import UsageError
 
 
 class Optimizer:
@@ -19,6 +20,9 @@ class Optimizer:
         self.backend = backend
         self.config = config
         named = list(items(weights))
+        if any(name.endswith(".packed") for name, _ in named):
+            message = "Weights in 4 or 8 bits cannot be trained themselves."
+            raise UsageError(message, "Train an adapter on them (lora_rank), or start from the weights before that.")
         muon = config.optimizer == "muon"
         self.muon = [i for i, (name, w) in enumerate(named) if muon and len(w.shape) == 2 and ".layers." in name]
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]

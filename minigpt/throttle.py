@@ -10,7 +10,7 @@ from typing import Literal
 from minigpt.limits import CPU_SHARE, Limits
 from minigpt.machine.now import CRITICAL, NORMAL, WARNING, Conditions
 
-CREDIT = 2.0  # seconds of unused share that may be caught up with: over a minute at most 3 % of the share
+CREDIT = 2.0  # machine-seconds of unused share that may be caught up with: 3.3 points of a minute
 NEAR, TOO_NEAR = 0.90, 0.95  # parts of the memory ceiling: caches are cleared, then parts get smaller
 LONGEST, GRACE = 600.0, 60.0  # seconds: of a pause, and of work before the next one
 CLEAR_EVERY = 30.0  # seconds between two clearings under pressure
@@ -30,10 +30,10 @@ class Watch:
 def owed_rest(owed: float, elapsed: float, used: float, share: float) -> float:
     """Seconds of rest that are owed after `elapsed` seconds in which `used` machine-seconds were taken.
 
-    A machine-second is all cores for a second. Unused time below -CREDIT is forgotten: a run that had to wait, for
-    other programs or a pause, does not take the whole machine afterwards.
+    A machine-second is all cores for a second. What was not used beyond CREDIT is forgotten: a run that had to wait,
+    for other programs or a pause, does not take the whole machine afterwards.
     """
-    return max(owed + used / share - elapsed, -CREDIT)
+    return max(owed + used / share - elapsed, -CREDIT / share)
 
 
 def decide(limits: Limits, resident: int, now: Conditions, time: float, watch: Watch) -> tuple[Action, Watch]:

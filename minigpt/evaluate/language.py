@@ -9,7 +9,7 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.batches import Rows, in_order, stacked
 from minigpt.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
-from minigpt.model import GPT
+from minigpt.model import GPT, segment_mask
 from minigpt.tokenizer import Tokenizer
 
 
@@ -48,6 +48,29 @@ def evaluate_language(
 def _compiled_losses(model: GPT) -> Callable:
     """One traced function per model: MLX keeps every trace it ever made."""
     return model.backend.compile(lambda weights, batch: token_losses(model, weights, batch))
+
+
+def divergence(
+    model: GPT, weights: Tree, other: Tree, rows: Rows, batch_size: int, limit: int | None = None
+) -> dict[str, float]:
+    """How far the predictions of `other` are from those of `weights`, over the rows' weighted tokens.
+
+    `kl_divergence` is the mean of Σ p log(p / q) in nats per token, `same_choice` the share of tokens for which the
+    likeliest prediction is the same. Unlike a loss, both notice a change that helps here and harms there.
+    """
+    backend, nats, same, tokens = model.backend, 0.0, 0.0, 0.0
+    for numbers in in_order(rows, batch_size, limit):
+        batch = stacked([rows.row(0, i) for i in numbers])
+        arrays = {key: backend.array(x) for key, x in batch.items()}
+        mask = "causal" if "segments" not in arrays else segment_mask(backend, arrays["segments"])
+        a, b = (backend.cast(model(tree, arrays["ids"], mask), "float32") for tree in (weights, other))  # (B, T, V)
+        p, q = (x - backend.logsumexp(x)[..., None] for x in (a, b))
+        kl, equal = (backend.exp(p) * (p - q)).sum(axis=-1), backend.argmax(a, -1) == backend.argmax(b, -1)
+        counted = batch["weights"].astype(np.float64)  # (B, T) of 0 and 1
+        nats += float((backend.numpy(kl) * counted).sum())
+        same += float((backend.numpy(equal) * counted).sum())
+        tokens += float(counted.sum())
+    return {"kl_divergence": nats / max(tokens, 1.0), "same_choice": same / max(tokens, 1.0)}
 
 
 def evaluate_preferences(

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 from backends.base import Backend
-from minigpt.data.batches import PackedRows, PairRows, ValidationText
+from minigpt.data.batches import PackedRows, PairRows, Rows, ValidationText
 from minigpt.data.prepare import WORLD, Reader, prepare
 from minigpt.data.shards import Shard
 from minigpt.demo import load_engine
-from minigpt.evaluate.language import evaluate_language, evaluate_preferences
+from minigpt.evaluate.language import divergence, evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
@@ -16,6 +16,7 @@ from minigpt.train.pipeline import stage_of_source
 from minigpt.train.run import Run
 
 BATCH = 16
+DIVERGENCE_BATCH = 4  # two sets of logits at once
 SHOWN = ("loss", "bits_per_byte", "perplexity", "chosen_is_likelier")
 
 
@@ -54,14 +55,27 @@ def measure(run: Run, engine: Engine, kind: str, shard: Shard, limit: int | None
         rows = PairRows(shard, context, seed)  # no reference: which answer is likelier in itself
         found = evaluate_preferences(engine.model, engine.weights, rows, run.config.dpo.beta, "sigmoid", BATCH, limit)
         return {"pairs": found["pairs"], "chosen_is_likelier": found["accuracy"]}
-    rows = ValidationText(shard, context) if kind == "pretrain" else PackedRows(shard, context, seed)
-    return evaluate_language(engine.model, engine.weights, rows, run.tokenizer, BATCH, limit)
+    return evaluate_language(engine.model, engine.weights, _rows(run, kind, shard), run.tokenizer, BATCH, limit)
+
+
+def _rows(run: Run, kind: str, shard: Shard) -> Rows:
+    context = run.config.model.context
+    return ValidationText(shard, context) if kind == "pretrain" else PackedRows(shard, context, run.config.seed)
 
 
 def before_and_after(
     run: Run, stage: str, backend: Backend, bits: int, limit: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Measure -> (of the final weights, of those in `bits` bits) on the stage's held-out rows (or `limit` of them)."""
+    """Measure -> (of the final weights, of those in `bits` bits) on the stage's held-out rows (or `limit` of them).
+
+    The divergence (see `language.divergence`) of the final weights from themselves is 0.
+    """
     shard = run.shards(stage)[1]
-    before, after = (measure(run, load_engine(run, stage, backend, n), stage, shard, limit) for n in (0, bits))
-    return {name: (before[name], after[name]) for name in SHOWN if name in before}
+    engines = [load_engine(run, stage, backend, n) for n in (0, bits)]
+    before, after = (measure(run, engine, stage, shard, limit) for engine in engines)
+    found = {name: (before[name], after[name]) for name in SHOWN if name in before}
+    if stage != "dpo":
+        trees = (engine.weights for engine in engines)
+        apart = divergence(engines[0].model, *trees, _rows(run, stage, shard), DIVERGENCE_BATCH, limit)
+        found |= {"kl_divergence": (0.0, apart["kl_divergence"]), "same_choice": (1.0, apart["same_choice"])}
+    return found

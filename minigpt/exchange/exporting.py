@@ -101,8 +101,11 @@ def write_model(
     config: ModelConfig, weights: Tree, tokenizer: Tokenizer, directory: Path, dtype: str, framework: str
 ) -> None:
     """Weights, config.json and the tokenizer's files, in a directory that is there."""
-    tensors = to_hugging_face(model_type_of(config), dict(items(weights)))
-    more = {}
+    kind, more = model_type_of(config), {}
+    if kind == "qwen2" and tokenizer.kind != "imported":
+        message = "transformers splits the texts of every qwen2 model in Qwen2's own way: this tokenizer would be lost."
+        raise UsageError(message, "A model without biases (model.qkv_bias = false) can be exported.")
+    tensors = to_hugging_face(kind, dict(items(weights)))
     if is_quantized(weights):
         more["quantization"] = mlx_quantization(config, weights)
         tensors = {name.replace(".packed", ".weight"): array for name, array in tensors.items()}

@@ -267,6 +267,7 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
     for offset in (0, 5):
         yield Case(f"rope: frequencies given, offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, given))
     yield _in_bf16(Case("rope: offset 7", (heads,), lambda b, x: b.rope(x, 7, 10000.0)))
+    yield Case("after", (y, matrix), lambda b, x, w: b.silu(b.after(x, [b.silu(w)])))
     yield Case("checkpoint: gradients of every argument", (y, matrix),
                lambda b, x, w: b.checkpoint(lambda x, w: b.silu(b.linear(x, w["w"])))(x, {"w": w}))  # fmt: skip
 

@@ -10,7 +10,7 @@ from minigpt.config import ModelConfig
 from minigpt.data import world
 from minigpt.data.batches import PackedRows, ValidationText
 from minigpt.data.shards import Shard, ShardWriter
-from minigpt.evaluate.language import evaluate_language
+from minigpt.evaluate.language import divergence, evaluate_language
 from minigpt.evaluate.world import greedy_answers, question
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
@@ -99,3 +99,24 @@ def test_a_question_is_everything_before_the_last_answer():
     turns = [{"role": role, "content": str(i)} for i, role in enumerate(["user", "assistant", "user", "assistant"])]
     assert question({"messages": turns}) == turns[:3]
     assert question({"messages": turns[:3]}) == turns[:3]
+
+
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_divergence_of_two_models(backend, model, tmp_path, batch_size):
+    ids = [*TOKENIZER.encode(TEXT), END_OF_TEXT]
+    with ShardWriter(tmp_path / "s", 292, masked=False) as writer:
+        writer.add(ids)
+    rows = ValidationText(Shard(tmp_path / "s"), LENGTH)
+    other = to_backend(backend, random_weights(MODEL, seed=9))
+    found = divergence(*model, other, rows, batch_size)
+    nats, same = [], []
+    for start in range(0, len(ids) - 1, LENGTH):
+        window = backend.array(np.array([ids[start : start + LENGTH + 1][:-1]], np.int32))
+        p, q = (backend.numpy(model[0](tree, window))[0].astype(np.float64) for tree in (model[1], other))
+        p, q = (np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) for x in (p, q))
+        nats += (p * np.log(p / q)).sum(axis=-1).tolist()
+        same += (p.argmax(-1) == q.argmax(-1)).tolist()
+    assert found["kl_divergence"] == pytest.approx(np.mean(nats), rel=1e-4) and np.mean(nats) > 0.1
+    assert found["same_choice"] == pytest.approx(np.mean(same)) and 0 <= np.mean(same) < 0.5
+    itself = divergence(*model, model[1], rows, batch_size)
+    assert itself == {"kl_divergence": pytest.approx(0, abs=1e-6), "same_choice": 1}

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from backends import get_backend
 from backends.tree import items, map_leaves, unflatten
-from minigpt.config import ModelConfig
+from minigpt.config import ModelConfig, StageConfig
+from minigpt.errors import UsageError
 from minigpt.linear import QUANTIZED, linear, matrix
 from minigpt.losses import language_loss
 from minigpt.model import GPT, to_backend
+from minigpt.optim import Optimizer
 from minigpt.parity.models import make_batch, random_weights
 from minigpt.quantize import dequantize_matrix, dequantize_weights, pack, quantize_matrix, quantize_weights, unpack
 
@@ -167,3 +170,22 @@ def test_losses_in_chunks_of_rows(backend):
     arrays = {key: backend.array(x) for key, x in batch.items()}
     whole, parts = (float(language_loss(GPT(config, backend, loss_chunk=n), weights, arrays)) for n in (0, 5))
     assert abs(whole - parts) < 1e-5
+
+
+def test_codes_are_not_trained(backend):
+    weights = to_backend(backend, quantize_weights(random_weights(CONFIGS["tied"]), 8, 64))
+    with pytest.raises(UsageError, match="cannot be trained.*lora_rank"):
+        Optimizer(backend, StageConfig(), weights)
+
+
+def test_torch_keeps_no_floats_of_a_frozen_weight_for_the_backward_pass():
+    import torch
+
+    torch_backend = get_backend("torch", "cpu")
+    weight = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
+    w = {name: torch_backend.array(leaf) for name, leaf in quantize_matrix(weight, 4, 64).items()}
+    x = torch.ones((2, 64), requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        linear(torch_backend, w, x).sum()
+    assert 0 < sum(kept) < weight.nbytes / 5

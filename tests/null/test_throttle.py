@@ -176,7 +176,7 @@ def test_other_controllers_miss(wrong):
 
 
 def test_credit_is_bounded():
-    assert owed_rest(0.0, 100.0, 0.0, 0.5) == -CREDIT
-    assert owed_rest(-CREDIT, 1.0, 1.0, 0.5) == -CREDIT + 1.0
+    assert owed_rest(0.0, 100.0, 0.0, 0.5) == -2 * CREDIT
+    assert owed_rest(-2 * CREDIT, 1.0, 1.0, 0.5) == -2 * CREDIT + 1.0
     assert math.isclose(owed_rest(0.0, 1.0, 1.0, 0.5), 1.0)
     assert Conditions() == Conditions(NORMAL, NORMAL, False)

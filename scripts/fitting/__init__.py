@@ -1,0 +1,1 @@
+"""Campaigns that measure what `plan` and the limits promise; scripts/fit.py runs them."""
