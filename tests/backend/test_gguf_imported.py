@@ -9,9 +9,9 @@ from backends import get_backend
 from backends.tree import items
 from minigpt.errors import UsageError
 from minigpt.exchange.checks import refuse_differences
+from minigpt.exchange.exporting import export_run
 from minigpt.exchange.gguf_check import check_gguf
 from minigpt.exchange.gguf_file import write_gguf
-from minigpt.exchange.exporting import export_run
 from minigpt.exchange.importing import import_directory, open_directory
 from minigpt.train.run import open_run
 
