@@ -42,7 +42,7 @@ ORDEALS = {
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would pass on that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs and their children
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
     outcomes: list[Outcome] = []
     for name in arguments.only.split(","):
