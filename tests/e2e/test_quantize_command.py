@@ -119,6 +119,14 @@ def test_gptq_needs_training_data(minigpt, copy):
     minigpt("quantize", copy, "--stage", "sft", "--method", "gptq").refused(2, "no training data", "--method plain")
 
 
+def test_an_imported_model_has_nothing_to_measure_with(minigpt, copy, tmp_path):
+    shutil.rmtree(copy / "data" / "sft")
+    result = minigpt("quantize", copy, "--stage", "sft", "--bits", "4", "--json")
+    assert result.code == 0 and "--data FILE" in result.err, result.err
+    found = json.loads(result.out)
+    assert found["measured"] == {} and all(row["output_error"] is None for row in found["layers"])
+
+
 def test_damaged_weights_are_not_used(minigpt, quantized, tmp_path):
     run = shutil.copytree(quantized, tmp_path / "run")
     path = run / "sft" / "int4" / "weights.safetensors"
