@@ -46,7 +46,7 @@ def check_reader(reader: Reader, engine: Engine, text_count: int, chat_count: in
         Check(reader.name, f"token ids of {text_count:,} texts", differing, 0),
     ]
     if tokenizer.chats:
-        talks = [talk for talk in random_conversations(tokenizer, chat_count, marks=True) if _is_fair(tokenizer, talk)]
+        talks = [talk for talk in random_conversations(tokenizer, chat_count, marks=True) if is_fair(tokenizer, talk)]
         differing = sum(differs(reader, tokenizer, talk) for talk in talks)
         checks.append(Check(reader.name, f"token ids of {len(talks):,} chats", differing, 0))
     prompt = render(tokenizer, HELLO, True)[0] if tokenizer.chats else tokenizer.prompt(HELLO[0]["content"])
@@ -63,7 +63,7 @@ def differs(reader: Reader, tokenizer: Tokenizer, messages: list[Message]) -> bo
     return reader.chat(whole, False) != render(tokenizer, whole)[0]
 
 
-def _is_fair(tokenizer: Tokenizer, talk: list[Message]) -> bool:
+def is_fair(tokenizer: Tokenizer, talk: list[Message]) -> bool:
     """Whether a template that came with a model takes a conversation, and no user writes a control token's name.
 
     Other tools take such a name for the token itself; ours never do.
