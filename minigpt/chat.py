@@ -1,7 +1,8 @@
 """Conversations as token ids, in ChatML: `<|im_start|>role⏎ content <|im_end|>⏎` per message.
 
 Ids and loss mask are built together. The content is encoded as plain text and the control tokens are put in
-by id, so that nothing a user writes can become a control token.
+by id, so that nothing a user writes can become a control token. A tokenizer that came with a model has a way of
+its own (see `minigpt.imported_tokenizer`).
 """
 
 from minigpt.data.rows import Message
@@ -16,6 +17,8 @@ def render(
     With `generation_prompt` the ids end with the opening of an assistant's turn. Rendering the messages
     before an assistant's turn that way gives a prefix of rendering them with it.
     """
+    if (own := tokenizer.render(messages, generation_prompt)) is not None:
+        return own
     newline = tokenizer.encode("\n")
     ids: list[int] = []
     mask: list[int] = []

@@ -32,6 +32,7 @@ for command in (training.demo, training.run, training.train, using.generate, usi
 app.command()(looking.parity)
 app.command()(fitting.doctor)
 app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
 app.command()(quantizing.quantize)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")

@@ -95,9 +95,12 @@ class ModelConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """`bpe` is SentencePiece BPE with byte fallback; `char` and `byte` are for comparison."""
+    """`bpe` is SentencePiece BPE with byte fallback; `char` and `byte` are for comparison.
 
-    kind: Literal["bpe", "char", "byte"] = "bpe"
+    `imported` is one that came with a model (`minigpt import`); it is never trained.
+    """
+
+    kind: Literal["bpe", "char", "byte", "imported"] = "bpe"
     vocab_size: int = Field(2048, ge=300, le=1_000_000)
     sample_mb: float = Field(16.0, gt=0, description="megabytes of text that the tokenizer is trained on")
 

@@ -140,6 +140,14 @@ Power = Annotated[
         help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
     ),
 ]
+Source = Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face directory: config.json, safetensors, …")]
+NewRun = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="The run to make. Default: runs/ and the directory's name.")
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", metavar="N", min=2, help="Tokens per training row. Default: the model's, at most 2048."),
+]
 Verify = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
 ]

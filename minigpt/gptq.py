@@ -13,6 +13,7 @@ from backends.tree import Tree, items, unflatten
 from minigpt.model import GPT, segment_mask, to_backend
 from minigpt.quantize import (
     Leaves,
+    bits_of,
     check,
     decode,
     dequantize_matrix,
@@ -56,8 +57,8 @@ def gptq_weights(
 
     def rounding(name: str, weight: np.ndarray) -> Leaves:
         if name == "lm_head.weight":
-            return gptq_matrix(weight, grams[name], bits, group_size)
-        return found[name] if name in found else quantize_matrix(weight, bits, group_size)
+            return gptq_matrix(weight, grams[name], bits_of(name, bits), group_size)
+        return found[name] if name in found else quantize_matrix(weight, bits_of(name, bits), group_size)
 
     return quantize_weights(weights, bits, group_size, rounding), grams
 

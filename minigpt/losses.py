@@ -44,13 +44,19 @@ def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Arr
     return sums.reshape(sums.shape[0], -1, 2)
 
 
-def preference_losses(backend: Backend, policy: Array, reference: Array, beta: float, kind: str) -> Array:
+def preference_losses(
+    backend: Backend, policy: Array, reference: Array, beta: float, kind: str, spans: Array
+) -> Array:
     """Loss per pair (B, P) from summed log-probabilities (B, P, 2) of chosen and rejected.
 
     "sigmoid" is DPO: -log σ(β h) with h the margin of policy over reference (Rafailov et al. 2023, eq. 7);
-    "ipo" is (h - 1/(2β))² (Azar et al. 2023, eq. 17).
+    "ipo" is (h - 1/(2β))² (Azar et al. 2023, eq. 17), with h per token: a sum would make long answers count more, and
+    the authors' results are with means (so TRL's documentation, which has it from them). `spans` as in the batch.
     """
     advantage = policy - reference  # (B, P, 2)
+    if kind == "ipo":
+        lengths = spans.sum(axis=-1).reshape(policy.shape)  # (B, P, 2); 0 where there is no pair
+        advantage = advantage / backend.where(lengths > 0, lengths, 0.0 * lengths + 1.0)
     margin = advantage[..., 0] - advantage[..., 1]  # (B, P)
     if kind == "ipo":
         gap = margin - 1.0 / (2.0 * beta)

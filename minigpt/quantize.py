@@ -2,7 +2,8 @@
 
 A matrix's leaf `weight` (out, in) becomes three: `packed` uint32 (out, in * bits / 32), `scales` and `biases`
 float16 (out, in / group_size), in the layout of `mlx.core.quantize` (see `Backend.quantize`). Vectors, positions
-and matrices whose rows the groups do not divide stay as they are.
+and matrices whose rows the groups do not divide stay as they are. "4 bits" are those of the layers: embeddings and
+the output matrix get 8, since there four of them cost more than in all layers together.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from minigpt.linear import QUANTIZED
 from minigpt.model import weight_shapes
 
 BITS = (4, 8)
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # always in 8 bits
 GROUP_SIZES = (64, 32)  # the first that divides every matrix is the default
 SMALLEST_STEP = 1e-7  # for a group of equal numbers, or of none but zeros; float16 ends at 6e-8
 
@@ -24,7 +26,7 @@ Round = Callable[[str, np.ndarray], Leaves]  # (name, weight (out, in)) -> its q
 
 
 def quantize_weights(weights: Tree, bits: int, group_size: int = 0, rounding: Round | None = None) -> Tree:
-    """A tree whose matrices are in `bits` bits; NumPy leaves in and out.
+    """A tree whose layers' matrices are in `bits` bits; NumPy leaves in and out.
 
     `group_size` 0 takes the largest that divides all matrices. `rounding` replaces `quantize_matrix` for single
     matrices (see `minigpt.gptq`). Raises UsageError when nothing can be quantized, or is quantized already.
@@ -35,7 +37,7 @@ def quantize_weights(weights: Tree, bits: int, group_size: int = 0, rounding: Ro
         if not fits(name, leaf, group_size):
             flat[name] = leaf
             continue
-        found = quantize_matrix(leaf, bits, group_size) if rounding is None else rounding(name, leaf)
+        found = quantize_matrix(leaf, bits_of(name, bits), group_size) if rounding is None else rounding(name, leaf)
         flat |= {f"{name.removesuffix('weight')}{part}": found[part] for part in QUANTIZED}
     return unflatten(flat)
 
@@ -70,6 +72,11 @@ def check(weights: Tree, bits: int, group_size: int = 0) -> int:
             "Choose --group-size 32, or a model.d_model and d_ff that are multiples of 32.",
         )
     return size
+
+
+def bits_of(name: str, bits: int) -> int:
+    """The bits of one matrix in a model that is stored in `bits` bits."""
+    return 8 if name in VOCABULARY else bits
 
 
 def is_quantized(weights: Tree) -> bool:

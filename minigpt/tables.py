@@ -73,15 +73,26 @@ def show_evaluation(result: dict) -> None:
 
 def show_export(exported: Any) -> None:
     """What other tools found in an export, and where it is."""
+    _show_checks("What other tools read from it", exported.checks)
+    out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
+
+
+def show_import(imported: Any) -> None:
+    """What transformers found to be the same in an imported model, and where the run is."""
+    _show_checks("The imported model and the original", imported.checks)
+    facts = f"{imported.architecture}, {imported.parameters:,} parameters, context {imported.context:,}"
+    out.print(f"{imported.path} ({facts})", highlight=False)
+
+
+def _show_checks(title: str, checks: Sequence[Any]) -> None:
     rows = []
-    for check in exported.checks:
+    for check in checks:
         verdict = check.reason or ("not installed" if check.found is None else "ok" if check.ok else "DIFFERS")
         found = "–" if check.found is None else f"{check.found:.1e}" if check.found % 1 else f"{check.found:g}"
         bound = "–" if check.found is None else f"{check.bound:g}"
         rows.append([check.reader, check.quantity, verdict, found, bound])
     if rows:
-        table("What other tools read from it", ["reader", "difference in", "", "found", "bound"], rows, wrap=(0, 1, 2))
-    out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
+        table(title, ["reader", "difference in", "", "found", "bound"], rows, wrap=(0, 1, 2))
 
 
 def show_quantized(made: Any, measured: dict) -> None:

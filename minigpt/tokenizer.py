@@ -31,7 +31,7 @@ class Tokenizer(ABC):
     token_bytes: list[bytes]  # what each id stands for; specials stand for nothing
     end_of_text: int = END_OF_TEXT  # closes a document
     stops: tuple[int, ...] = (IM_END, END_OF_TEXT)  # an answer ends with one of these
-    chats: bool = True  # whether it knows how a conversation is written
+    chats: bool = True  # whether it brings a chat template of its own
 
     @property
     def vocab_size(self) -> int:
@@ -66,6 +66,14 @@ class Tokenizer(ABC):
         """Like `decode`, with special tokens written out, for people to read."""
         parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.token_bytes[i] for i in ids)
         return b"".join(parts).decode("utf-8", errors="replace")
+
+    def render(self, messages: list, open_turn: bool = False) -> tuple[list[int], list[int]] | None:
+        """(ids, loss mask) of a conversation for a tokenizer with a chat template; None: as `minigpt.chat` has it."""
+        return None
+
+    def mentions_control(self, text: str) -> bool:
+        """Whether other tools would find a control token in what a user wrote, which the chat template prevents."""
+        return False
 
     def pieces(self, text: str) -> list[tuple[int, str, bool]]:
         """(id, how to show it, whether it is a single byte) for each token of `text`; a byte is shown as <F0>."""
@@ -132,7 +140,7 @@ class BPETokenizer(Tokenizer):
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         for text in texts:
-            _utf8(text)
+            check_text(text)
         encoded = self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
         return [
             self._encode_with_marker(text) if "\u2581" in text else ids
@@ -159,6 +167,9 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
     `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Raises DataError when
     there is no text, and MiniGPTError when the vocabulary has no room beside the bytes.
     """
+    if kind == "imported":
+        hint = "It comes with a model (minigpt import DIR); to train one, set tokenizer.kind to bpe."
+        raise MiniGPTError("A tokenizer of the kind 'imported' cannot be trained.", hint)
     if kind == "byte":
         return CharTokenizer("")
     if kind == "char":
@@ -223,6 +234,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         content = json.loads(meta.read_text("utf-8"))
         if content["kind"] == "bpe":
             return BPETokenizer((directory / "tokenizer.model").read_bytes())
+        if content["kind"] == "imported":
+            from minigpt.imported_tokenizer import load_imported
+
+            return load_imported(directory, content)
         return CharTokenizer(content["characters"])
     except FileNotFoundError as error:
         raise DataError(
@@ -236,6 +251,11 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 def _base_tokens() -> list[bytes]:
     return [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)]
+
+
+def check_text(text: str) -> None:
+    """Raises DataError for lone surrogates, which are not text."""
+    _utf8(text)
 
 
 def _utf8(text: str) -> bytes:

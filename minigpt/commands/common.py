@@ -148,6 +148,13 @@ def engine_at(
     from minigpt import console
     from minigpt.demo import load_engine
 
+    if path is not None and (path / "config.json").exists() and not (path / "config.toml").exists():
+        from minigpt.exchange.importing import open_directory
+
+        if bits or stage:
+            message = f"{path} is a model's directory: it has no stages, and its weights are used as they are."
+            raise UsageError(message, "Leave --bits and --stage away, or make a run of it: minigpt import.")
+        return open_directory(path, backend_of(backend, device, quiet=True), kv_bits), "exported"
     run, named = open_at(path, stage)
     stage = run.weights(named)[1]  # complains before a framework is imported
     if path is None or named is None:

@@ -1,4 +1,4 @@
-"""The commands that hand a model to other tools, and take one from them: export."""
+"""The commands that hand a model to other tools, and take one from them: export and import."""
 
 from minigpt import flags
 from minigpt.commands import common
@@ -35,3 +35,31 @@ def export(
         console.print_json(exported.as_dict())
     else:
         tables.show_export(exported)
+
+
+def import_(
+    source: flags.Source,
+    run: flags.NewRun = None,
+    context: flags.Context = None,
+    verify: flags.Verify = True,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    json: flags.AsJson = False,
+) -> None:
+    """Make a run from a Hugging Face model: llama, mistral, qwen2, qwen3 or gpt2.
+
+    Its pretraining counts as finished: train sft, train dpo, evaluate, generate and chat go on from there. Where
+    transformers is installed, it must compute the same.
+    """
+    from minigpt import console, tables
+    from minigpt.exchange.importing import import_directory
+
+    out = run or common.RUNS / source.resolve().name
+    framework = common.backend_of(backend, device, quiet=True) if verify else None
+    imported = import_directory(source, out, context, framework)
+    if not imported.chat_template:
+        console.note("The model brings no chat template: a plain one is used (User: and Assistant: lines).")
+    if json:
+        console.print_json(imported.as_dict())
+    else:
+        tables.show_import(imported)

@@ -36,4 +36,6 @@ def quantize(
         console.print_json(made.as_dict() | {"measured": measured})
     else:
         tables.show_quantized(made, measured)
+    if not measured:
+        console.note(f"Measure it on data of yours:  minigpt evaluate {opened.directory} --bits {bits} --data FILE")
     console.note(f"Talk to it:  minigpt chat {opened.directory} --stage {stage} --bits {bits}")

@@ -95,7 +95,7 @@ def chat(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
     opening = [{"role": "system", "content": common.valid(system, "--system")}] if system else []
     engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
-    if stage == "pretrain":
+    if stage == "pretrain" and engine.tokenizer.kind != "imported":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")
     messages = list(opening)
@@ -170,12 +170,11 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
 
 def _prompt_ids(engine: "Engine", text: str, chat: bool) -> list[int]:
     from minigpt.generate.engine import chat_prompt
-    from minigpt.tokenizer import END_OF_TEXT
 
     if chat:
         messages = [{"role": "user", "content": text}]
         return chat_prompt(engine.tokenizer, messages, engine.model.config.context, 0)[0]
-    return engine.tokenizer.encode(text) or [END_OF_TEXT]
+    return engine.tokenizer.prompt(text)
 
 
 def _stream(engine: "Engine", ids: list[int], sampling: "Sampling", max_tokens: int) -> str:

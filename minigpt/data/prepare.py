@@ -23,7 +23,7 @@ from minigpt.data.sources import read_rows
 from minigpt.data.text import read_text
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
-from minigpt.tokenizer import END_OF_TEXT, Tokenizer
+from minigpt.tokenizer import Tokenizer
 
 WORLD = "world"  # the built-in bilingual world as a source
 BLOCK = 256  # rows that are tokenized together
@@ -203,12 +203,25 @@ Encoded = list[tuple[list[int], list[int] | None]]  # one sequence, or two for a
 def _encode(items: list[Item], tokenizer: Tokenizer, stage: str) -> list[Encoded]:
     texts = [item.content.text for item in items if isinstance(item.content, Text)]
     encoded = iter(tokenizer.encode_batch(texts))
-    return [_encode_one(item.content, encoded, tokenizer, stage) for item in items]
+    return [_ended(_encode_one(item, encoded, tokenizer, stage), item, tokenizer) for item in items]
 
 
-def _encode_one(content: Parsed, texts: Iterator[list[int]], tokenizer: Tokenizer, stage: str) -> Encoded:
-    if isinstance(content, Text):
+def _ended(encoded: Encoded, item: Item, tokenizer: Tokenizer) -> Encoded:
+    """A document with the token that closes it."""
+    ids, mask = encoded[0]
+    return [(ids + [tokenizer.end_of_text], None)] if mask is None and item.ends_document else encoded
+
+
+def _encode_one(item: Item, texts: Iterator[list[int]], tokenizer: Tokenizer, stage: str) -> Encoded:
+    if isinstance(item.content, Text):
         return [(next(texts), None)]
+    try:
+        return _encode_messages(item.content, tokenizer, stage)
+    except DataError as error:  # a chat template that came with a model may refuse a conversation
+        raise DataError(f"{item.where}: {error.message}", error.hint) from None
+
+
+def _encode_messages(content: Parsed, tokenizer: Tokenizer, stage: str) -> Encoded:
     if isinstance(content, Conversation):
         ids, mask = render(tokenizer, content.messages)
         return [(ids, None if stage == "pretrain" else mask)]
@@ -226,8 +239,7 @@ def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> tuple[list[
 def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, result: Prepared) -> bool:
     """Whether the item was kept."""
     if encoded[0][1] is None:
-        ids = encoded[0][0]
-        writer.add(ids + [END_OF_TEXT] if item.ends_document else ids, ends=item.ends_document)
+        writer.add(encoded[0][0], ends=item.ends_document)
     elif len(encoded) == 2:
         if any(len(ids) > context + 1 for ids, _ in encoded):
             result.dropped += 1

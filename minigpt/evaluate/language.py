@@ -83,7 +83,7 @@ def evaluate_preferences(
     for numbers in in_order(rows, batch_size, limit):
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
         policy = sequence_logprobs(model, weights, arrays)
-        losses = preference_losses(backend, policy, arrays["reference"], beta, kind)
+        losses = preference_losses(backend, policy, arrays["reference"], beta, kind, arrays["spans"])
         found = {"loss": (losses * arrays["weights"]).sum()}
         found |= preference_metrics(backend, policy, arrays["reference"], arrays["weights"], beta)
         for name, value in found.items():

@@ -68,8 +68,11 @@ def before_and_after(
 ) -> dict[str, tuple[float, float]]:
     """Measure -> (of the final weights, of those in `bits` bits) on the stage's held-out rows (or `limit` of them).
 
-    The divergence (see `language.divergence`) of the final weights from themselves is 0.
+    The divergence (see `language.divergence`) of the final weights from themselves is 0. Nothing is measured when
+    there is no such data, as in a run that was imported.
     """
+    if not run.data(stage).is_dir():
+        return {}
     shard = run.shards(stage)[1]
     engines = [load_engine(run, stage, backend, n) for n in (0, bits)]
     before, after = (measure(run, engine, stage, shard, limit) for engine in engines)

@@ -5,6 +5,8 @@ A key that is not known here is refused by name: it may change what the weights 
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
 
@@ -27,14 +29,16 @@ SILENT = {
     "return_dict", "output_attentions", "output_hidden_states", "use_return_dict", "id2label", "label2id",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "transformers.js_config",
     "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "max_window_layers",
-    "unsloth_version", "unsloth_fixed",
+    "unsloth_version", "unsloth_fixed", "_num_labels", "num_labels", "finetuning_task",
+    # how to generate, which older files keep here
+    "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty",
 }  # fmt: skip
 # Keys that are fine with one value only.
 FIXED: dict[str, tuple] = {
     "is_encoder_decoder": (False,), "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "pruned_heads": ({}, None),
     "rope_interleaved": (False,), "partial_rotary_factor": (1, 1.0, None), "use_qk_norm": (False,),
-    "quantization_config": (None,), "quantization": (None,), "use_sliding_window": (False,),
+    "quantization_config": (None,), "quantization": (None,), "use_sliding_window": (False,), "use_mrope": (False,),
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False,),
     "attention_multiplier": (1, 1.0), "residual_multiplier": (1, 1.0), "embedding_multiplier": (1, 1.0),
     "logits_scaling": (1, 1.0), "no_rope_layers": (None, []), "torchscript": (False,), "use_bfloat16": (False, True),
@@ -139,7 +143,7 @@ def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
     Raises UsageError that names an architecture or key that is not supported, or a value that does not fit.
     """
     kind = hf.get("model_type")
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise UsageError(f"{where}: the architecture {kind!r} is not supported.", f"Known are {', '.join(CLASSES)}.")
     for key, value in hf.items():
         _check_key(key, value, GPT2_SHAPE if kind == "gpt2" else SHAPE, where)
@@ -148,9 +152,8 @@ def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
     values["context"] = min(context or values["max_positions"], values["max_positions"])
     try:
         return ModelConfig(**values)
-    except ValueError as error:
-        reason = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
-        raise UsageError(f"{where} has values that do not fit: {reason}.", "Is the file damaged?") from None
+    except ValidationError as error:
+        raise _misfit(error, where) from None
 
 
 def _check_key(key: str, value: Any, known: set[str], where: str) -> None:
@@ -180,7 +183,7 @@ def _from_llama(hf: HF, kind: str, where: str) -> HF:
         "n_kv_head": hf.get("num_key_value_heads") or heads,
         "head_dim": hf.get("head_dim") or (128 if kind == "qwen3" else width // heads),
         "max_positions": _number(hf, "max_position_embeddings", where),
-        "norm_eps": float(hf.get("rms_norm_eps", 1e-6)), "rope_theta": theta, "rope_scaling": scaling,
+        "norm_eps": _real(hf, "rms_norm_eps", where, 1e-6), "rope_theta": theta, "rope_scaling": scaling,
         "qk_norm": kind == "qwen3", "qkv_bias": bias or kind == "qwen2", "output_bias": bias,
         "mlp_bias": bool(hf.get("mlp_bias", False)) and kind == "llama", "sliding_window": window or 0,
     }  # fmt: skip
@@ -188,7 +191,8 @@ def _from_llama(hf: HF, kind: str, where: str) -> HF:
 
 def _check_layer_types(hf: HF, window: int | None, where: str) -> None:
     wanted = "sliding_attention" if window else "full_attention"
-    for found in hf.get("layer_types") or []:
+    types = hf.get("layer_types") or []
+    for found in types if isinstance(types, list) else [types]:
         if found != wanted:
             raise UsageError(f"{where}: layer_types has {found!r}; only layers that are all {wanted!r} are supported.")
 
@@ -196,26 +200,27 @@ def _check_layer_types(hf: HF, window: int | None, where: str) -> None:
 def _from_gpt2(hf: HF, where: str) -> HF:
     width = _number(hf, "n_embd", where)
     activation = hf.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         reason = f"only {', '.join(ACTIVATIONS)} are"
         raise UsageError(f"{where}: activation_function = {activation!r} is not supported, {reason}.")
     return {
         "vocab_size": _number(hf, "vocab_size", where), "d_model": width, "n_layer": _number(hf, "n_layer", where),
         "n_head": _number(hf, "n_head", where), "n_kv_head": _number(hf, "n_head", where),
         "d_ff": hf.get("n_inner") or 4 * width, "max_positions": _number(hf, "n_positions", where),
-        "norm_eps": float(hf.get("layer_norm_epsilon", 1e-5)), "norm": "layer", "positions": "learned",
+        "norm_eps": _real(hf, "layer_norm_epsilon", where, 1e-5), "norm": "layer", "positions": "learned",
         "feed_forward": ACTIVATIONS[activation], "qkv_bias": True, "output_bias": True, "mlp_bias": True,
     }  # fmt: skip
 
 
 def _rope(hf: HF, where: str) -> tuple[float, RopeScaling]:
     """(theta, scaling) from the flat keys or the section of transformers 5, which must not contradict each other."""
-    section = hf.get("rope_parameters") or {}
-    given = {float(value) for value in (hf.get("rope_theta"), section.get("rope_theta")) if value is not None}
+    section, scaling = (hf.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
+    if not isinstance(section, dict) or not isinstance(scaling, dict):
+        raise UsageError(f"{where}: rope_parameters and rope_scaling must be objects.", "Is the file damaged?")
+    given = {_real(keys, "rope_theta", where) for keys in (hf, section) if keys.get("rope_theta") is not None}
     if len(given) > 1:
         raise UsageError(f"{where} has two values of rope_theta: {' and '.join(f'{x:g}' for x in sorted(given))}.")
-    scaling = hf.get("rope_scaling") or section
-    return (given or {10000.0}).pop(), _scaling(scaling, where)
+    return (given or {10000.0}).pop(), _scaling(scaling or section, where)
 
 
 def _scaling(found: HF, where: str) -> RopeScaling:
@@ -227,7 +232,7 @@ def _scaling(found: HF, where: str) -> RopeScaling:
         "yarn": {"factor": "factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow",
                  "attention_factor": "attention_factor", "original_max_position_embeddings": "original_context"},
     }  # fmt: skip
-    if kind not in keys:
+    if not isinstance(kind, str) or kind not in keys:
         raise UsageError(f"{where}: the rope scaling {kind!r} is not supported, only {', '.join(keys)}.")
     values: HF = {}
     for key, value in found.items():
@@ -237,10 +242,26 @@ def _scaling(found: HF, where: str) -> RopeScaling:
             continue
         if key not in keys[kind]:
             raise UsageError(f"{where}: the key {key!r} of rope scaling {kind!r} is not supported.")
-        values[keys[kind][key]] = int(value) if key.startswith("original") else float(value)
+        whole = key.startswith("original")
+        values[keys[kind][key]] = _number(found, key, where) if whole else _real(found, key, where)
     if kind in ("llama3", "yarn") and "original_context" not in values:
         raise UsageError(f"{where}: the rope scaling {kind!r} lacks original_max_position_embeddings.")
-    return RopeScaling(kind="none" if kind == "default" else kind, **values)
+    try:
+        return RopeScaling(kind="none" if kind == "default" else kind, **values)
+    except ValidationError as error:
+        raise _misfit(error, where) from None
+
+
+def _misfit(error: ValidationError, where: str) -> UsageError:
+    reason = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+    return UsageError(f"{where} has values that do not fit: {reason}.", "Is the file damaged?")
+
+
+def _real(hf: HF, key: str, where: str, default: float | None = None) -> float:
+    value = hf.get(key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise UsageError(f"{where}: {key} must be a number, not {value!r}.")
+    return float(value)
 
 
 def _number(hf: HF, key: str, where: str) -> int:

@@ -68,9 +68,11 @@ def front_matter(run: Run, stages: Sequence[str], to: str) -> str:
 
 def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
     c = run.model_config
+    came = read_state(run.store(stages[0]).final).get("imported")
+    history = [f"imported ({came})" if came and stage == "pretrain" else stage for stage in stages]
     what = f"A language model of {parameter_count(c):,} parameters ({model_type_of(c)})"
     lines = [
-        f"{what}, made with MiniGPT {__version__}: {' → '.join(stages)}. Weights are stored as {dtype}.",
+        f"{what}, made with MiniGPT {__version__}: {' → '.join(history)}. Weights are stored as {dtype}.",
         _table(
             ["layers", "width", "heads", "key/value heads", "feed-forward width", "context", "vocabulary"],
             [[f"{x:,}" for x in (c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.d_ff, c.context, c.vocab_size)]],
@@ -83,9 +85,13 @@ def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
 def _training(run: Run, stages: Sequence[str]) -> str:
     rows = []
     for stage in stages:
+        state = read_state(run.store(stage).final)
+        if "imported" in state:
+            rows.append(["pretrain", "not known: the model came from elsewhere", "–", "–", "–"])
+            continue
         settings = getattr(run.config, stage).model_dump()
         shown = ", ".join(f"{name} {settings[name]}" for name in SETTINGS if settings.get(name))
-        best = read_state(run.store(stage).final).get("step")
+        best = state.get("step")
         rows.append([stage, _sources(run, stage), _amount(run, stage), shown, f"{best:,}" if best else "–"])
     table = _table(["stage", "data", "training data", "settings", "weights of step"], rows)
     return f"{table}\n\nSeed {run.config.seed}; a row has up to {run.config.model.context:,} tokens.{_environment(run)}"
@@ -149,7 +155,7 @@ def _limits(run: Run, stage: str) -> str:
         "dpo": "It was taught to answer, and to prefer some answers to others.",
     }
     lines = [
-        f"It sees {run.config.model.context:,} tokens at once, and knows only what its training data (above) holds.",
+        f"It sees {run.config.model.context:,} tokens at once, and knows only what its training data holds.",
         taught[stage],
         "Nothing was measured but what is written above: not its safety, not its biases, not its knowledge.",
     ]

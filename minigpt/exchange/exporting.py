@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backends.base import Backend
 from backends.tree import Tree, items, leaves, map_leaves
@@ -101,8 +102,11 @@ def write_model(
     config: ModelConfig, weights: Tree, tokenizer: Tokenizer, directory: Path, dtype: str, framework: str
 ) -> None:
     """Weights, config.json and the tokenizer's files, in a directory that is there."""
-    tensors = to_hugging_face(model_type_of(config), dict(items(weights)))
-    more = {}
+    kind, more = model_type_of(config), {}
+    if kind == "qwen2" and tokenizer.kind != "imported":
+        message = "transformers splits the texts of every qwen2 model in Qwen2's own way: this tokenizer would be lost."
+        raise UsageError(message, "A model without biases (model.qkv_bias = false) can be exported.")
+    tensors = to_hugging_face(kind, dict(items(weights)))
     if is_quantized(weights):
         more["quantization"] = mlx_quantization(config, weights)
         tensors = {name.replace(".packed", ".weight"): array for name, array in tensors.items()}
@@ -111,15 +115,21 @@ def write_model(
     write_tokenizer(tokenizer, directory, config.max_positions or config.context)
 
 
-def mlx_quantization(config: ModelConfig, weights: Tree) -> dict[str, int]:
-    """What mlx-lm's config.json says of quantized weights. Raises UsageError where it has them in another layout."""
+def mlx_quantization(config: ModelConfig, weights: Tree) -> dict[str, Any]:
+    """What mlx-lm's config.json says of quantized weights: group size and bits, by layer where they are others.
+
+    Raises UsageError where it has them in another layout.
+    """
     if model_type_of(config) == "gpt2":
         raise UsageError("A GPT-2 is stored in another layout than mlx quantizes.", "Export it with --dtype float16.")
-    flat = dict(items(weights))
-    name = next(name for name in flat if name.endswith(".packed"))
-    width = weight_shapes(config)[name.replace(".packed", ".weight")][1]
-    groups = flat[name.replace(".packed", ".scales")].shape[1]
-    return {"group_size": width // groups, "bits": 32 * flat[name].shape[1] // width}
+    flat, found = dict(items(weights)), {}
+    for name, shape in weight_shapes(config).items():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.packed" in flat:
+            words, groups = flat[f"{layer}.packed"].shape[1], flat[f"{layer}.scales"].shape[1]
+            found[layer] = {"group_size": shape[1] // groups, "bits": 32 * words // shape[1]}
+    usual = min(found.values(), key=lambda settings: settings["bits"])
+    return usual | {layer: settings for layer, settings in found.items() if settings != usual}
 
 
 @contextmanager

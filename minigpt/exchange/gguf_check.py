@@ -1,5 +1,6 @@
 """A GGUF file against the model that it was made from, with llama.cpp as the judge."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from minigpt.chat import render
 from minigpt.config import ModelConfig
 from minigpt.data.rows import Message
 from minigpt.exchange.checks import Check
+from minigpt.exchange.directory_check import is_fair
 from minigpt.exchange.gguf_file import stored
 from minigpt.exchange.llama_cpp import LlamaCpp, llama_cpp
 from minigpt.exchange.probes import random_conversations, random_texts
 from minigpt.generate.engine import Engine
+from minigpt.imported_tokenizer import ImportedTokenizer
 from minigpt.model import to_backend
-from minigpt.tokenizer import END_OF_TEXT
+from minigpt.tokenizer import Tokenizer
 
 TOP = 5
 # Largest difference of a log-probability. llama.cpp multiplies 16-bit matrices with inputs rounded to 16 bits, and
@@ -27,13 +30,12 @@ BROKEN = "\ufffd"
 
 def check_gguf(path: Path, engine: Engine, dtype: str, texts: int = 400, conversations: int = 100) -> list[Check]:
     """Token ids, chat template, top-5 log-probabilities and greedy answers: llama.cpp's against ours."""
-    same = Engine(engine.model, stored_weights(engine, dtype), engine.tokenizer)
-    talks = list(random_conversations(engine.tokenizer, conversations))
+    tokenizer, same = engine.tokenizer, Engine(engine.model, stored_weights(engine, dtype), engine.tokenizer)
+    talks = [talk for talk in random_conversations(tokenizer, conversations) if is_fair(tokenizer, talk)]
     with llama_cpp(path, engine.model.config.context) as reader:
-        ids, prompts = _different_ids(reader, engine, texts), _different_prompts(reader, engine, talks)
         return [
-            Check("llama.cpp", f"token ids of {texts:,} texts", ids, 0),
-            Check("llama.cpp", f"{conversations:,} rendered conversations", prompts, 0),
+            _compare_texts(reader, tokenizer, texts),
+            *([_compare_prompts(reader, tokenizer, talks)] if tokenizer.chats else []),
             *_compare_answers(reader, same, talks, bound_of(engine.model.config, dtype)),
         ]
 
@@ -50,33 +52,45 @@ def stored_weights(engine: Engine, dtype: str) -> Tree:
     return to_backend(backend, unflatten(rounded))
 
 
-def _different_ids(reader: LlamaCpp, engine: Engine, count: int) -> int:
-    texts = list(random_texts(engine.tokenizer, count))
-    ours = engine.tokenizer.encode_batch(texts)
-    return sum(reader.tokenize(text) != ids for text, ids in zip(texts, ours, strict=True))
+def _compare_texts(reader: LlamaCpp, tokenizer: Tokenizer, count: int) -> Check:
+    """llama.cpp does not normalize texts: for a tokenizer that does, they are normalized here."""
+    texts, what = list(random_texts(tokenizer, count)), "texts"
+    if _normalizes(tokenizer):
+        texts, what = [unicodedata.normalize("NFC", text) for text in texts], "NFC-normalized texts"
+    ours = tokenizer.encode_batch(texts)
+    differing = sum(reader.tokenize(text) != ids for text, ids in zip(texts, ours, strict=True))
+    return Check("llama.cpp", f"token ids of {count:,} {what}", differing, 0)
 
 
-def _different_prompts(reader: LlamaCpp, engine: Engine, talks: list[list[Message]]) -> int:
+def _normalizes(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer, ImportedTokenizer) and '"NFC"' in tokenizer.files["tokenizer.json"]
+
+
+def _compare_prompts(reader: LlamaCpp, tokenizer: Tokenizer, talks: list[list[Message]]) -> Check:
     """Conversations that the file's template renders to other token ids than we do."""
-    return sum(reader.tokenize(reader.render(talk), special=True) != _prompt(engine, talk) for talk in talks)
+    if _normalizes(tokenizer):
+        talks = [[m | {"content": unicodedata.normalize("NFC", m["content"])} for m in talk] for talk in talks]
+    differing = sum(reader.chat(talk) != _prompt(tokenizer, talk) for talk in talks)
+    return Check("llama.cpp", f"token ids of {len(talks):,} chats", differing, 0)
 
 
-def _prompt(engine: Engine, talk: list[Message]) -> list[int]:
-    """Our ids; the names of special tokens in a message are broken up, as the template does it."""
-    broken = [m | {"content": m["content"].replace("<|", "< |").replace("<unk>", "< unk>")} for m in talk]
-    return render(engine.tokenizer, broken, True)[0]
+def _prompt(tokenizer: Tokenizer, talk: list[Message]) -> list[int]:
+    """Our ids; our template breaks the names of special tokens in a message up."""
+    if not isinstance(tokenizer, ImportedTokenizer):
+        talk = [m | {"content": m["content"].replace("<|", "< |").replace("<unk>", "< unk>")} for m in talk]
+    return render(tokenizer, talk, True)[0]
 
 
 def _compare_answers(reader: LlamaCpp, engine: Engine, talks: list[list[Message]], bound: float) -> list[Check]:
     """Greedy answers to the conversations that leave room for one, token by token."""
     room = engine.model.config.context - ANSWER
     prompts = [ids for ids in (render(engine.tokenizer, talk, True)[0] for talk in talks) if len(ids) <= room][:PROMPTS]
-    prompts += [[END_OF_TEXT]]  # nothing fits a context this small, or a model that was taught no conversation
+    prompts += [[engine.tokenizer.end_of_text]]  # the only one where no conversation fits the context
     differences, regrets, other_texts = [], [], 0
     for prompt in prompts:
         ids, text = reader.answer(prompt, min(ANSWER, room))
         for i, (values, token) in enumerate(zip(_logprobs(engine, prompt, ids), ids, strict=True)):
-            differences.append(_largest(values, reader.likeliest(prompt + ids[:i], TOP)))
+            differences.append(_largest(values, reader.likeliest(prompt + ids[:i], TOP, engine.tokenizer.stops[0])))
             regrets.append(values.max() - values[token])
         other_texts += not _same_text(text, _text(engine, ids))
     return [

@@ -44,7 +44,7 @@ def export_gguf(
             checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
             refuse_differences(checks)
             if not alone:
-                (place / "Modelfile").write_text(modelfile(FILE, config.context), "utf-8")
+                (place / "Modelfile").write_text(modelfile(FILE, config.context, tokenizer.kind != "imported"), "utf-8")
                 (place / "README.md").write_text(card(checks), "utf-8")
     except OSError as error:
         message = f"The export {out} could not be written: {error.strerror or error}."

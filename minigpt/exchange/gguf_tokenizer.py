@@ -7,7 +7,8 @@ one whose pieces cannot be joined, and a byte tokenizer one without pieces.
 from collections.abc import Sequence
 from typing import Any
 
-from minigpt.errors import UsageError
+from minigpt.exchange.gguf_imported import add_imported
+from minigpt.imported_tokenizer import ImportedTokenizer
 from minigpt.tokenizer import (
     END_OF_TEXT,
     FIRST_BYTE,
@@ -35,8 +36,11 @@ CHAT_TEMPLATE = (
 def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Write the vocabulary, filled up to the model's `vocab_size`, and the special tokens to a GGUFWriter.
 
-    Raises UsageError for a tokenizer that llama.cpp cannot have.
+    Raises UsageError for an imported tokenizer that llama.cpp cannot have.
     """
+    if isinstance(tokenizer, ImportedTokenizer):
+        add_imported(writer, tokenizer, vocab_size)
+        return
     tokens, scores = vocabulary(tokenizer)
     filling = range(len(tokens), vocab_size)
     writer.add_tokenizer_model("llama")
@@ -61,12 +65,10 @@ def vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[float]]:
     base = SPECIALS + [f"<0x{byte:02X}>" for byte in range(256)]
     if isinstance(tokenizer, BPETokenizer):
         pieces, scores = tokenizer.scored_pieces()
-    elif isinstance(tokenizer, CharTokenizer):
-        pieces, scores = [SPACE if c == " " else c for c in tokenizer.characters], [0.0] * len(tokenizer.characters)
     else:
-        raise UsageError(
-            f"GGUF export does not know this run's tokenizer ({tokenizer.kind}).", "Export to hf or mlx instead."
-        )
+        assert isinstance(tokenizer, CharTokenizer), tokenizer
+        pieces = [SPACE if character == " " else character for character in tokenizer.characters]
+        scores = [0.0] * len(pieces)
     if SPACE not in pieces:  # llama.cpp turns each space into SPACE before it looks it up: it is the byte 0x20 then
         base[FIRST_BYTE + 0x20] = SPACE
     return base + pieces, [0.0] * FIRST_PIECE + scores

@@ -16,7 +16,6 @@ from typing import Any
 
 from minigpt.data.rows import Message
 from minigpt.errors import MiniGPTError
-from minigpt.tokenizer import IM_START
 
 
 def is_installed() -> bool:
@@ -64,26 +63,30 @@ class LlamaCpp:
     def __init__(self, address: str):
         self._address = address
 
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
-        """Ids of a text, in which the names of special tokens become those tokens if `special` says so."""
-        return self._ask("/tokenize", content=text, add_special=False, parse_special=special)["tokens"]
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text as it stands; the names of special tokens in it are text."""
+        return self._ask("/tokenize", content=text, add_special=False, parse_special=False)["tokens"]
 
-    def render(self, messages: list[Message]) -> str:
-        """The conversation, up to the assistant's turn, as the file's chat template writes it."""
-        return self._ask("/apply-template", messages=messages)["prompt"]
+    def chat(self, messages: list[Message]) -> list[int]:
+        """Ids of a conversation, up to the assistant's turn, as the file's chat template writes it.
+
+        The server takes the token that begins a text out of what the template wrote and puts it in front itself.
+        """
+        text = self._ask("/apply-template", messages=messages)["prompt"]
+        return self._ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
 
     def answer(self, ids: list[int], tokens: int) -> tuple[list[int], str]:
         """(ids with the token that ended it, text) of the greedy answer of at most `tokens` to the prompt `ids`."""
         found = self._complete(ids, tokens, return_tokens=True)
         return found["tokens"], found["content"]
 
-    def likeliest(self, ids: list[int], top: int) -> list[tuple[int, float]]:
+    def likeliest(self, ids: list[int], top: int, special: int) -> list[tuple[int, float]]:
         """(id, log-probability) of the `top` tokens that most likely follow `ids`.
 
-        The server leaves out a step that ends within a character, so it is made to choose a special token; what it
-        tells are the model's own log-probabilities all the same.
+        The server leaves out a step that ends within a character, so it is made to choose the `special` token; what
+        it tells are the model's own log-probabilities all the same.
         """
-        chosen = self._complete(ids, 1, n_probs=top, logit_bias=[[IM_START, 1e6]])
+        chosen = self._complete(ids, 1, n_probs=top, logit_bias=[[special, 1e6]])
         step = chosen["completion_probabilities"][0]
         return [(one["id"], one["logprob"]) for one in step["top_logprobs"]]
 

@@ -6,7 +6,6 @@ Token ids and logits are those of the other program alone: nothing here calls ou
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -84,26 +83,27 @@ class MLXReader:
 
 
 Reader = TransformersReader | MLXReader
-READERS: tuple[Any, ...] = (TransformersReader, MLXReader)
+READERS: tuple[type[Reader], ...] = (TransformersReader, MLXReader)
 
 
-def is_installed(reader: Any) -> bool:
+def is_installed(reader: type[Reader]) -> bool:
     return all(importlib.util.find_spec(package) for package in reader.needs)
 
 
-def cannot_read(reader: Any, directory: Path) -> str | None:
+def cannot_read(reader: type[Reader], directory: Path) -> str | None:
     """Why this reader would compute something else from a sound export; None where it computes the same."""
     config = json.loads((directory / "config.json").read_text("utf-8"))
     if reader is not MLXReader:
         return "mlx's quantized weights are for mlx-lm" if "quantization" in config else None
     kind, scaling = config["model_type"], config.get("rope_scaling") or {}
-    if kind == "mistral" and config["sliding_window"] < config["max_position_embeddings"]:
+    if kind == "mistral" and (config.get("sliding_window") or 1e9) < config["max_position_embeddings"]:
         return "mlx-lm knows no sliding window over all layers"
-    if kind == "gpt2" and config["activation_function"] != "gelu_new":
+    if kind == "gpt2" and config.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         return "mlx-lm's GPT-2 has the approximate GELU only"
-    if kind == "gpt2" and not (config["tie_word_embeddings"] and config["n_inner"] == 4 * config["n_embd"]):
+    wide = config.get("n_inner") not in (None, 4 * config.get("n_embd", 0))
+    if kind == "gpt2" and (wide or not config.get("tie_word_embeddings", True)):
         return "mlx-lm's GPT-2 has tied embeddings and d_ff = 4 d_model only"
-    if kind == "qwen3" and config["attention_bias"]:
+    if kind == "qwen3" and config.get("attention_bias"):
         return "mlx-lm's Qwen3 has no biases"
     if scaling.get("attention_factor"):
         return "mlx-lm's YaRN has no attention_factor of its own"

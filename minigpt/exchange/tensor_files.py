@@ -56,23 +56,31 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: 
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Name -> float32 array of each tensor. Raises UsageError for a damaged file or another kind of number."""
-    from safetensors import SafetensorError, deserialize
+    """Name -> float32 array of each tensor. Raises UsageError for a damaged file.
+
+    Read through a memory map, one tensor after the other: only what is returned takes memory. Tensors of integers
+    (masks and counters of old checkpoints) come as empty arrays, since only their names matter.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        found = deserialize(path.read_bytes())
+        with safe_open(path, "np"):  # looks at everything but the numbers: sizes, places, the end of the file
+            data = np.memmap(path, np.uint8, "r")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from None
     except SafetensorError as error:
         raise UsageError(f"{path} is no whole safetensors file: {error}.", "Download or copy it again.") from None
-    tensors = {}
-    for name, content in found:
-        if content["dtype"] not in FLOATS:
-            tensors[name] = np.zeros(content["shape"], np.bool_)  # a mask or a counter: only its name matters
-            continue
-        array = np.frombuffer(content["data"], FLOATS[content["dtype"]]).reshape(content["shape"])
-        tensors[name] = _widened(array) if content["dtype"] == "BF16" else array.astype(np.float32)
-    return tensors
+    start = 8 + struct.unpack("<Q", data[:8].tobytes())[0]
+    header = json.loads(data[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _read(data[start:], **content) for name, content in header.items()}
+
+
+def _read(data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    if dtype not in FLOATS:
+        return np.zeros(0, np.bool_)
+    array = data[slice(*data_offsets)].view(FLOATS[dtype]).reshape(shape)
+    return _widened(array) if dtype == "BF16" else np.array(array, np.float32)
 
 
 def _widened(bits: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ the tokenizer drops it again. (Unicode keeps noncharacters out of texts: one in 
 import json
 from pathlib import Path
 
+from minigpt.imported_tokenizer import GUARD, ImportedTokenizer
 from minigpt.tokenizer import END_OF_TEXT, FIRST_PIECE, IM_END, SPECIALS, UNKNOWN, Tokenizer
 
-GUARD = "\ufdd0"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
@@ -25,7 +25,10 @@ CHAT_TEMPLATE = (
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path, context: int) -> None:
-    """The four files of a tokenizer of ours."""
+    """The four files of a tokenizer of ours; those of one that was imported as they came."""
+    if isinstance(tokenizer, ImportedTokenizer):
+        tokenizer.write_files(directory)
+        return
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context,
         "unk_token": SPECIALS[UNKNOWN], "eos_token": SPECIALS[IM_END], "pad_token": SPECIALS[END_OF_TEXT],

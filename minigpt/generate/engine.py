@@ -14,9 +14,7 @@ from minigpt.errors import UsageError
 from minigpt.generate.cache import check_cache_bits, new_cache
 from minigpt.generate.sampling import Sampling, sample
 from minigpt.model import GPT
-from minigpt.tokenizer import END_OF_TEXT, IM_END, Tokenizer
-
-STOPS = (IM_END, END_OF_TEXT)
+from minigpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Engine:
         ids: list[int] = []
         reason = "length"
         for tokens in self._tokens([prompt], [sampling], max_tokens):
-            if tokens[0] in STOPS:
+            if tokens[0] in self.tokenizer.stops:
                 reason = "stop"
                 break
             ids.append(tokens[0])
@@ -72,7 +70,7 @@ class Engine:
                     continue
                 if len(prompts[i]) + len(found[i]) >= self.model.config.context:
                     reasons[i] = "context"  # alone, this token would not have been computed
-                elif token in STOPS:
+                elif token in self.tokenizer.stops:
                     reasons[i] = "stop"
                 else:
                     found[i].append(token)
@@ -100,7 +98,8 @@ class Engine:
             )
         steps = min(max_tokens, config.context - shortest)
         padding = [longest - len(prompt) for prompt in prompts]
-        filled = [[END_OF_TEXT] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+        filler = self.tokenizer.end_of_text
+        filled = [[filler] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
         ids = np.array(filled, np.int32)  # (B, T)
         cache = new_cache(backend, config, len(prompts), longest + steps, self.model.dtype, self.kv_bits)
         seen = [list(prompt) for prompt in prompts]

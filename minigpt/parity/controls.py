@@ -243,7 +243,8 @@ def _mean_of_rows(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
 def _mean_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
     spans = batch["spans"] / batch["spans"].sum(axis=-1, keepdims=True)
     policy = sequence_logprobs(model, weights, batch | {"spans": spans})
-    return (preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid") * batch["pairs"]).sum()
+    losses = preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid", spans)  # (B, P)
+    return (losses * batch["pairs"]).sum()
 
 
 WRONG_LOSSES: dict[str, tuple[str, Loss]] = {

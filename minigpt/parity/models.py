@@ -63,7 +63,7 @@ MODEL_CASES = (
 def _preference_loss(kind: str) -> Loss:
     def loss(model: GPT, weights: tree.Tree, batch: dict[str, Array]) -> Array:
         policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
-        losses = preference_losses(model.backend, policy, batch["reference"], 0.1, kind)  # (B, P)
+        losses = preference_losses(model.backend, policy, batch["reference"], 0.1, kind, batch["spans"])  # (B, P)
         return (losses * batch["pairs"]).sum()
 
     return loss

@@ -61,7 +61,9 @@ class Run:
         return self.directory / "data" / stage
 
     def shards(self, stage: str) -> tuple[Shard, Shard]:
-        """(train, validation)"""
+        """(train, validation). Raises UsageError when the run has none, as one whose model was imported."""
+        if not self.data(stage).exists():
+            raise UsageError(f"{self.directory} has no data for {stage}.", "Give some with --data FILE.")
         return Shard(self.data(stage) / "train"), Shard(self.data(stage) / "validation")
 
     def finished_stages(self) -> list[str]:

@@ -200,8 +200,9 @@ def dpo(run: Run, model: GPT, weights: Tree, config: DPOConfig, report: Report) 
 
     def loss(weights, batch):
         policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
-        losses = preference_losses(backend, policy, batch["reference"], config.beta, config.loss)  # (B, P)
-        metrics = preference_metrics(backend, policy, batch["reference"], batch["weights"], config.beta)
+        reference, spans = batch["reference"], batch["spans"]
+        losses = preference_losses(backend, policy, reference, config.beta, config.loss, spans)  # (B, P)
+        metrics = preference_metrics(backend, policy, reference, batch["weights"], config.beta)
         return (losses * batch["weights"]).sum(), metrics
 
     def validate(weights):

@@ -13,7 +13,8 @@ from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 
 def preference_loss(model, weights, batch):
     policy = sequence_logprobs(model, weights, batch)
-    return (preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid") * batch["pairs"]).sum()
+    losses = preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid", batch["spans"])
+    return (losses * batch["pairs"]).sum()
 
 
 def computed(backend, config, loss, chunk):

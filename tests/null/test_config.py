@@ -75,7 +75,7 @@ def test_settings_are_toml_values_or_bare_words(setting, value):
         ("pretrain.learning_rate=nan", "pretrain.learning_rate: must be a finite number"),
         ("pretrain.clip=inf", "pretrain.clip: must be a finite number"),
         ("pretrain.steps=0", "pretrain.steps: must be greater than or equal to 1"),
-        ("tokenizer.kind=bpo", "tokenizer.kind: must be 'bpe', 'char' or 'byte'"),
+        ("tokenizer.kind=bpo", "tokenizer.kind: must be 'bpe', 'char', 'byte' or 'imported'"),
         ("data.sft=one.jsonl", "data.sft: must be a valid list (got 'one.jsonl')"),
         ("seed=-1", "seed: must be greater than or equal to 0"),
         ("seed=99999999999999999999", "seed: must be less than"),

@@ -15,7 +15,8 @@ EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 LAYERS = {
     "config": 1, "tree": 1, "errors": 1, "events": 1, "machine": 1, "throttle": 1,
     "durable": 1, "lock": 1, "stop": 1, "supervise": 1, "limits": 1, "brake": 1,
-    "linear": 2, "rope": 2, "model": 2, "tokenizer": 2, "chat": 2, "data": 2,
+    "linear": 2, "rope": 2, "chat_template": 2,
+    "imported_tokenizer": 2, "token_bytes": 2, "model": 2, "tokenizer": 2, "chat": 2, "data": 2,
     "generate": 3, "checkpoint": 3, "convert": 3, "lora": 3, "quantize": 3, "gptq": 3, "optim": 3, "losses": 3,
     "train": 4, "evaluate": 4, "parity": 4, "demo": 4, "exchange": 4, "plan": 4,
     "console": 5, "progress": 5, "tables": 5, "machine_tables": 5, "serve": 5,

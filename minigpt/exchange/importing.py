@@ -1,0 +1,97 @@
+"""`minigpt import`: a model's directory from elsewhere as a run, whose pretraining counts as finished."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from backends.base import Backend
+from backends.tree import Tree, unflatten
+from minigpt.checkpoint import check_room, save_checkpoint
+from minigpt.config import Config, ModelConfig, build_config
+from minigpt.durable import whole_directory
+from minigpt.errors import ResourceError, UsageError
+from minigpt.exchange.architectures import model_config
+from minigpt.exchange.checks import Check, refuse_differences
+from minigpt.exchange.directory_check import check_directory
+from minigpt.exchange.foreign_files import read_config, read_tokenizer, read_weights
+from minigpt.exchange.readers import TransformersReader
+from minigpt.exchange.tensors import from_hugging_face
+from minigpt.generate.engine import Engine
+from minigpt.imported_tokenizer import ImportedTokenizer
+from minigpt.model import GPT, parameter_count, to_backend
+from minigpt.train.run import Run
+
+CONTEXT = 2048  # tokens that training rows hold at most, unless more are asked for
+# Finished models are changed gently: rates usual for full fine-tuning of 0.1 to 8 B parameters.
+STAGES = {
+    "sft": {"learning_rate": 2e-5, "batch_size": 8, "weight_decay": 0.0},
+    "dpo": {"learning_rate": 2e-6, "batch_size": 4, "weight_decay": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A run made from `source`: its architecture and size, and what transformers found the same."""
+
+    path: Path
+    source: Path
+    architecture: str
+    parameters: int
+    context: int
+    chat_template: bool
+    checks: list[Check]
+
+    def as_dict(self) -> dict:
+        checks = [asdict(check) | {"ok": check.ok} for check in self.checks]
+        return asdict(self) | {"path": str(self.path), "source": str(self.source), "checks": checks}
+
+
+def import_directory(source: Path, out: Path, context: int | None, backend: Backend | None) -> Imported:
+    """Make the run `out` from a Hugging Face directory.
+
+    With a `backend` transformers, where it is installed, must agree on logits, token ids and chats. Raises UsageError
+    that names what is not supported or does not fit, MiniGPTError for a difference, ResourceError for a full disk;
+    nothing is left of the run then.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already.", "Choose another --run directory.")
+    model, weights, tokenizer, architecture = read_model(source, context)
+    engine = Engine(GPT(model, backend), to_backend(backend, weights), tokenizer) if backend else None
+    checks = check_directory(source, engine, (TransformersReader,)) if engine else []
+    refuse_differences(checks)
+    try:
+        check_room(out, 4 * parameter_count(model))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_directory(out) as temporary:
+            run = Run(temporary, run_config(model))
+            run.save_config(backend)
+            tokenizer.save(temporary / "tokenizer")
+            state = {"step": 0, "metrics": {}, "stage": "pretrain", "imported": architecture}
+            save_checkpoint(run.store("pretrain").final, {"weights": weights}, state)
+    except OSError as error:
+        message = f"The run {out} could not be written: {error.strerror or error}."
+        raise ResourceError(message, "Free some space or choose another --run directory.") from None
+    return Imported(out, source, architecture, parameter_count(model), model.context, tokenizer.chats, checks)
+
+
+def read_model(source: Path, context: int | None = None) -> tuple[ModelConfig, Tree, ImportedTokenizer, str]:
+    """(configuration, float32 weights, tokenizer, architecture) of a Hugging Face directory."""
+    content = read_config(source)
+    model = model_config(content, context, str(source / "config.json"))
+    if context is None:
+        model = model.model_copy(update={"context": min(model.context, CONTEXT)})
+    elif context > model.context:
+        raise UsageError(f"The model sees {model.context} tokens at most, not {context}.", "Lower --context.")
+    tokenizer = read_tokenizer(source, content)
+    flat = from_hugging_face(content["model_type"], read_weights(source), model, str(source))
+    return model, unflatten(flat), tokenizer, content["model_type"]
+
+
+def run_config(model: ModelConfig) -> Config:
+    """The configuration of a run that begins with a finished model."""
+    return build_config({"model": model.model_dump(), "tokenizer": {"kind": "imported"}} | STAGES)
+
+
+def open_directory(source: Path, backend: Backend, kv_bits: int = 0) -> Engine:
+    """A Hugging Face directory ready to answer, as it is."""
+    model, weights, tokenizer, _ = read_model(source)
+    return Engine(GPT(model, backend), to_backend(backend, weights), tokenizer, kv_bits)

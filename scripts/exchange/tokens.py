@@ -1,0 +1,29 @@
+"""Token ids: 4,000 texts and 1,000 conversations per kind of tokenizer, in transformers and here."""
+
+from pathlib import Path
+
+from ordeals.ordeal import Outcome
+
+from exchange.small import count, exported, trained
+from minigpt.exchange.directory_check import differs
+from minigpt.exchange.probes import random_conversations, random_texts
+from minigpt.exchange.readers import TransformersReader
+
+
+def same_tokens(directory: Path, scale: float) -> list[Outcome]:
+    """Random texts as plain text, and random conversations by the chat template that was written."""
+    found = []
+    for kind in ("bpe", "char", "byte"):
+        tokenizer = trained(kind, steps=2).tokenizer
+        reader = TransformersReader(exported(directory, "hf", kind, steps=2))
+        texts = Outcome(f"token ids of a text, {kind} tokenizer", note=f"{tokenizer.vocab_size:,} tokens")
+        back = Outcome(f"the text that transformers makes of the ids, {kind} tokenizer")
+        for text in random_texts(tokenizer, count(4000, scale), seed=7, marks=True):
+            ids = reader.encode(text)
+            texts.check(ids == tokenizer.encode(text), repr(text))
+            back.check(reader.tokenizer.decode(ids) == text, repr(text))
+        talks = Outcome(f"token ids of a conversation, {kind} tokenizer", note="whole, and up to an answer")
+        for talk in random_conversations(tokenizer, count(1000, scale), seed=8, marks=True):
+            talks.check(not differs(reader, tokenizer, talk), repr(talk))
+        found += [texts, back, talks]
+    return found
