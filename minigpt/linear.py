@@ -40,8 +40,8 @@ def matrix(backend: Backend, w: Tree, width: int) -> Array:
 def _adapted(backend: Backend, w: Tree, x: Array, y: Array) -> Array:
     """y + scale · B A x (Hu et al. 2021, eq. 3); with a magnitude its rows scaled as in DoRA."""
     dropped = dropout(backend, x, w["dropout_keys"], w["dropout_rate"]) if "dropout_keys" in w else x
-    low = backend.linear(backend.linear(dropped, w["lora_a"]), w["lora_b"])  # (…, r) -> (…, out)
-    y = y + low * backend.cast(w["lora_scale"], backend.dtype(x))
+    low = backend.linear(dropped, w["lora_a"]) * backend.cast(w["lora_scale"], backend.dtype(x))  # (…, r)
+    y = y + backend.linear(low, w["lora_b"])  # (…, out)
     return _with_magnitude(backend, w, y) if "lora_magnitude" in w else y
 
 
@@ -65,14 +65,16 @@ def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
     rows, size = x.shape[0], 1
     for extent in x.shape[1:]:
         size *= extent
-    bits = _hash(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
-    uniform = backend.cast((bits >> 8) & 0xFFFFFF, "float32") * 2.0**-24  # [0, 1)
-    kept = (uniform >= rate).reshape(rows, *x.shape[1:])
-    return backend.where(kept, x, 0.0) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+    bits = _mix(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
+    kept = bits >= backend.cast(rate * 2.0**32 - 2.0**31, "int32")  # int32 from -2^31 on
+    x = backend.where(kept.reshape(rows, *x.shape[1:]), x, 0.0)
+    return x * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
 
 
-def _hash(x: Array) -> Array:
-    """Well mixed int32 numbers: Wellons' lowbias32, whose products wrap alike in all frameworks."""
+def _mix(x: Array) -> Array:
+    """int32 numbers whose high bits depend on all bits of x: Wellons' lowbias32 without its last shift.
+
+    Products wrap and shifts are masked, so that all frameworks give the same numbers.
+    """
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261  # 0x846CA68B
-    return x ^ ((x >> 16) & 0xFFFF)
+    return (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261  # 0x846CA68B
