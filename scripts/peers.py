@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # on CPUs it runs a C++ compiler for each kernel: minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model: more threads only wait for each other
-from exchange import mlx_commands, tokens
+from exchange import llama, mlx_commands, tokens
 from ordeals.ordeal import Outcome
 
 from minigpt import tables
@@ -30,11 +31,12 @@ from minigpt import tables
 # name -> function(directory to work in, share of the full counts) -> outcomes
 CHECKS = {
     "tokens": tokens.same_tokens,
+    "llama": llama.read_gguf,
     "generate": mlx_commands.generate,
     "server": mlx_commands.server,
     "lora": mlx_commands.lora_and_fuse,
 }
-PACKAGES = ("transformers", "tokenizers", "mlx-lm", "mlx", "torch")
+PACKAGES = ("transformers", "tokenizers", "mlx-lm", "mlx", "torch", "gguf", "xllamacpp")
 
 
 def main() -> int:
@@ -70,7 +72,7 @@ def _show(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         for loss in outcome.lost[:5]:
             print(f"DIFFERENT {outcome.what}: {loss}")
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES if find_spec(name.replace("-", "_")))
     print(f"{platform.platform()}, Python {platform.python_version()}, {packages}")
 
 

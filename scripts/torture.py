@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,7 @@ ORDEALS = {
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs and their children
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
     outcomes: list[Outcome] = []
     for name in arguments.only.split(","):

@@ -70,11 +70,11 @@ def _compare_prompts(reader: LlamaCpp, tokenizer: Tokenizer, talks: list[list[Me
     """Conversations that the file's template renders to other token ids than we do."""
     if _normalizes(tokenizer):
         talks = [[m | {"content": unicodedata.normalize("NFC", m["content"])} for m in talk] for talk in talks]
-    differing = sum(reader.chat(talk) != _prompt(tokenizer, talk) for talk in talks)
+    differing = sum(reader.chat(talk) != prompt_ids(tokenizer, talk) for talk in talks)
     return Check("llama.cpp", f"token ids of {len(talks):,} chats", differing, 0)
 
 
-def _prompt(tokenizer: Tokenizer, talk: list[Message]) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, talk: list[Message]) -> list[int]:
     """Our ids; our template breaks the names of special tokens in a message up."""
     if not isinstance(tokenizer, ImportedTokenizer):
         talk = [m | {"content": m["content"].replace("<|", "< |").replace("<unk>", "< unk>")} for m in talk]

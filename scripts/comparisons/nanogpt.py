@@ -1,0 +1,120 @@
+"""nanoGPT (a checkout given as a path): the time to a loss, and tokens per second at the same shape and batch."""
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from comparisons.duel import Contestant, Duel, Figures, minigpt, run, settings
+
+DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
+STEPS = 2000
+CPU = ["--device=cpu", "--compile=False", "--dropout=0.0", "--log_interval=1", "--eval_iters=1"]
+# What was found to reach the documented run's loss soonest, on top of the tiny preset.
+RECIPE = dict(
+    data__validation_fraction=0.1, pretrain__steps=110, pretrain__eval_every=100000, pretrain__save_every=100000
+)
+
+
+def time_to_loss(nanogpt: Path, text: Path, recipe: list[str]) -> Duel:
+    """nanoGPT's documented CPU run on tinyshakespeare against MiniGPT with `recipe` on the same text.
+
+    Seconds are those of the whole training command (all set-up counts), evaluation left out; nats per character are
+    measured over the whole last tenth, in non-overlapping windows of the model's own context.
+    """
+
+    def ours(directory: Path) -> Figures:
+        base = [*settings(**RECIPE), *recipe]
+        done = minigpt(directory, "train", "pretrain", "--run", "run", "--data", text.resolve(), *base)
+        measured = minigpt(directory, "evaluate", "run", "--json").out
+        score = json.loads(measured[measured.index("{") :])["nats_per_character"]
+        return {"seconds": done.seconds, "nats per character": score}
+
+    def theirs(directory: Path) -> Figures:
+        checkout = copied(nanogpt, text, directory)
+        flags = [*CPU, *DOCUMENTED, f"--max_iters={STEPS}", f"--lr_decay_iters={STEPS}", f"--eval_interval={STEPS}"]
+        done = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *flags], checkout)
+        scored = run([sys.executable, Path(__file__).resolve(), "score", checkout], checkout)
+        return {"seconds": done.seconds, "nats per character": float(scored.out.strip().splitlines()[-1])}
+
+    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    figures = {"seconds": False, "nats per character": False}
+    return Duel(f"tinyshakespeare, nanoGPT's {STEPS:,} steps on a CPU", contestants, figures)
+
+
+SHAPES = {  # name: (layers, width, heads, context, batch)
+    "0.8 M": (4, 128, 4, 64, 12),
+    "26 M": (8, 512, 8, 512, 4),
+}
+
+
+def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
+    """Tokens per second of a training step with AdamW in float32, the same shape and batch on both sides."""
+    layers, width, heads, context, batch = SHAPES[shape]
+
+    def ours(directory: Path) -> Figures:
+        same = settings(
+            tokenizer__kind="char", model__n_layer=layers, model__d_model=width, model__n_head=heads,
+            model__n_kv_head=heads, model__head_dim=width // heads, model__d_ff=8 * width // 3 // 16 * 16,
+            model__context=context, model__qk_norm=False, pretrain__batch_size=batch, pretrain__steps=steps,
+            pretrain__optimizer="adamw", pretrain__log_every=1, pretrain__eval_every=100000,
+            pretrain__save_every=100000, pretrain__eval_rows=1, pretrain__dtype="float32",
+        )  # fmt: skip
+        flags = ["--backend", "torch", "--data", text.resolve(), *same]
+        done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
+        lines = map(json.loads, (directory / "run/pretrain/metrics.jsonl").read_text("utf-8").splitlines())
+        rates = [line["tokens"] / line["seconds"] for line in lines if "seconds" in line]
+        return {"tokens/s": statistics.median(rates), "peak MB": done.peak_mb}
+
+    def theirs(directory: Path) -> Figures:
+        checkout = copied(nanogpt, text, directory)
+        sizes = [f"--n_layer={layers}", f"--n_embd={width}", f"--n_head={heads}"]
+        length = [f"--max_iters={steps}", "--eval_interval=100000", "--dtype=float32"]
+        rows = [f"--block_size={context}", f"--batch_size={batch}"]
+        command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *CPU, *sizes, *rows, *length]
+        done = run(command, checkout)
+        times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", done.out)]
+        return {"tokens/s": batch * context / statistics.median(times[1:]), "peak MB": done.peak_mb}
+
+    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    return Duel(f"training {shape}, torch", contestants, {"tokens/s": True, "peak MB": False})
+
+
+def copied(nanogpt: Path, text: Path, directory: Path) -> Path:
+    """A copy of the checkout in `directory` with its character data made from `text`, as its own script does."""
+    checkout = Path(shutil.copytree(nanogpt, directory / "nanoGPT", ignore=shutil.ignore_patterns(".git", "assets")))
+    shutil.copy(text, checkout / "data/shakespeare_char/input.txt")
+    run([sys.executable, "data/shakespeare_char/prepare.py"], checkout)
+    return checkout
+
+
+def score(checkout: Path) -> float:
+    """nats per character of nanoGPT's checkpoint over the whole validation text."""
+    import numpy as np
+    import torch
+
+    sys.path.insert(0, str(checkout))
+    from model import GPT, GPTConfig
+
+    saved = torch.load(checkout / "out-shakespeare-char/ckpt.pt", weights_only=True, map_location="cpu")
+    model = GPT(GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    model.eval()
+    ids = torch.from_numpy(np.fromfile(checkout / "data/shakespeare_char/val.bin", np.uint16).astype(np.int64))
+    length, total = saved["model_args"]["block_size"], 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, length):
+            window = ids[start : start + length + 1]
+            _, loss = model(window[None, :-1], window[None, 1:])
+            total += loss.item() * (len(window) - 1)
+    return total / (len(ids) - 1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["score"])
+    parser.add_argument("checkout", type=Path)
+    print(score(parser.parse_args().checkout))
