@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from minigpt import events
+from minigpt.limits import gigabytes
 from minigpt.progress import Curve, Pace, lines_due, sparkline, training_line
 
 
@@ -126,6 +127,12 @@ class Reporter:
             note(f"{event.stage}: finished before, kept ({event.path}).")
         else:
             note(f"{event.stage}: finished in {duration(event.seconds)}, best weights in {event.path}")
+
+    def _compared(self, event: events.Compared) -> None:
+        line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
+        if event.planned_seconds is not None:
+            line += f", time {duration(event.seconds)} (planned {duration(event.planned_seconds)})"
+        note(f"{line}.")
 
     def _progress(self, event: events.Progress) -> None:
         self._bar(event.task, event.done, event.total, "", event.finished)
