@@ -136,7 +136,7 @@ def mlx_quantization(config: ModelConfig, weights: Tree) -> dict[str, Any]:
 def written(out: Path, size: int) -> Iterator[Path]:
     """A directory to write about `size` bytes into, which becomes `out` when the block ends without an error."""
     try:
-        check_room(out, size)
+        check_room(out, size, "export", "choose another --out.")
         with whole_directory(out) as temporary:
             yield temporary
     except OSError as error:

@@ -35,7 +35,7 @@ def export_gguf(
     if importlib.util.find_spec("gguf") is None:
         raise UsageError("Writing GGUF needs the package gguf.", "Install it: pip install 'minigpt[gguf]'.")
     try:
-        check_room(out, sum(array.nbytes for array in arrays.values()))
+        check_room(out, sum(array.nbytes for array in arrays.values()), "export", "choose another --out.")
         out.parent.mkdir(parents=True, exist_ok=True)
         alone = out.suffix == ".gguf"
         with whole_file(out) if alone else whole_directory(out) as place:

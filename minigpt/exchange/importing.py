@@ -59,7 +59,7 @@ def import_directory(source: Path, out: Path, context: int | None, backend: Back
     checks = check_directory(source, engine, (TransformersReader,)) if engine else []
     refuse_differences(checks)
     try:
-        check_room(out, 4 * parameter_count(model))
+        check_room(out, 4 * parameter_count(model), "run", "choose another --run directory.")
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_directory(out) as temporary:
             run = Run(temporary, run_config(model))
