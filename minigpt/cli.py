@@ -31,6 +31,7 @@ for command in (training.demo, training.run, training.train, using.generate, usi
     app.command()(command)
 app.command()(looking.parity)
 app.command()(fitting.doctor)
+app.command()(fitting.plan)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.command()(quantizing.quantize)

@@ -4,19 +4,16 @@ import json
 import math
 import sys
 import time
-from statistics import median
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from minigpt import events
+from minigpt.limits import gigabytes
+from minigpt.progress import Curve, Pace, lines_due, sparkline, training_line
 
 
 class _Out(Console):
@@ -29,30 +26,30 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=
 
 
 class Reporter:
-    """Shows events as they come: a live bar on a terminal, plain lines elsewhere.
+    """Shows events as they come: one live region on a terminal, plain lines elsewhere.
 
     Use as `with Reporter() as report`.
     """
 
     def __init__(self) -> None:
-        self._live = err.is_terminal
-        self._bars: Progress | None = None
+        self._region: Live | None = None
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=max(5, min(28, err.width - 50))),
+            MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=err,
+        )  # fmt: skip
         self._tasks: dict[str, Any] = {}
         self._printed = time.monotonic()
-        self._window: list[tuple[int, float]] = []  # (tokens, seconds) of the last steps
+        self._pace, self._curve, self._taken = Pace(), Curve(), None
 
     def __enter__(self) -> "Reporter":
-        if self._live:
-            self._bars = Progress(  # all of it fits 80 columns
-                TextColumn("{task.description}"), BarColumn(bar_width=10 if err.width < 100 else 28),
-                MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=err, transient=True,
-            )  # fmt: skip
-            self._bars.start()
+        if err.is_terminal and not err.is_dumb_terminal:
+            self._region = Live(self._bars, console=err, transient=True, refresh_per_second=4)
+            self._region.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        if self._region is not None:
+            self._region.stop()
 
     def __call__(self, event: events.Event) -> None:
         getattr(self, f"_{type(event).__name__.lower()}")(event)
@@ -61,19 +58,20 @@ class Reporter:
         note(event.text)
 
     def _bar(self, name: str, done: int, total: int | None, status: str, finished: bool = False) -> None:
-        if self._bars is None:
+        if self._region is None:
             return
         if finished:
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
+            self._region.update(self._bars)
             return
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, completed=done, status=status)
         self._bars.update(self._tasks[name], completed=done, total=total, status=status)
 
-    def _plain(self, line: str, now: bool = False) -> None:
-        """A line where there is no bar, at most one in ten seconds."""
-        if not self._live and (now or time.monotonic() - self._printed > 10):
+    def _plain(self, line: str, now: bool = False, after: float = 10.0) -> None:
+        """A line where there is no region: `now`, or `after` so many seconds without one."""
+        if self._region is None and (now or time.monotonic() - self._printed > after):
             self._printed = time.monotonic()
             note(line)
 
@@ -82,7 +80,7 @@ class Reporter:
             f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
             f"{event.backend} on {event.device}, {event.dtype}."
         )
-        self._window.clear()
+        self._pace, self._curve = Pace(), Curve()
 
     def _resumed(self, event: events.Resumed) -> None:
         note(f"{event.stage}: going on from step {event.step:,}.")
@@ -93,18 +91,21 @@ class Reporter:
             note(f"{event.stage} step {event.step:,} is skipped: {event.reason}{so_far}.")
 
     def _step(self, event: events.Step) -> None:
-        self._window = [*self._window[-49:], (event.tokens, event.seconds)]
-        tokens, seconds = (median(column) for column in zip(*self._window, strict=True))
-        status = f"loss {event.loss:.4f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s"
-        if "accuracy" in event.metrics:
-            status += f"  accuracy {event.metrics['accuracy']:.0%}"
-        # The median of the last steps: a pause (Ctrl-Z, a sleeping laptop, an evaluation) does not disturb it.
-        status += f"  ETA {duration((event.steps - event.step) * seconds)}"
-        self._bar(event.stage, event.step, event.steps, status)
-        self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {status}", now=event.step == event.steps)
+        self._pace.add(event)
+        self._curve.add(event.loss)
+        eta = f"ETA {duration((event.steps - event.step) * self._pace.seconds)}"
+        if self._region is None:
+            line = training_line(event, self._pace, "", self._taken, 200)
+            due = event.step % lines_due(event.steps) == 0 or event.step == event.steps
+            self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {line}  {eta}", now=due, after=60.0)
+            return
+        curve = sparkline(self._curve.points, max(5, min(24, err.width - 64))) if err.encoding.startswith("utf") else ""
+        line = training_line(event, self._pace, curve, self._taken, err.width)
+        self._bar(event.stage, event.step, event.steps, eta)
+        self._region.update(Group(self._bars, Text(line, no_wrap=True)))
 
     def _usage(self, event: events.Usage) -> None:
-        pass
+        self._taken = event
 
     def _paused(self, event: events.Paused) -> None:
         saved = ", which is saved" if event.saved else ""
@@ -126,6 +127,12 @@ class Reporter:
             note(f"{event.stage}: finished before, kept ({event.path}).")
         else:
             note(f"{event.stage}: finished in {duration(event.seconds)}, best weights in {event.path}")
+
+    def _compared(self, event: events.Compared) -> None:
+        line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
+        if event.planned_seconds is not None:
+            line += f", time {duration(event.seconds)} (planned {duration(event.planned_seconds)})"
+        note(f"{line}.")
 
     def _progress(self, event: events.Progress) -> None:
         self._bar(event.task, event.done, event.total, "", event.finished)

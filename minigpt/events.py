@@ -126,9 +126,20 @@ class StageFinished:
     skipped: bool = False
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a stage took (without pauses) beside what was planned: bytes at the peak, seconds (None: not planned)."""
+
+    stage: str
+    memory: int
+    planned_memory: int
+    seconds: float
+    planned_seconds: float | None
+
+
 Event = (
     Note | Progress | StageStarted | Resumed | Skipped | Step | Usage | Paused | Continued | Eval | Saved
-    | StageFinished
+    | StageFinished | Compared
 )  # fmt: skip
 Report = Callable[[Event], None]
 

@@ -7,7 +7,9 @@ import typer
 
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="tiny, small or medium. Default: the run's own settings, else tiny."),
+    typer.Option(
+        "--preset", metavar="NAME", help="tiny, small, medium, or auto: what fits. Default: the run's own, else tiny."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
@@ -37,6 +39,15 @@ Data = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
+PlanPreset = Annotated[
+    str, typer.Option("--preset", metavar="NAME", help="tiny, small, medium, all, or auto: the largest that fits.")
+]
+PlanStages = Annotated[
+    str | None, typer.Option("--stages", metavar="NAMES", help="Such as pretrain,sft. Default: those of a whole run.")
+]
+Time = Annotated[
+    str | None, typer.Option("--time", metavar="TIME", help="What training may take in all, such as 20m or 1h30m.")
+]
 Share = Annotated[bool, typer.Option("--share", help="Print a block to paste, without personal data.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]

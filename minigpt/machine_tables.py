@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigpt import __version__
-from minigpt.console import note
+from minigpt.console import duration, note
 from minigpt.limits import gigabytes
 from minigpt.tables import table
 
@@ -53,6 +53,60 @@ def shared_block(machine: Any, checks: Sequence[Any], choice: dict, problems: Se
     rows += _choice(choice)
     lines = [f"{name}: {value}" for name, value in rows] + [f"problem: {sentence}" for sentence in problems]
     return "\n".join(["```", *lines, "```", ""])
+
+
+def show_plan(name: str, plan: Any) -> None:
+    """The plan of one preset: a column per stage."""
+    where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
+    title = f"{name}: {plan.parameters:,} parameters, {plan.flops_per_token / 1e6:,.0f} MFLOP per token, {where}"
+    rows = [[label, *(value(stage) for stage in plan.stages)] for label, value in ROWS]
+    table(title, ["", *(stage.stage for stage in plan.stages)], rows)
+    budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)} that may be used"
+    took = "" if plan.seconds is None else f", training about {duration(plan.seconds)}"
+    note(f"{name}: memory {gigabytes(plan.memory)}{budget}, checkpoints {gigabytes(plan.disk)} of disk{took}.")
+    for stage in plan.stages:
+        if not stage.fits:
+            note(f"{name}: {stage.stage} does not fit even in its finest division: take a smaller model or context.")
+        elif stage.divided:
+            note(f"{name}: {stage.stage} fits with {division(stage.division)}; the result stays the same.")
+
+
+def plan_lines(plan: Any) -> list[str]:
+    """The plan of a run in one or two sentences, for the beginning of its output."""
+    where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
+    budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)}"
+    parts = ", ".join(f"{one.stage} {duration(one.seconds)}" for one in plan.stages if one.seconds is not None)
+    took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else "a few seconds"
+    lines = [f"Plan: {plan.parameters:,} parameters, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
+    return lines + [
+        f"{one.stage}: computed with {division(one.division)} to fit the memory; the result stays the same."
+        for one in plan.stages if one.divided
+    ]  # fmt: skip
+
+
+def division(values: dict) -> str:
+    """How a step is divided, in words."""
+    parts = [f"{values['accumulation']} part{'s' * (values['accumulation'] != 1)} per step"]
+    parts += ["gradient checkpointing"] if values["checkpointing"] else []
+    parts += [f"a loss in chunks of {values['loss_chunk']} tokens"] if values["loss_chunk"] else []
+    return ", ".join(parts)
+
+
+ROWS = [
+    ("steps", lambda s: f"{s.steps:,}"),
+    ("tokens", lambda s: f"{s.tokens:,}"),
+    ("trained numbers", lambda s: f"{s.trained:,}"),
+    ("arithmetic (TFLOP)", lambda s: f"{s.flops / 1e12:,.1f}"),
+    ("Python and framework", lambda s: gigabytes(s.memory.base)),
+    ("weights", lambda s: gigabytes(s.memory.weights)),
+    ("gradients", lambda s: gigabytes(s.memory.gradients)),
+    ("optimizer", lambda s: gigabytes(s.memory.optimizer)),
+    ("activations", lambda s: gigabytes(s.memory.activations)),
+    ("logits", lambda s: gigabytes(s.memory.logits)),
+    ("copies and holes", lambda s: gigabytes(s.memory.work)),
+    ("peak memory", lambda s: gigabytes(s.memory.total)),
+    ("time", lambda s: "?" if s.seconds is None else duration(s.seconds)),
+]
 
 
 def python_version() -> str:

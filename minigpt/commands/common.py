@@ -49,14 +49,15 @@ def config_of(
 @contextmanager
 def training(
     directory: Path, settings: "Config", stages: Sequence[str], backend: str, device: str,
-    limits: Limits | None = None,
+    limits: Limits | None = None, time: str | None = None,
 ) -> Iterator[tuple["Run", Any, Any, "Control"]]:
     """(run, backend, report, control) for a block that trains: the run is held against other processes.
 
-    The settings of a new run are shown once. `limits` bound what it takes of the machine. Raises ResourceError when
-    they leave too little.
+    The settings of a new run are shown once, then its plan. `limits` bound what it takes of the machine, `time` how
+    long it may take. Raises ResourceError when they leave too little.
     """
-    from minigpt import console, tables
+    from minigpt import console, machine_tables, tables
+    from minigpt.commands.planning import plan_of_run
     from minigpt.lock import locked
     from minigpt.stop import Stop
     from minigpt.train.control import Control
@@ -79,8 +80,11 @@ def training(
         if limits is not None:
             root = os.getpid() if watched is None else os.getppid()
             brake = stack.enter_context(braked(limits, framework, stop, root))
+        plan = plan_of_run(run, stages, framework, limits or Limits(), time)
+        for line in machine_tables.plan_lines(plan) if plan.stages else ():
+            console.note(line)
         report = stack.enter_context(console.Reporter())
-        control = Control(stop, watched == LESS_MEMORY, brake)
+        control = Control(stop, watched == LESS_MEMORY, brake, plan)
         yield run, framework, control.resting(report), control
 
 

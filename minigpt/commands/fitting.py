@@ -1,9 +1,13 @@
 """The commands that say what fits this machine: doctor and plan."""
 
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from minigpt import flags
 from minigpt.commands import common
+from minigpt.errors import RESOURCES, UsageError, check_name
 
 
 def doctor(
@@ -41,3 +45,72 @@ def doctor(
         console.write(machine_tables.shared_block(found, checks, report["choice"], sentences))
     else:
         machine_tables.show_machine(found, checks, report["choice"], sentences)
+
+
+def plan(
+    preset: flags.PlanPreset = "all",
+    config: flags.ConfigFile = None,
+    sets: flags.Sets = None,
+    stages: flags.PlanStages = None,
+    backend: flags.BackendName = "auto",
+    device: flags.Device = "auto",
+    max_memory: flags.MaxMemory = None,
+    time: flags.Time = None,
+    json: flags.AsJson = False,
+) -> None:
+    """Say what a run would take here, before it starts.
+
+    Parameters, tokens, peak memory by part, disk and time of each stage, measured on this machine in seconds; and
+    how a step is divided to fit the memory, with the same result. Exits with 4 when the preset does not fit.
+
+    Published shapes to look at:
+
+    MiniMind 26M: --set model.d_model=512 --set model.n_layer=8 --set model.n_head=8 --set model.n_kv_head=2
+    --set tokenizer.vocab_size=6400
+
+    MiniMind 104M: --set model.d_model=768 --set model.n_layer=16 --set model.n_head=8 --set model.n_kv_head=2
+    --set model.d_ff=2048 --set tokenizer.vocab_size=6400
+
+    GPT-2 124M: --set model.d_model=768 --set model.n_layer=12 --set model.n_head=12 --set model.n_kv_head=12
+    --set model.d_ff=3072 --set model.context=1024 --set model.vocab_size=50257 --set model.norm=layer
+    --set model.positions=learned --set model.feed_forward=gelu_tanh
+    """
+    from minigpt import console, machine_tables
+    from minigpt.commands.limits import limits_from
+    from minigpt.commands.planning import largest_preset, place_of, plan_for, refuse
+    from minigpt.config import PRESETS, STAGES, load_config
+
+    check_name("preset", preset, (*PRESETS, "all", "auto"))
+    wanted = _stages(stages, STAGES)
+    limits = limits_from("full", None, max_memory)
+    framework = common.backend_of(backend, device)
+    reason = ""
+    if preset == "auto":
+        preset, reason, _ = largest_preset(config, sets, wanted, framework, limits, time)
+    names = PRESETS if preset == "all" else (preset,)
+    every = {name: load_config(name, config, sets or []) for name in names}
+    place = place_of(framework, limits, getattr(every[names[0]], wanted[0]).dtype)
+    found = {name: plan_for(settings, dict.fromkeys(wanted, 0), framework, place) for name, settings in every.items()}
+    if json:
+        shown: Any = {name: one.as_dict() for name, one in found.items()}
+        console.print_json({"presets": shown} | ({"chosen": preset, "reason": reason} if reason else {}))
+    else:
+        for name, one in found.items():
+            machine_tables.show_plan(name, one)
+        if reason:
+            console.note(f"Preset {preset}: {reason}.")
+    if len(names) == 1:
+        refuse(found[names[0]], every[names[0]], limits, time)
+    elif not any(one.fits for one in found.values()):
+        console.note("No preset fits this memory.")
+        raise typer.Exit(RESOURCES)
+
+
+def _stages(text: str | None, known: tuple[str, ...]) -> list[str]:
+    """The stages that --stages names, in the order of a run."""
+    named = [name.strip() for name in text.split(",")] if text is not None else list(known)
+    for name in named:
+        check_name("stage", name, known)
+    if not named:
+        raise UsageError("--stages names no stage.", f"Choose of {', '.join(known)}.")
+    return [stage for stage in known if stage in named]

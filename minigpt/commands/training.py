@@ -7,6 +7,7 @@ import typer
 from minigpt import flags
 from minigpt.commands import common
 from minigpt.commands.limits import limits_from
+from minigpt.commands.planning import preset_for
 from minigpt.errors import UsageError, check_name
 
 
@@ -23,6 +24,7 @@ def demo(
     power: flags.Power = None,
     max_cpu: flags.MaxCPU = None,
     max_memory: flags.MaxMemory = None,
+    time: flags.Time = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -38,9 +40,10 @@ def demo(
     from minigpt.demo import demo as run_demo
     from minigpt.demo import demo_config
 
-    settings = demo_config(common.config_of(run, preset, config, sets, seed))
     limits = limits_from(power, max_cpu, max_memory)
-    with common.training(run, settings, STAGES, backend, device, limits) as (opened, framework, report, control):
+    preset = preset_for(preset, run, config, sets, STAGES, backend, device, limits, time)
+    settings = demo_config(common.config_of(run, preset, config, sets, seed))
+    with common.training(run, settings, STAGES, backend, device, limits, time) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
     if json:
         console.print_json(result)
@@ -64,6 +67,7 @@ def run(
     power: flags.Power = None,
     max_cpu: flags.MaxCPU = None,
     max_memory: flags.MaxMemory = None,
+    time: flags.Time = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -79,14 +83,16 @@ def run(
     from minigpt.train.pipeline import run_pipeline, sources_by_stage
 
     extra = _skip_bad(skip_bad) | sources_by_stage(data or [], run / "data" / "downloads")
+    limits = limits_from(power, max_cpu, max_memory)
+    planned = [stage for stage in STAGES if extra.get(stage)] or STAGES
+    preset = preset_for(preset, run, config, sets, planned, backend, device, limits, time)
     settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
     stages = [stage for stage in STAGES if getattr(settings.data, stage)]
     if not stages:
         known = preset is not None and (run / "config.toml").exists()
         other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    limits = limits_from(power, max_cpu, max_memory)
-    with common.training(run, settings, stages, backend, device, limits) as (opened, framework, report, control):
+    with common.training(run, settings, stages, backend, device, limits, time) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
 
@@ -107,6 +113,7 @@ def train(
     power: flags.Power = None,
     max_cpu: flags.MaxCPU = None,
     max_memory: flags.MaxMemory = None,
+    time: flags.Time = None,
     supervise: flags.Supervise = True,
     restarts: flags.Restarts = 5,
 ) -> None:
@@ -122,9 +129,10 @@ def train(
 
     check_name("stage", stage, STAGES)
     extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
-    settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
     limits = limits_from(power, max_cpu, max_memory)
-    with common.training(run, settings, [stage], backend, device, limits) as (opened, framework, report, control):
+    preset = preset_for(preset, run, config, sets, [stage], backend, device, limits, time)
+    settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
+    with common.training(run, settings, [stage], backend, device, limits, time) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, [stage], control, allow_changes)
 
 

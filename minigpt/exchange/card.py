@@ -71,8 +71,9 @@ def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
     came = read_state(run.store(stages[0]).final).get("imported")
     history = [f"imported ({came})" if came and stage == "pretrain" else stage for stage in stages]
     what = f"A language model of {parameter_count(c):,} parameters ({model_type_of(c)})"
+    rounded = "" if dtype == "float32" else "; the measurements below are from before that"
     lines = [
-        f"{what}, made with MiniGPT {__version__}: {' → '.join(history)}. Weights are stored as {dtype}.",
+        f"{what}, made with MiniGPT {__version__}: {' → '.join(history)}. Weights are stored as {dtype}{rounded}.",
         _table(
             ["layers", "width", "heads", "key/value heads", "feed-forward width", "context", "vocabulary"],
             [[f"{x:,}" for x in (c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.d_ff, c.context, c.vocab_size)]],

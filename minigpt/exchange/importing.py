@@ -9,9 +9,9 @@ from minigpt.checkpoint import check_room, save_checkpoint
 from minigpt.config import Config, ModelConfig, build_config
 from minigpt.durable import whole_directory
 from minigpt.errors import ResourceError, UsageError
-from minigpt.exchange.architectures import model_config
 from minigpt.exchange.checks import Check, refuse_differences
 from minigpt.exchange.directory_check import check_directory
+from minigpt.exchange.foreign_config import model_config
 from minigpt.exchange.foreign_files import read_config, read_tokenizer, read_weights
 from minigpt.exchange.readers import TransformersReader
 from minigpt.exchange.tensors import from_hugging_face

@@ -6,6 +6,7 @@ from minigpt.brake import Brake
 from minigpt.config import StageConfig
 from minigpt.errors import OutOfMemory, ResourceError, says_out_of_memory
 from minigpt.events import Event, Progress, Report
+from minigpt.plan.plan import Plan
 from minigpt.stop import Stop
 
 LONG_REST = 3.0  # seconds: what one piece of work that cannot be interrupted took beyond that is forgiven
@@ -15,12 +16,14 @@ LONG_REST = 3.0  # seconds: what one piece of work that cannot be interrupted to
 class Control:
     """`stop` is asked after each step; `less_memory` says that the last try ended for want of memory.
 
-    `brake` keeps the run within its limits; without one it takes what it gets.
+    `brake` keeps the run within its limits; without one it takes what it gets. `plan` says how
+    a step is divided to fit the memory, and what was expected.
     """
 
     stop: Stop = field(default_factory=Stop)
     less_memory: bool = False
     brake: Brake | None = None
+    plan: Plan | None = None
 
     def rest(self) -> float:
         """Sleep for as long as the brake says; returns the seconds that it has rested so far."""

@@ -8,7 +8,7 @@ from backends.tree import Tree, unflatten
 from minigpt.checkpoint import load_checkpoint, read_state, save_checkpoint
 from minigpt.config import ModelConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows
-from minigpt.errors import DataError, UsageError, check_name
+from minigpt.errors import UsageError, check_name
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.gptq import error_report, gptq_weights, input_grams
 from minigpt.linear import QUANTIZED
@@ -92,8 +92,9 @@ def loaded_quantized(
     Both give the same logits. On CPUs unpacking the codes for every product costs more than reading floats.
     """
     weights, stage, source = quantized_weights(run, stage, bits)
-    report(Note(f"Weights in {bits} bits: {source}."))
-    if not backend.fast_quantized():
+    fast = backend.fast_quantized()
+    report(Note(f"Weights in {bits} bits: {source}{'' if fast else '; unpacked here, where floats are faster'}."))
+    if not fast:
         weights = dequantize_weights(weights, run.model_config)
     return to_backend(backend, weights), stage
 
@@ -117,13 +118,12 @@ def directory_of(run: Run, stage: str, bits: int) -> Path:
 def calibration(run: Run, stage: str, required: bool) -> list[dict]:
     """Some rows of the stage's training data, one batch each; none, unless they are `required`, when it has none."""
     context, seed = run.config.model.context, run.config.seed
-    try:
-        shard = run.shards(stage)[0]
-    except (DataError, OSError):
+    if not run.data(stage).is_dir():
         if not required:
             return []
         message = f"{run.directory} has no training data of {stage}, which GPTQ calibrates with."
-        raise UsageError(message, "Choose --method plain.") from None
+        raise UsageError(message, "Choose --method plain.")
+    shard = run.shards(stage)[0]
     if stage == "pretrain":
         rows = TextRows(shard, context, seed)
     else:

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from minigpt.lora import is_adapted, target_layers, trained_count
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, parameter_count, to_backend
+from minigpt.plan.actual import Peak, compare
+from minigpt.plan.fit import DIVISION
+from minigpt.plan.plan import StagePlan
 from minigpt.quantize import dequantize_weights
 from minigpt.train.adapter import Base, adapter_recipe, check_base, final_trees
 from minigpt.train.control import UNSTEERED, Control, smaller
@@ -28,8 +32,6 @@ from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
 from minigpt.train.start import stage_before, start_fingerprint, starting_weights
 from minigpt.train.store import Complete, StageStore, State
-
-DIVISION = ("accumulation", "checkpointing", "loss_chunk")  # settings that change memory and time, not the result
 
 
 def train_stage(run: Run, stage: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
@@ -42,17 +44,19 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
         _make_whole(run, stage, report)
         report(StageFinished(stage, store.final, 0.0, skipped=True))
         return store.final
-    config = fitted(store, getattr(run.config, stage), control.less_memory)
+    planned = control.plan.of(stage) if control.plan is not None else None
+    config = fitted(store, getattr(run.config, stage), control.less_memory, planned and planned.division)
     model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing, config.loss_chunk)
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))
     if (before := stage_before(run, stage)) and not store.steps_kept():
         report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
-    for note in (_rate_of_zero(stage, config), _divided(run, stage, config), _adapter_note(run, stage, config)):
+    divided = _divided(run, stage, config, planned)
+    for note in (_rate_of_zero(stage, config), divided, _adapter_note(run, stage, config)):
         if note:
             report(Note(note))
 
-    began = time.perf_counter()
+    began, rested, kept, peak = time.perf_counter(), control.rest(), store.steps_kept(), Peak(backend)
     weights = to_backend(backend, starting_weights(run, stage, config))
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
@@ -66,20 +70,28 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
         base = Base(frozen, fingerprint)
     train(backend, stage, config, weights, loss, batches, validate, store, report, control, base)
     report(StageFinished(stage, store.finish(stage, report, completion(run, stage)), time.perf_counter() - began))
+    if planned is not None:
+        seconds = time.perf_counter() - began - (control.rest() - rested)
+        report(compare(store.directory, planned, peak.bytes(), seconds, config.steps - kept))
     if stage == "dpo" and is_stuck(run.config.dpo, store.last_state()["metrics"]["loss"]):
         report(Note("dpo: the loss did not leave its start: raise dpo.learning_rate or dpo.steps."))
     return store.final
 
 
-def fitted(store: StageStore, config: StageConfig, less_memory: bool) -> StageConfig:
-    """The settings with the division of a step that an earlier try found to fit the memory, or one finer than that.
+def fitted(
+    store: StageStore, config: StageConfig, less_memory: bool, planned: dict[str, Any] | None = None
+) -> StageConfig:
+    """The settings with the `planned` division of a step, the one that an earlier try ended with, or a finer one.
 
     It is kept in the stage's memory.json, so that the same command fits at once the next time.
     """
+    config = config.model_copy(update=planned or {})
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is for another batch
         kept = json.loads(store.memory.read_text("utf-8"))
         kept = {name: kept[name] for name in DIVISION if name in kept}
-        config = type(config).model_validate(config.model_dump() | kept)
+        found = type(config).model_validate(config.model_dump() | kept)
+        if (found.checkpointing, found.accumulation) >= (config.checkpointing, config.accumulation):
+            config = found
     if less_memory:
         config = smaller(config)
         store.directory.mkdir(parents=True, exist_ok=True)
@@ -134,11 +146,13 @@ def _rate_of_zero(stage: str, config: StageConfig) -> str | None:
     return f"{' and '.join(zero)} = 0: {what}." if zero else None
 
 
-def _divided(run: Run, stage: str, config: StageConfig) -> str | None:
+def _divided(run: Run, stage: str, config: StageConfig, planned: StagePlan | None) -> str | None:
     """What was changed for want of memory."""
     asked = getattr(run.config, stage)
     if all(getattr(config, name) == getattr(asked, name) for name in DIVISION):
         return None
+    if planned is not None and planned.division == {name: getattr(config, name) for name in DIVISION}:
+        return None  # the plan has said so
     checkpointing = " and gradient checkpointing" if config.checkpointing and not asked.checkpointing else ""
     return (
         f"{stage}: a step is computed in {config.accumulation} parts{checkpointing}, since earlier tries with fewer "

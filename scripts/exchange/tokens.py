@@ -2,20 +2,23 @@
 
 from pathlib import Path
 
-from ordeals.ordeal import Outcome
+from ordeals.ordeal import Outcome, count
 
-from exchange.small import count, exported, trained
+from exchange.small import learned_tokenizer
+from minigpt.config import ModelConfig
 from minigpt.exchange.directory_check import differs
+from minigpt.exchange.exporting import write_model
 from minigpt.exchange.probes import random_conversations, random_texts
 from minigpt.exchange.readers import TransformersReader
+from minigpt.model import init_weights
+from minigpt.tokenizer import Tokenizer
 
 
 def same_tokens(directory: Path, scale: float) -> list[Outcome]:
     """Random texts as plain text, and random conversations by the chat template that was written."""
     found = []
     for kind in ("bpe", "char", "byte"):
-        tokenizer = trained(kind, steps=2).tokenizer
-        reader = TransformersReader(exported(directory, "hf", kind, steps=2))
+        tokenizer, reader = _written(kind, directory / kind)
         texts = Outcome(f"token ids of a text, {kind} tokenizer", note=f"{tokenizer.vocab_size:,} tokens")
         back = Outcome(f"the text that transformers makes of the ids, {kind} tokenizer")
         for text in random_texts(tokenizer, count(4000, scale), seed=7, marks=True):
@@ -27,3 +30,12 @@ def same_tokens(directory: Path, scale: float) -> list[Outcome]:
             talks.check(not differs(reader, tokenizer, talk), repr(talk))
         found += [texts, back, talks]
     return found
+
+
+def _written(kind: str, directory: Path) -> tuple[Tokenizer, TransformersReader]:
+    """A tokenizer learned from the built-in world, and transformers with what an export (of any model) holds of it."""
+    tokenizer = learned_tokenizer(kind)
+    config = ModelConfig(vocab_size=tokenizer.vocab_size)
+    directory.mkdir()
+    write_model(config, init_weights(config, 1), tokenizer, directory, "float32", "pt")
+    return tokenizer, TransformersReader(directory)

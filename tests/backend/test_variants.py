@@ -9,7 +9,8 @@ from backends import tree
 from minigpt.chat import render
 from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
-from minigpt.exchange.architectures import CLASSES, config_json, model_config, model_type_of
+from minigpt.exchange.architectures import CLASSES, config_json, model_type_of
+from minigpt.exchange.foreign_config import model_config
 from minigpt.exchange.tensors import from_hugging_face, to_hugging_face
 from minigpt.generate.cache import KVCache
 from minigpt.generate.engine import Engine

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minigpt.errors import UsageError
-from minigpt.exchange.architectures import config_json, model_config
+from minigpt.exchange.architectures import config_json
+from minigpt.exchange.foreign_config import model_config
 from minigpt.exchange.tensor_files import converted, read_tensors, rounded, write_tensors
 from minigpt.model import parameter_count
 

@@ -1,0 +1,73 @@
+"""What a model costs: numbers that are trained, arithmetic per token, bytes of state. Pure functions of a shape."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigpt.config import ModelConfig, StageConfig
+from minigpt.lora import is_adapted, lora_shapes
+from minigpt.model import parameter_count, weight_shapes
+
+FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model computes in
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes that a stage keeps from step to step. `matrices` are the trained bytes that Muon updates."""
+
+    weights: int
+    trained: int
+    matrices: int
+    optimizer: int
+
+
+def flops_per_token(model: ModelConfig, width: int) -> float:
+    """Arithmetic of one token, forwards and backwards, in rows of `width`: 6 N + 12 L q T (Chowdhery et al. 2022).
+
+    N are the weights that a token is multiplied with: a lookup in the embeddings costs nothing.
+    """
+    matrices = sum(int(np.prod(s)) for name, s in weight_shapes(model).items() if len(s) == 2 and "embed" not in name)
+    head = model.vocab_size * model.d_model if model.tie_embeddings else 0
+    return 6.0 * (matrices + head) + 12.0 * model.n_layer * model.n_head * model.head_dim * width
+
+
+def row_width(model: ModelConfig, stage: str) -> int:
+    """Tokens of a row: DPO's hold pairs of two sequences."""
+    return 2 * model.context if stage == "dpo" else model.context
+
+
+def step_tokens(model: ModelConfig, stage: str, config: StageConfig) -> int:
+    """Tokens that one update computes."""
+    return config.batch_size * row_width(model, stage)
+
+
+def state_of(model: ModelConfig, config: StageConfig) -> State:
+    """What a stage with these settings keeps: an adapter trains its own leaves, over weights that may be packed."""
+    shapes = weight_shapes(model)
+    weights = FLOAT * parameter_count(model)
+    if is_adapted(config):
+        bits = getattr(config, "lora_bits", 0)
+        if bits:  # packed numbers, and a scale and a bias of 32 bits each for a group of 64
+            weights = int(weights * (bits + 1) / 32)
+        shapes = lora_shapes(model, config)
+        weights += _bytes(shapes.values())
+    trained = _bytes(shapes.values())
+    muon = config.optimizer == "muon"
+    matrices = _bytes(s for name, s in shapes.items() if muon and len(s) == 2 and ".layers." in name)
+    return State(weights, trained, matrices, 2 * trained - matrices)
+
+
+def checkpoint_bytes(model: ModelConfig, config: StageConfig) -> int:
+    """Bytes of one checkpoint on disk."""
+    state = state_of(model, config)
+    return state.trained + state.optimizer
+
+
+def disk_bytes(model: ModelConfig, stages: dict[str, StageConfig]) -> int:
+    """Bytes of the checkpoints that a run keeps: the last ones, the best, one being written, and the final weights."""
+    kept = sum((config.keep_last + 2) * checkpoint_bytes(model, config) for config in stages.values())
+    return kept + len(stages) * FLOAT * parameter_count(model)
+
+
+def _bytes(shapes) -> int:
+    return FLOAT * sum(int(np.prod(shape)) for shape in shapes)

@@ -1,0 +1,117 @@
+"""The peak memory of a training stage, part by part, from the model's shape and what each framework keeps.
+
+The counts of arrays say what a framework stores for the backward pass; the factors beside them were measured on
+Linux (torch 2.13 and mlx 0.32 on CPUs, 38 shapes, one thing changed at a time; see scripts/fit.py). What is not
+measured: GPUs. There the counts are those of the same framework, with Metal's unfused attention.
+"""
+
+from dataclasses import asdict, dataclass
+
+from backends.base import MUON_GROUP
+from minigpt.config import ModelConfig, StageConfig
+from minigpt.plan.costs import FLOAT, row_width, state_of
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `base` is what Python and the framework take before the model; `work` what the peak has beside the parts.
+
+    `work` holds an update's temporaries, the copies of a checkpoint that is written, and the allocator's holes.
+    """
+
+    base: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a framework stores what the backward pass needs, in arrays of N tokens (see `layer_numbers`)."""
+
+    norm: float  # arrays of width d that a norm keeps
+    gated: float  # arrays of width d_ff that SwiGLU keeps
+    head_norm: float  # arrays as wide as q and k that their norms keep
+    scores: float  # (B, H, T, T) arrays that attention keeps: 0 where it is fused
+    masked: float  # (B, T, T) arrays per layer with a mask of segments
+    passing: float  # layers' worth that the backward pass adds while it is in one layer
+    recomputed: float  # the same with gradient checkpointing, the recomputed layer included
+    logits: float  # (N, V) float32 arrays at the loss
+    chunk: float  # the same per chunk of a chunked loss
+    holes: float  # of the activations: blocks that malloc cannot use again
+    slack: float  # of everything that the framework holds: its cache
+    constant: int  # bytes
+
+
+HABITS = {
+    ("torch", "cpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000),
+    ("torch", "gpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.0, 3.5, 3.0, 0.0, 0.05, 300_000_000),
+    ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
+    ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
+}  # fmt: skip
+GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of matrices
+
+
+def stage_memory(
+    model: ModelConfig, stage: str, config: StageConfig, framework: tuple[str, str], dtype: str, base: int
+) -> Memory:
+    """The peak of a stage with the given division; `framework` is (backend, device), `base` bytes before the model."""
+    habits, state = HABITS[framework], state_of(model, config)
+    narrow = 2 if dtype == "bfloat16" else FLOAT
+    width = row_width(model, stage)
+    tokens = config.batch_size // config.accumulation * width
+    layer = int(narrow * tokens * layer_numbers(model, habits, width, stage != "pretrain"))
+    kept, passing = model.n_layer * layer, habits.passing * layer
+    if config.checkpointing:
+        kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
+    activations = int(kept + passing)
+    logits = int(loss_bytes(model, config, habits, tokens))
+    gradients = state.trained * (2 if config.accumulation > 1 else 1)
+    casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
+    computing = gradients + activations + logits + casts
+    peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
+    holes = habits.holes * model.n_layer * layer * (2.5 if config.checkpointing else 1)
+    slack = habits.slack * (state.weights + state.optimizer + peak)
+    work = peak - gradients - activations - logits + int(holes + slack) + habits.constant
+    if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time
+        gradients, activations, logits, work = _scaled((gradients, activations, logits), peak)
+    return Memory(base, state.weights, gradients, state.optimizer, activations, logits, work)
+
+
+def layer_numbers(model: ModelConfig, habits: Habits, width: int, masked: bool) -> float:
+    """Numbers per token that one layer keeps for the backward pass.
+
+    The residual stream and its norms, q, k, v, the attended values twice, the feed-forward layer's products, and the
+    attention scores where they are kept.
+    """
+    q, k = model.n_head * model.head_dim, model.n_kv_head * model.head_dim
+    gated = habits.gated if model.feed_forward == "swiglu" else habits.gated - 2
+    numbers = 2 * habits.norm * model.d_model + 3 * q + 2 * k + gated * model.d_ff
+    numbers += habits.head_norm * (q + k) * model.qk_norm
+    return numbers + width * (habits.scores * model.n_head + habits.masked * masked) + model.n_head
+
+
+def loss_bytes(model: ModelConfig, config: StageConfig, habits: Habits, tokens: int) -> float:
+    """Bytes of logits and of what the loss makes of them."""
+    row = FLOAT * model.vocab_size
+    if config.loss_chunk:
+        return habits.chunk * min(config.loss_chunk, tokens) * row + row * model.d_model
+    return habits.logits * tokens * row
+
+
+def update_bytes(model: ModelConfig, state) -> int:
+    """Bytes that an update needs beside weights, gradients and moments: AdamW two arrays per leaf, Muon four."""
+    rest = state.trained - state.matrices
+    return 2 * rest + 4 * state.matrices + (min(GROUP, 6 * state.matrices) if state.matrices else 0)
+
+
+def _scaled(parts: tuple[int, ...], whole: int) -> tuple[int, ...]:
+    share = whole / sum(parts)
+    return *(int(part * share) for part in parts), 0

@@ -1,0 +1,140 @@
+"""The plan of a run: for each stage what it computes, what memory and time that takes, and the division that fits."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minigpt.config import Config, ModelConfig, StageConfig
+from minigpt.lora import trained_count
+from minigpt.model import parameter_count
+from minigpt.plan.costs import checkpoint_bytes, disk_bytes, flops_per_token, row_width, step_tokens
+from minigpt.plan.fit import DIVISION, divisions, fit
+from minigpt.plan.memory import Memory, stage_memory
+from minigpt.plan.speed import Speed, slower
+
+DISK_RATE = 300e6  # bytes per second that a checkpoint is copied, summed and flushed with
+OWN_VOCABULARY = {"char": 300, "byte": 300}  # about: known only when the text has been read
+SpeedOf = Callable[[ModelConfig, str, StageConfig], Speed | None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would take place. `base` and `budget` are bytes: before the model, and that may be used in all."""
+
+    backend: str
+    device: str
+    dtype: str
+    base: int
+    budget: int | None
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """`seconds` is None when nothing was measured; `division` differs from what was asked where memory is short."""
+
+    stage: str
+    steps: int
+    tokens: int
+    trained: int
+    flops: float
+    memory: Memory
+    seconds: float | None
+    division: dict[str, Any]
+    fits: bool
+    divided: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    parameters: int
+    flops_per_token: float
+    disk: int
+    stages: tuple[StagePlan, ...]
+    place: Place
+
+    @property
+    def memory(self) -> int:
+        return max((stage.memory.total for stage in self.stages), default=self.place.base)
+
+    @property
+    def seconds(self) -> float | None:
+        known = [stage.seconds for stage in self.stages]
+        return None if None in known else sum(known)
+
+    @property
+    def fits(self) -> bool:
+        return all(stage.fits for stage in self.stages)
+
+    def of(self, stage: str) -> StagePlan | None:
+        return next((one for one in self.stages if one.stage == stage), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        stages = [asdict(one) | {"memory": asdict(one.memory) | {"total": one.memory.total}} for one in self.stages]
+        return {
+            "parameters": self.parameters, "flops_per_token": self.flops_per_token, "disk": self.disk,
+            "memory": self.memory, "seconds": self.seconds, "fits": self.fits, "place": asdict(self.place),
+            "stages": stages,
+        }  # fmt: skip
+
+
+def make_plan(
+    config: Config, stages: Mapping[str, int], place: Place, speed_of: SpeedOf, vocab_size: int = 0,
+    reference_rows: int | None = None,
+) -> Plan:
+    """A plan for `stages`, each with the steps that it has done already.
+
+    `speed_of` measures a stage, or returns None. `vocab_size` is the tokenizer's where there is one already, and
+    `reference_rows` how many rows DPO's reference model has to read: by default those of the steps, once.
+    """
+    model = model_with_vocabulary(config, vocab_size)
+    planned = [_stage(model, stage, getattr(config, stage), done, place, speed_of, reference_rows)
+               for stage, done in stages.items()]  # fmt: skip
+    sections = {stage: getattr(config, stage) for stage in stages}
+    return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections),
+                tuple(planned), place)  # fmt: skip
+
+
+def model_with_vocabulary(config: Config, vocab_size: int = 0) -> ModelConfig:
+    """The model's shape with the vocabulary that it has or will have."""
+    asked = config.tokenizer
+    size = config.model.vocab_size or vocab_size or OWN_VOCABULARY.get(asked.kind, asked.vocab_size)
+    return config.model.model_copy(update={"vocab_size": size})
+
+
+def _stage(
+    model: ModelConfig, stage: str, config: StageConfig, done: int, place: Place, speed_of: SpeedOf,
+    reference_rows: int | None,
+) -> StagePlan:
+    def memory(divided: StageConfig) -> Memory:
+        return stage_memory(model, stage, divided, (place.backend, place.device), place.dtype, place.base)
+
+    def fits(divided: StageConfig) -> bool:
+        return place.budget is None or memory(divided).total <= place.budget
+
+    fitting = fit(config, fits)
+    chosen = fitting or list(divisions(config))[-1]
+    steps, tokens = max(0, config.steps - done), step_tokens(model, stage, config)
+    speed = speed_of(model, stage, config)
+    rows = reference_rows if reference_rows is not None else config.steps * config.batch_size
+    reading = rows if stage == "dpo" and not done else 0
+    seconds = None if speed is None else _seconds(model, stage, chosen, steps, speed, config.checkpointing, reading)
+    return StagePlan(
+        stage, steps, steps * tokens, trained_count(model, config),
+        steps * tokens * flops_per_token(model, row_width(model, stage)), memory(chosen), seconds,
+        {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
+    )  # fmt: skip
+
+
+def _seconds(
+    model: ModelConfig, stage: str, config: StageConfig, steps: int, speed: Speed, measured_so: bool, reading: int
+) -> float:
+    """Training, measuring on held-out rows, saving, and for DPO the reference model's reading of the pairs."""
+    speed = slower(speed, config.checkpointing and not measured_so)
+    width, last = row_width(model, stage), config.steps
+    due = range(last - steps + 1, last + 1)
+    saves = sum(step % config.save_every == 0 or step == last for step in due)
+    looks = sum(step % config.save_every == 0 or step % config.eval_every == 0 or step == last for step in due)
+    looks += steps == last  # the weights that training starts from
+    training = steps * (step_tokens(model, stage, config) * speed.token + speed.update)
+    measuring = (looks * config.eval_rows + reading) * width * speed.forward
+    return training + measuring + saves * checkpoint_bytes(model, config) / DISK_RATE
