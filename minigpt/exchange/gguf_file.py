@@ -145,6 +145,15 @@ def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
+def size_of(arrays: Arrays, dtype: str) -> int:
+    """Bytes that the weights will take in a file."""
+    from gguf import quant_shape_to_byte_shape
+
+    shapes = {name: array.shape for name, array in arrays.items()}
+    stored = [quant_shape_to_byte_shape(shape, tensor_type(name, shape, dtype)) for name, shape in shapes.items()]
+    return sum(int(np.prod(shape)) for shape in stored)
+
+
 def add_tensor_type(writer: Any, name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Announce a tensor whose data follows later."""
     from gguf import quant_shape_to_byte_shape

@@ -17,7 +17,6 @@ from typing import Any
 from minigpt.data.rows import Message
 from minigpt.errors import MiniGPTError
 
-
 SERVE = f"import sys; from {__name__} import serve; serve(sys.argv[1], int(sys.argv[2]))"
 
 

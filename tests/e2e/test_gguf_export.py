@@ -63,7 +63,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(minigpt, copy, t
 
 def test_what_has_no_place_or_no_weights_is_refused(minigpt, copy, tmp_path):
     (tmp_path / "file").write_text("mine")
-    minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "file" / "x").refused(1, "file")
+    minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "file" / "x").refused(2, "could not be written")
     minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "file").refused(2, "exists already")
     for stage in ("pretrain", "sft", "dpo"):
         shutil.rmtree(copy / stage)
