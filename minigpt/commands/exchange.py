@@ -23,9 +23,9 @@ def export(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model as other tools open it.
+    """Write a trained model for other tools.
 
-    They are Hugging Face transformers, mlx-lm and llama.cpp; of a stage with an adapter that can be written alone.
+    For Hugging Face transformers, mlx-lm and llama.cpp; or a stage's adapter alone for peft and mlx-lm.
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
     """
@@ -54,12 +54,12 @@ def import_(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Make a run of a Hugging Face model or an adapter.
+    """Make a run from a model of other tools.
 
-    The model may be a llama, mistral, qwen2, qwen3 or gpt2. Its pretraining counts as finished: train sft, train
-    dpo, evaluate, generate and chat go on from there. Where transformers is installed, it must compute the same. An
-    adapter (of peft or mlx-lm) needs --run, the run whose model it belongs to, and becomes its stage sft, or --stage
-    dpo.
+    A Hugging Face directory with a llama, mistral, qwen2, qwen3 or gpt2; or an adapter, which becomes a stage.
+    Its pretraining counts as finished: train sft, train dpo, evaluate, generate and chat go on from there. Where
+    transformers is installed, it must compute the same. An adapter (of peft or mlx-lm) needs --run, the run whose
+    model it belongs to, and becomes its stage sft, or --stage dpo.
     """
     from minigpt import console, tables
     from minigpt.exchange.adapter_files import CONFIG
