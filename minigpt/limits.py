@@ -76,8 +76,9 @@ def parse_memory(text: str, total: int, flag: str = "--max-memory") -> int:
 
 def parse_time(text: str, flag: str = "--time") -> float:
     """The seconds that "20m", "1h30m", "90s" or, in minutes, "20" mean. Raises UsageError that names `flag`."""
-    number = r"(\d+(?:\.\d+)?)\s*"
-    found = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m?(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
+    text, number = text.strip().lower(), r"(\d+(?:\.\d+)?)\s*"
+    written = f"{text}m" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    found = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", written)
     hours, minutes, seconds = ((float(part) if part else 0.0) for part in found.groups()) if found else (0.0,) * 3
     if not 0 < hours * 3600 + minutes * 60 + seconds < 1e9:
         raise UsageError(f"{flag} {text!r} is not a time.", f"Give it such as {flag} 20m or {flag} 1h30m.")

@@ -84,6 +84,14 @@ def show_import(imported: Any) -> None:
     out.print(f"{imported.path} ({facts})", highlight=False)
 
 
+def show_adapter(imported: Any) -> None:
+    """What the tool that an imported adapter is from found to be the same, and where it is now."""
+    _show_checks("The imported adapter and the original", imported.checks)
+    ranks = ", ".join(map(str, imported.ranks))
+    facts = f"rank {ranks} in {imported.layers} layers, {imported.parameters:,} parameters, on {imported.before}"
+    out.print(f"{imported.path}, stage {imported.stage} ({facts})", highlight=False)
+
+
 def _show_checks(title: str, checks: Sequence[Any]) -> None:
     rows = []
     for check in checks:

@@ -1,8 +1,14 @@
 """The commands that hand a model to other tools, and take one from them: export and import."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from minigpt import flags
 from minigpt.commands import common
-from minigpt.errors import check_name
+from minigpt.errors import UsageError, check_name
+
+if TYPE_CHECKING:
+    from backends.base import Backend
 
 
 def export(
@@ -17,8 +23,9 @@ def export(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp; or a stage's adapter alone.
+    """Write a trained model for other tools.
 
+    For Hugging Face transformers, mlx-lm and llama.cpp; or a stage's adapter alone for peft and mlx-lm.
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
     """
@@ -41,19 +48,26 @@ def import_(
     source: flags.Source,
     run: flags.NewRun = None,
     context: flags.Context = None,
+    stage: flags.AdapterStage = "sft",
     verify: flags.Verify = True,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Make a run from a Hugging Face model: llama, mistral, qwen2, qwen3 or gpt2.
+    """Make a run from a model of other tools.
 
+    A Hugging Face directory with a llama, mistral, qwen2, qwen3 or gpt2; or an adapter, which becomes a stage.
     Its pretraining counts as finished: train sft, train dpo, evaluate, generate and chat go on from there. Where
-    transformers is installed, it must compute the same.
+    transformers is installed, it must compute the same. An adapter (of peft or mlx-lm) needs --run, the run whose
+    model it belongs to, and becomes its stage sft, or --stage dpo.
     """
     from minigpt import console, tables
+    from minigpt.exchange.adapter_files import CONFIG
     from minigpt.exchange.importing import import_directory
 
+    if (source / CONFIG).is_file():
+        _import_adapter(source, run, stage, common.backend_of(backend, device, quiet=True) if verify else None, json)
+        return
     out = run or common.RUNS / source.resolve().name
     framework = common.backend_of(backend, device, quiet=True) if verify else None
     imported = import_directory(source, out, context, framework)
@@ -63,3 +77,20 @@ def import_(
         console.print_json(imported.as_dict())
     else:
         tables.show_import(imported)
+
+
+def _import_adapter(source: Path, directory: Path | None, stage: str, framework: "Backend | None", json: bool) -> None:
+    from minigpt import console, tables
+    from minigpt.exchange.adapters import import_adapter
+    from minigpt.lock import locked
+
+    if directory is None:
+        message = f"{source} is an adapter, which needs the model that it was trained on."
+        raise UsageError(message, "Name its run with --run RUN.")
+    opened, _ = common.open_at(directory, None)
+    with locked(opened.directory):
+        imported = import_adapter(opened, source, stage, framework)
+    if json:
+        console.print_json(imported.as_dict())
+    else:
+        tables.show_adapter(imported)

@@ -63,17 +63,23 @@ def plan(
     Parameters, tokens, peak memory by part, disk and time of each stage, measured on this machine in seconds; and
     how a step is divided to fit the memory, with the same result. Exits with 4 when the preset does not fit.
 
-    Published shapes to look at:
+    Published shapes, each for `minigpt plan --preset medium`:
 
-    MiniMind 26M: --set model.d_model=512 --set model.n_layer=8 --set model.n_head=8 --set model.n_kv_head=2
-    --set tokenizer.vocab_size=6400
+    MiniMind 26M: --set model.d_model=512 --set model.n_layer=8 --set model.qk_norm=false
 
-    MiniMind 104M: --set model.d_model=768 --set model.n_layer=16 --set model.n_head=8 --set model.n_kv_head=2
-    --set model.d_ff=2048 --set tokenizer.vocab_size=6400
+    MiniMind 104M: --set model.d_model=768 --set model.n_layer=16 --set model.d_ff=2048 --set model.qk_norm=false
+
+    nanoGPT characters: --set model.d_model=384 --set model.n_layer=6 --set model.n_head=6 --set model.n_kv_head=6
+    --set model.d_ff=1536 --set model.context=256 --set model.feed_forward=gelu --set model.positions=learned
+    --set model.norm=layer --set model.qk_norm=false --set model.vocab_size=65
 
     GPT-2 124M: --set model.d_model=768 --set model.n_layer=12 --set model.n_head=12 --set model.n_kv_head=12
-    --set model.d_ff=3072 --set model.context=1024 --set model.vocab_size=50257 --set model.norm=layer
-    --set model.positions=learned --set model.feed_forward=gelu_tanh
+    --set model.d_ff=3072 --set model.context=1024 --set model.feed_forward=gelu_tanh --set model.positions=learned
+    --set model.norm=layer --set model.qk_norm=false --set model.qkv_bias=true --set model.output_bias=true
+    --set model.mlp_bias=true --set model.vocab_size=50257
+
+    nanochat d20: --set model.d_model=1280 --set model.n_layer=20 --set model.n_head=10 --set model.n_kv_head=10
+    --set model.d_ff=3413 --set model.context=2048 --set model.tie_embeddings=false --set model.vocab_size=65536
     """
     from minigpt import console, machine_tables
     from minigpt.commands.limits import limits_from

@@ -58,13 +58,13 @@ def plan_for(
     settings: "Config", stages: Mapping[str, int], framework: Any, place: "Place", vocab_size: int = 0,
     reference_rows: int | None = None, trivial: float = 0.0,
 ) -> "Plan":  # fmt: skip
-    """The plan with speeds measured here. A run of fewer than `trivial` operations is not measured."""
+    """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
     from minigpt.plan.actual import give_back
     from minigpt.plan.plan import make_plan
     from minigpt.plan.speed import Speed, measure
 
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, reference_rows)
-    if sum(stage.flops for stage in unmeasured.stages) < trivial:
+    if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
         return unmeasured
     found: dict[tuple, Speed] = {}
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minigpt.chat import render
+from minigpt.data.fields import RowError
 from minigpt.data.prepare import Item, Reader, digest_of
 from minigpt.data.rows import Conversation, Preference, Text
+from minigpt.errors import DataError
 from minigpt.tokenizer import Tokenizer
 
 
@@ -50,7 +52,11 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
     for item in reader:
         if isinstance(item.content, Text) and not item.content.text:
             continue  # the end of a text file
-        _count(item, tokenizer, context, report)
+        try:
+            _count(item, tokenizer, context, report)
+        except DataError as error:  # the chat template of an imported model refuses it
+            reader.reject(RowError(item.where, error.message.rstrip("."), error.hint))
+            continue
         key = digest_of(item.content)
         report.duplicates += key in seen
         report.across_splits += seen.setdefault(key, item.split) != item.split

@@ -77,7 +77,7 @@ class Reader:
 
     def _text(self, path: Path, held_out: float) -> Iterator[Item]:
         if self.stage != "pretrain":
-            self._reject(RowError(str(path), f"a text file cannot train {self.stage}", "Give rows, as .jsonl."))
+            self.reject(RowError(str(path), f"a text file cannot train {self.stage}", "Give rows, as .jsonl."))
             return
         for split, start, stop in (("train", 0.0, 1.0 - held_out), ("validation", 1.0 - held_out, 1.0)):
             block = None
@@ -93,7 +93,7 @@ class Reader:
             try:
                 content = require(parse_row(row), self.stage, row.where)
             except RowError as error:
-                self._reject(error)
+                self.reject(error)
                 continue
             self.forms[detect(row.value)] += 1
             self.rows += 1
@@ -114,7 +114,8 @@ class Reader:
             drawn = (Row(f"{WORLD}:{i}", row) for i, row in enumerate(draw(self.seed, rows, split), 1))
             yield from self._parsed(drawn, own)
 
-    def _reject(self, error: RowError) -> None:
+    def reject(self, error: RowError) -> None:
+        """Count a bad row, or raise its error when bad rows are not to be skipped."""
         if not self.config.skip_bad:
             raise error
         self.bad.append(str(error))
@@ -161,7 +162,7 @@ def prepare(
         digests = {"train": array("Q"), "validation": array("Q")}  # 8 bytes per row
         spare: Item | None = None
         for chunk in _blocks(reader):
-            for item, encoded in zip(chunk, _encode(chunk, tokenizer, stage), strict=True):
+            for item, encoded in zip(chunk, _encode(chunk, reader, tokenizer), strict=True):
                 written = _write(writers[item.split], encoded, item, context, result)
                 if written and item.content != Text(""):
                     digests[item.split].append(digest_of(item.content))
@@ -172,7 +173,7 @@ def prepare(
             raise _nothing_usable(reader, result)
         if not validation.sequences:  # so few rows that none was drawn: show the last one
             again = replace(result)  # the row was counted already
-            _write(validation, _encode([spare], tokenizer, stage)[0], spare, context, again)
+            _write(validation, _encode([spare], reader, tokenizer)[0], spare, context, again)
             report(Note(f"{stage}: so few rows that none was held out; the last one is used for validation as well."))
     report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens, finished=True))
     for name, writer in writers.items():
@@ -197,28 +198,30 @@ def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield block
 
 
-Encoded = list[tuple[list[int], list[int] | None]]  # one sequence, or two for a preference
+# One sequence, or two for a preference; none for a row that the chat template of an imported model refuses.
+Encoded = list[tuple[list[int], list[int] | None]]
 
 
-def _encode(items: list[Item], tokenizer: Tokenizer, stage: str) -> list[Encoded]:
+def _encode(items: list[Item], reader: Reader, tokenizer: Tokenizer) -> list[Encoded]:
     texts = [item.content.text for item in items if isinstance(item.content, Text)]
     encoded = iter(tokenizer.encode_batch(texts))
-    return [_ended(_encode_one(item, encoded, tokenizer, stage), item, tokenizer) for item in items]
+    return [_encode_one(item, encoded, reader, tokenizer) for item in items]
 
 
-def _ended(encoded: Encoded, item: Item, tokenizer: Tokenizer) -> Encoded:
-    """A document with the token that closes it."""
-    ids, mask = encoded[0]
-    return [(ids + [tokenizer.end_of_text], None)] if mask is None and item.ends_document else encoded
-
-
-def _encode_one(item: Item, texts: Iterator[list[int]], tokenizer: Tokenizer, stage: str) -> Encoded:
+def _encode_one(item: Item, texts: Iterator[list[int]], reader: Reader, tokenizer: Tokenizer) -> Encoded:
     if isinstance(item.content, Text):
-        return [(next(texts), None)]
+        return [(_ended(next(texts), item, tokenizer), None)]
     try:
-        return _encode_messages(item.content, tokenizer, stage)
-    except DataError as error:  # a chat template that came with a model may refuse a conversation
-        raise DataError(f"{item.where}: {error.message}", error.hint) from None
+        found = _encode_messages(item.content, tokenizer, reader.stage)
+    except DataError as error:
+        reader.reject(RowError(item.where, error.message.rstrip("."), error.hint))
+        return []
+    return [(_ended(found[0][0], item, tokenizer), None)] if reader.stage == "pretrain" else found
+
+
+def _ended(ids: list[int], item: Item, tokenizer: Tokenizer) -> list[int]:
+    """A document's ids with the token that closes it."""
+    return [*ids, tokenizer.end_of_text] if item.ends_document else ids
 
 
 def _encode_messages(content: Parsed, tokenizer: Tokenizer, stage: str) -> Encoded:
@@ -231,13 +234,15 @@ def _encode_messages(content: Parsed, tokenizer: Tokenizer, stage: str) -> Encod
 
 def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> tuple[list[int], list[int]]:
     """Ids of prompt + answer with a mask on the answer only, also when the prompt holds earlier answers."""
-    prompt, _ = render(tokenizer, pair.prompt)
+    prompt, _ = render(tokenizer, pair.prompt, generation_prompt=True)
     ids, mask = render(tokenizer, pair.prompt + answer)
     return ids, [0] * len(prompt) + mask[len(prompt) :]
 
 
 def _write(writer: ShardWriter, encoded: Encoded, item: Item, context: int, result: Prepared) -> bool:
     """Whether the item was kept."""
+    if not encoded:
+        return False
     if encoded[0][1] is None:
         writer.add(encoded[0][0], ends=item.ends_document)
     elif len(encoded) == 2:

@@ -128,15 +128,20 @@ def read_adapter(directory: Path, model: ModelConfig) -> Layers:
     Raises UsageError that names what is missing, of another shape or not supported.
     """
     config = _read_config(directory)
-    if "peft_type" in config:
-        layers = _read_peft(directory, config)
-    elif "lora_parameters" in config or "fine_tune_type" in config:
-        layers = _read_mlx(directory, config)
-    else:
-        message = f"{directory / CONFIG} is neither PEFT's nor mlx-lm's: it has no peft_type and no lora_parameters."
-        raise UsageError(message, "Name the directory that peft or mlx_lm.lora wrote.")
+    layers = {"peft": _read_peft, "mlx-adapter": _read_mlx}[format_of(directory)](directory, config)
     _check_fit(layers, model, directory)
     return layers
+
+
+def format_of(directory: Path) -> str:
+    """Which of FORMATS the adapter in `directory` is in. Raises UsageError when it is none of them."""
+    config = _read_config(directory)
+    if "peft_type" in config:
+        return "peft"
+    if "lora_parameters" in config or "fine_tune_type" in config:
+        return "mlx-adapter"
+    message = f"{directory / CONFIG} is neither PEFT's nor mlx-lm's: it has no peft_type and no lora_parameters."
+    raise UsageError(message, "Name the directory that peft or mlx_lm.lora wrote.")
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from backends.tree import Tree, items, leaves, unflatten
 from minigpt.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.config import ModelConfig, build_config
 from minigpt.errors import UsageError, check_name
-from minigpt.exchange.adapter_files import FORMATS, Layers, layers_of, read_adapter, tree_of, write_adapter
+from minigpt.exchange.adapter_files import FORMATS, Layers, format_of, layers_of, read_adapter, tree_of, write_adapter
 from minigpt.exchange.architectures import model_type_of
 from minigpt.exchange.checks import Check, refuse_differences
 from minigpt.exchange.directory_check import LOGITS
@@ -50,7 +50,7 @@ def export_adapter(
     with written(out, sum(leaf.nbytes for leaf in leaves(adapter))) as temporary:
         write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
         if backend is not None:
-            checks = [_check(run, temporary, to, before, adapter, dtype, backend)]
+            checks = [_check(run, temporary, out.parent, before, adapter, dtype, backend)]
         refuse_differences(checks)
     return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
 
@@ -87,11 +87,14 @@ def _adapter_of(run: Run, stage: str) -> tuple[Tree, dict]:
 # ---- what the other tool reads -----------------------------------------------------------------------------
 
 
-def _check(run: Run, directory: Path, to: str, before: str, adapter: Tree, dtype: str, backend: Backend) -> Check:
-    """The largest difference between the tool's logits of base and adapter and ours of the merged weights."""
-    reader, package, join_theirs = READERS[to]
+def _check(run: Run, directory: Path, room: Path, before: str, adapter: Tree, dtype: str, backend: Backend) -> Check:
+    """The largest difference between the tool's logits of base and adapter and ours of the merged weights.
+
+    The base is written into a temporary directory in `room` for it.
+    """
+    reader, package, join_theirs = READERS[format_of(directory)]
     config, base = run.model_config, run.weights(before)[0]
-    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=room) as temporary:
         whole = Path(temporary)
         write_model(config, base, run.tokenizer, whole, "float32", "pt")
         installed = is_installed(reader) and importlib.util.find_spec(package)
@@ -128,37 +131,48 @@ READERS = {"peft": (TransformersReader, "peft", _with_peft), "mlx-adapter": (MLX
 
 @dataclass(frozen=True)
 class ImportedAdapter:
-    """An adapter that became a finished `stage` of a run, on the weights of the stage `before`."""
+    """An adapter from `source` that became a finished `stage` of the run `path`, on the weights of `before`."""
 
+    path: Path
+    source: Path
+    format: str
     stage: str
     before: str
     layers: int
     ranks: list[int]
-    numbers: int
+    parameters: int
+    checks: list[Check]
+
+    def as_dict(self) -> dict:
+        checks = [asdict(check) | {"ok": check.ok} for check in self.checks]
+        return asdict(self) | {"path": str(self.path), "source": str(self.source), "checks": checks}
 
 
-def import_adapter(run: Run, directory: Path, stage: str = "sft") -> ImportedAdapter:
-    """Make PEFT's or mlx-lm's adapter in `directory` a finished stage of the run, merged into the stage before it.
+def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend | None = None) -> ImportedAdapter:
+    """Make PEFT's or mlx-lm's adapter in `source` a finished stage of the run, merged into the stage before it.
 
-    Raises UsageError when the adapter does not fit the model, or the run has that stage already.
+    With a `backend` the tool, where it is installed, must compute the same. Raises UsageError when the adapter does
+    not fit the model, or the run has that stage already, MiniGPTError for a difference; the run stays as it was then.
     """
-    check_name("stage", stage, ("sft", "dpo"))
-    store = run.store(stage)
-    if store.begun():
+    check_name("stage of an adapter", stage, ("sft", "dpo"))
+    if run.store(stage).begun():
         message = f"{run.directory} has a stage {stage} already."
         raise UsageError(message, "Choose another --stage, or import into a copy of the run.")
     before = stage_before(run, stage)
     _refuse_fused(run.model_config)
-    layers = read_adapter(directory, run.model_config)
-    _describe(run, stage, layers)
+    layers = read_adapter(source, run.model_config)
     adapter = tree_of(layers)
+    checks = [_check(run, source, run.directory, before, adapter, "float32", backend)] if backend else []
+    refuse_differences(checks)
     trees = {"weights": merge(join(run.weights(before)[0], adapter)), "adapter": adapter}
-    state = {"step": 0, "metrics": {}, "stage": stage, "base": run.fingerprint(before), "adapter": str(directory)}
-    run.save_config()
-    save_checkpoint(store.final, trees, state)
+    state = {"step": 0, "metrics": {}, "stage": stage, "base": run.fingerprint(before), "imported": str(source)}
+    _describe(run, stage, layers)
+    run.save_config(backend)
+    save_checkpoint(run.store(stage).final, trees, state)
     ranks = sorted({leaves["lora_a"].shape[0] for leaves in layers.values()})
     numbers = sum(x.size for leaves in layers.values() for kind, x in leaves.items() if kind in TRAINED)
-    return ImportedAdapter(stage, before, len(layers), ranks, numbers)
+    kind = format_of(source)
+    return ImportedAdapter(run.directory, source, kind, stage, before, len(layers), ranks, numbers, checks)
 
 
 def _describe(run: Run, stage: str, layers: Layers) -> None:

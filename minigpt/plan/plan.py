@@ -1,5 +1,6 @@
 """The plan of a run: for each stage what it computes, what memory and time that takes, and the division that fits."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,10 +132,16 @@ def _seconds(
     """Training, measuring on held-out rows, saving, and for DPO the reference model's reading of the pairs."""
     speed = slower(speed, config.checkpointing and not measured_so)
     width, last = row_width(model, stage), config.steps
-    due = range(last - steps + 1, last + 1)
-    saves = sum(step % config.save_every == 0 or step == last for step in due)
-    looks = sum(step % config.save_every == 0 or step % config.eval_every == 0 or step == last for step in due)
+    done, both = last - steps, math.lcm(config.save_every, config.eval_every)
+    saves = _multiples(config.save_every, done, last) + (last % config.save_every != 0 and steps > 0)
+    looks = saves + _multiples(config.eval_every, done, last) - _multiples(both, done, last)
+    looks -= last % config.eval_every == 0 and last % config.save_every != 0 and steps > 0  # the last step, once
     looks += steps == last  # the weights that training starts from
     training = steps * (step_tokens(model, stage, config) * speed.token + speed.update)
     measuring = (looks * config.eval_rows + reading) * width * speed.forward
     return training + measuring + saves * checkpoint_bytes(model, config) / DISK_RATE
+
+
+def _multiples(of: int, above: int, last: int) -> int:
+    """How many multiples there are in above + 1 … last."""
+    return last // of - above // of

@@ -10,6 +10,10 @@ from foreign import CHATML, LLAMA2, THINKING, byte_level, edit, save_model, sent
 
 from backends.tree import leaves
 from minigpt.chat import render
+from minigpt.config import DataConfig
+from minigpt.data.check import check
+from minigpt.data.prepare import Reader, prepare
+from minigpt.data.shards import Shard
 from minigpt.demo import load_engine
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.events import silent
@@ -153,13 +157,27 @@ def test_sft_and_dpo_go_on_from_it(backend, zoo, tmp_path, kind):
     assert exported.answer(prompts, GREEDY, 9) == load_engine(run, "dpo", backend).answer(prompts, GREEDY, 9)
 
 
-def test_texts_end_with_the_models_own_token(zoo):
-    from minigpt.data.prepare import Item, _encode
-    from minigpt.data.rows import Text
-
+def test_texts_end_with_the_models_own_token(zoo, tmp_path):
     tokenizer = read_model(zoo / "llama")[2]
-    assert _encode([Item("x:1", Text("the"), "train")], tokenizer, "pretrain")[0][0][0][-1] == 2  # </s>
+    (tmp_path / "x.jsonl").write_text('{"text": "the"}\n' * 9, "utf-8")
+    prepare(Reader("pretrain", DataConfig(pretrain=[str(tmp_path / "x.jsonl")]), 1, tmp_path), tokenizer, tmp_path, 8)
+    shard = Shard(tmp_path / "validation")
+    assert shard.sequence(0)[0].tolist() == [*tokenizer.encode("the"), 2]  # </s>
     assert tokenizer.prompt("the")[0] == 1 and tokenizer.prompt("") == [1]  # <s>
+
+
+def test_rows_that_the_template_refuses_are_named_or_skipped(zoo, tmp_path):
+    tokenizer, path = read_model(zoo / "llama")[2], tmp_path / "x.jsonl"
+    rows = [[{"role": "system", "content": "Be good."}, *TALK[:2]], TALK[:2], TALK]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), "utf-8")
+    reader = Reader("sft", DataConfig(sft=[str(path)]), 1, tmp_path)
+    with pytest.raises(DataError, match="x.jsonl:1: .*Only user and assistant roles"):
+        prepare(reader, tokenizer, tmp_path / "data", 96)
+    reader = Reader("sft", DataConfig(sft=[str(path)], skip_bad=True), 1, tmp_path)
+    result = prepare(reader, tokenizer, tmp_path / "data", 96)
+    assert result.bad == 1 and result.sequences["train"] + result.sequences["validation"] in (2, 3)
+    report = check(Reader("sft", DataConfig(sft=[str(path)]), 1, tmp_path), tokenizer, 96)
+    assert len(report.bad) == 1 and sum(report.splits.values()) == 2
 
 
 def test_pieces_are_counted_in_bytes(zoo):

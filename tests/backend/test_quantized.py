@@ -1,5 +1,7 @@
 """Models whose matrices are in few bits: the same logits and gradients as with the floats that the codes stand for."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -189,3 +191,18 @@ def test_torch_keeps_no_floats_of_a_frozen_weight_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
         linear(torch_backend, w, x).sum()
     assert 0 < sum(kept) < weight.nbytes / 5
+
+
+@BITS
+def test_mlx_kernels_that_gpus_use_for_all_rows(bits):
+    """On GPUs mx.quantized_matmul takes every product, and its gradient; here the CPU device computes the same."""
+    cpu = get_backend("mlx", "cpu")
+    gpu = copy.copy(cpu)
+    gpu.device = "gpu"
+    assert gpu.fast_quantized() and not cpu.fast_quantized()
+    config = CONFIGS["untied, QK-norm"]
+    weights = quantize_weights(random_weights(config), bits, 64)
+    assert np.abs(logits(gpu, config, weights) - logits(cpu, config, weights)).max() < BOUND
+    found, expected = (_adapter_gradients(backend, config, weights) for backend in (gpu, cpu))
+    for name in found:
+        assert np.abs(found[name] - expected[name]).max() < 1e-5 * np.abs(expected[name]).max() + 1e-7, name

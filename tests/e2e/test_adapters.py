@@ -247,19 +247,22 @@ PEFT_CASES = [
 
 
 @pytest.mark.parametrize("settings", PEFT_CASES)
-def test_we_read_an_adapter_that_peft_wrote(base_run, bases, tmp_path, settings):
+def test_we_read_an_adapter_that_peft_wrote(minigpt, base_run, bases, tmp_path, settings):
     theirs = write_with_peft(bases["sft"], tmp_path / "adapter", **settings)
     run = open_run(base_run)
     layers = read_adapter(tmp_path / "adapter", run.model_config)
     assert np.abs(our_logits(base_run, "pretrain", tree_of(layers)) - theirs).max() < 1e-4
-    found = import_adapter(run, tmp_path / "adapter")
-    assert (found.stage, found.before, found.layers) == ("sft", "pretrain", len(layers))
+    result = minigpt("import", tmp_path / "adapter", "--run", base_run, "--backend", "torch", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert (found["stage"], found["before"], found["layers"]) == ("sft", "pretrain", len(layers))
+    assert [check["ok"] for check in found["checks"]] == [True] and found["checks"][0]["found"] is not None
     assert np.abs(our_logits(base_run, "sft") - theirs).max() < 1e-4
     assert np.abs(our_logits(base_run, "pretrain") - theirs).max() > 1e-2
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_we_read_an_adapter_that_mlx_lm_wrote(base_run, bases, tmp_path, dora):
+def test_we_read_an_adapter_that_mlx_lm_wrote(minigpt, base_run, bases, tmp_path, dora):
     """Made by mlx-lm's own functions, on the last layers and on named keys."""
     import mlx.core as mx
     import mlx.utils
@@ -284,6 +287,9 @@ def test_we_read_an_adapter_that_mlx_lm_wrote(base_run, bases, tmp_path, dora):
     layers = read_adapter(directory, open_run(base_run).model_config)
     assert np.abs(our_logits(base_run, "pretrain", tree_of(layers), "mlx") - theirs).max() < 1e-4
     assert np.abs(our_logits(base_run, "pretrain", None, "mlx") - theirs).max() > 1e-2
+    result = minigpt("import", directory, "--run", base_run, "--stage", "dpo")
+    assert result.code == 0 and "mlx_lm" in result.out and "stage dpo (rank 3 in 2 layers" in result.out
+    assert np.abs(our_logits(base_run, "dpo", None, "mlx") - theirs).max() < 1e-4
 
 
 def change(directory, **keys):
@@ -342,6 +348,13 @@ def test_an_adapter_that_does_not_fit_is_refused(minigpt, copy_of, damage, word)
     assert contents(copy_of) == before
 
 
-def test_a_stage_that_is_there_is_not_replaced(copy_of):
-    with pytest.raises(UsageError, match="has a stage sft already"):
-        import_adapter(open_run(copy_of), copy_of)
+def test_where_an_adapter_cannot_go(minigpt, copy_of, base_run, trained):
+    """copy_of and base_run are the same directory, without its sft and dpo."""
+    directory = trained.parent / "adapter"
+    directory.mkdir(exist_ok=True)
+    (directory / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    minigpt("import", directory).refused(2, "is an adapter", "--run")
+    minigpt("import", directory, "--run", trained).refused(2, "has a stage sft already")
+    minigpt("import", directory, "--run", copy_of, "--stage", "pretrain").refused(2, "pretrain", "sft")
+    minigpt("import", directory, "--run", copy_of).refused(2, "adapter_model.safetensors cannot be read")
+    assert not (copy_of / "sft").exists()

@@ -1,0 +1,46 @@
+"""What a plan assumes and measures, on each backend."""
+
+import pytest
+
+from backends.tree import leaves
+from minigpt.config import ModelConfig, StageConfig
+from minigpt.model import init_weights, to_backend
+from minigpt.optim import Optimizer
+from minigpt.plan.actual import Peak, resident
+from minigpt.plan.costs import checkpoint_bytes, state_of
+from minigpt.plan.speed import measure
+
+MODEL = ModelConfig(n_layer=1, n_head=2, n_kv_head=1, d_model=64, d_ff=128, context=32, vocab_size=300)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_state_is_what_the_optimizer_really_keeps(backend, optimizer, tied):
+    model, stage = MODEL.model_copy(update={"tie_embeddings": tied}), StageConfig(optimizer=optimizer)
+    weights = to_backend(backend, init_weights(model, 0))
+    moments = Optimizer(backend, stage, weights).init(weights)
+    sizes = [sum(leaf.nbytes for leaf in leaves(tree)) for tree in (weights, moments)]
+    state = state_of(model, stage)
+    assert [state.weights, state.optimizer] == sizes and state.trained == state.weights
+    assert checkpoint_bytes(model, stage) == sum(sizes)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "dpo"])
+@pytest.mark.parametrize("layers", [1, 2, 12])
+def test_speed_is_measured_for_any_depth(backend, stage, layers):
+    """A deep model is not measured whole; what it costs is at least what its three layers cost."""
+    model = MODEL.model_copy(update={"n_layer": layers})
+    speed = measure(backend, model, stage, StageConfig(batch_size=2), "float32", 0.05)
+    assert 0 < speed.forward < speed.token * 1.5 < 1 and 0 < speed.update < 1
+
+
+def test_the_peak_begins_again(backend):
+    """What was used and given back before does not count."""
+    before = resident()
+    peak = Peak(backend)
+    block = backend.zeros((10_000_000,)) + 1.0
+    backend.sync(block)
+    assert 30e6 < peak.bytes() - before < 150e6
+    again = Peak(backend)
+    del block
+    assert again.bytes() >= before

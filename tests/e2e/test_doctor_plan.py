@@ -1,0 +1,136 @@
+"""What the machine is and what fits it: doctor and plan."""
+
+import getpass
+import json
+import os
+import platform
+
+import pytest
+from command import finished, journal, process, tiny
+
+from backends import BACKENDS
+from minigpt.commands.planning import SUPERVISOR
+from minigpt.machine import check
+from minigpt.machine.check import BackendCheck
+
+
+@pytest.fixture
+def quick_check(monkeypatch):
+    """Backends that answer at once: torch works, MLX does not."""
+    good = BackendCheck("torch", "", "cpu", {"torch": "2.9.1", "device": "cpu"}, False, 50.0, 9.5e9)
+    found = {"torch": good, "mlx": BackendCheck("mlx", "ImportError: no Metal")}
+    monkeypatch.setattr(check, "check_backend", lambda name: found[name])
+
+
+def test_doctor_tells_a_script_everything(minigpt):
+    result = minigpt("doctor", "--json")
+    assert result.code == 0 and result.err == ""
+    found = json.loads(result.out)
+    assert found["machine"]["cores"] >= 1 and found["machine"]["disk_free"] > 0 and found["machine"]["memory"] > 1e8
+    assert found["python"] == platform.python_version()
+    assert {one["name"] for one in found["backends"]} == set(BACKENDS)
+    for one in found["backends"]:
+        assert one["error"] == "" and one["gflops"] > 1 and one["bandwidth"] > 1e8 and one["versions"][one["name"]]
+    assert found["choice"]["backend"] in BACKENDS and found["choice"]["reason"]
+
+
+def test_doctor_names_a_backend_that_does_not_work(minigpt, quick_check):
+    result = minigpt("doctor")
+    assert result.code == 0 and "2.9.1" in result.out and "torch (no Apple GPU here)" in result.out
+    assert "The mlx backend does not work: ImportError: no Metal." in result.err
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_what_doctor_shares_is_not_personal(minigpt, quick_check):
+    shared = minigpt("doctor", "--share").out
+    assert shared.startswith("```\nminigpt: ") and "torch: 2.9.1 on cpu: yes, 50 GFLOP/s, 9.5 GB/s" in shared
+    for secret in (getpass.getuser(), platform.node(), os.path.expanduser("~"), os.getcwd(), "free now", "disk"):
+        assert secret not in shared, secret
+
+
+# ---- plan ----------------------------------------------------------------------------------------------------
+
+
+def test_plan_tells_a_script_everything(minigpt):
+    result = minigpt("plan", *tiny(), "--backend", "torch", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)["presets"]["tiny"]
+    assert [stage["stage"] for stage in found["stages"]] == ["pretrain", "sft", "dpo"]
+    for stage in found["stages"]:
+        parts = stage["memory"]
+        assert parts["total"] == sum(size for name, size in parts.items() if name != "total") and stage["fits"]
+        assert stage["steps"] == 4 and stage["tokens"] > 0 and stage["flops"] > 0 and stage["seconds"] > 0
+    assert found["memory"] == max(stage["memory"]["total"] for stage in found["stages"]) and found["disk"] > 0
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
+
+
+def test_plan_shows_one_column_per_stage(minigpt):
+    result = minigpt("plan", *tiny(), "--backend", "torch", "--stages", "pretrain,sft")
+    assert result.code == 0, result.err
+    assert "pretrain" in result.out and "dpo" not in result.out and max(map(len, result.out.splitlines())) <= 80
+    for word in ("weights", "gradients", "optimizer", "activations", "logits", "peak memory", "time"):
+        assert f"\n {word} " in result.out, word
+
+
+def test_what_plan_refuses(minigpt):
+    minigpt("plan", "--preset", "huge").refused(2, "no preset 'huge'")
+    minigpt("plan", "--preset", "tiny", "--stages", "sft,gpo").refused(2, "no stage 'gpo'", "dpo")
+    minigpt("plan", *tiny(), "--time", "soon").refused(2, "--time 'soon' is not a time")
+    result = minigpt("plan", *tiny(), "--backend", "torch", "--max-memory", "150MB", "--json")
+    result.refused(4, "even in its finest division", "--max-memory leaves 120 MB", "is the least")
+    assert json.loads(result.out)["presets"]["tiny"]["fits"] is False
+
+
+def test_a_time_that_is_too_short_is_refused_before_anything_is_written(minigpt, sources, tmp_path):
+    long = ("--set", "pretrain.steps=100000000")
+    result = minigpt("train", "pretrain", *tiny(), *long, "--data", sources.text, "--run", "r", "--time", "20m")
+    result.refused(4, "--time allows 20 min 00 s", "What would fit: pretrain.steps=")
+    assert not (tmp_path / "r" / "config.toml").exists() and not (tmp_path / "r" / "pretrain").exists()
+
+
+def test_a_model_that_can_never_fit_is_refused_with_what_would(minigpt, sources, tmp_path):
+    wide = ("--set", "model.d_model=8192", "--set", "model.d_ff=32768", "--set", "model.n_layer=64")
+    result = minigpt("train", "pretrain", *tiny(), *wide, "--data", sources.text, "--run", "r", "--max-memory", "6GB")
+    result.refused(4, "pretrain needs", "--max-memory leaves", "What would fit: --preset")
+    assert not (tmp_path / "r" / "config.toml").exists()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_is_divided_and_the_result_stays_the_same(sources, tmp_path, backend):
+    """Against a run without a limit: the same losses within 1e-5, in parts that the plan chose."""
+    shape = tiny(pretrain__batch_size=64, model__n_layer=4, model__d_model=128)
+    flags = ("train", "pretrain", *shape, "--data", sources.text, "--backend", backend, "--no-supervise")
+    free = finished(process(*flags, "--run", tmp_path / "free"))
+    assert free.code == 0 and "Plan: " in free.err and "pretrain: memory " in free.err, free.err
+    kept = json.loads((tmp_path / "free" / "pretrain" / "plan.json").read_text())
+    assert kept["steps"] == 4 and kept["actual"]["seconds"] > 0
+    assert kept["planned"]["memory"] == pytest.approx(kept["actual"]["memory"], rel=0.25)  # presets: scripts/fit.py
+    limit = int(kept["planned"]["memory"] - 30e6 + SUPERVISOR)
+    limited = finished(process(*flags, "--run", tmp_path / "limited", "--max-memory", f"{limit // 1000}KB"))
+    assert limited.code == 0 and "to fit the memory; the result stays the same" in limited.err, limited.err
+    losses = [[line["loss"] for line in journal(tmp_path / run, "pretrain") if "loss" in line]
+              for run in ("free", "limited")]  # fmt: skip
+    assert len(losses[0]) == 4 and max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-5
+
+
+def test_the_preset_that_fits_is_chosen(minigpt, monkeypatch):
+    """Memory and time both count; tokens take a microsecond per million parameters here."""
+    from minigpt.model import parameter_count
+    from minigpt.plan import speed
+
+    def measured(backend, model, *rest):
+        return speed.Speed(1e-12 * parameter_count(model), 3e-13 * parameter_count(model), 1e-9)
+
+    monkeypatch.setattr(speed, "measure", measured)
+    flags = ("plan", "--preset", "auto", "--stages", "pretrain", "--backend", "torch", "--json")
+    few = [word for preset in ("pretrain",) for word in ("--set", f"{preset}.steps=100")]
+
+    def chosen(*more):
+        result = minigpt(*flags, *more)
+        found = json.loads(result.out)
+        return result.code, found["chosen"], found["reason"]
+
+    assert chosen(*few)[:2] == (0, "medium")
+    code, preset, reason = chosen("--time", "10m")
+    assert (code, preset) == (0, "small") and "medium would take" in reason
+    assert chosen("--time", "1s")[:2] == (4, "tiny")
