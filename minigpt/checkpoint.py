@@ -17,6 +17,7 @@ from backends.tree import Tree, items, leaves
 from minigpt.durable import whole_directory
 from minigpt.errors import CheckpointError, ResourceError
 
+ELSEWHERE = "choose another --run directory; earlier checkpoints are untouched."
 SPARE = 1 << 20  # bytes of disk beside the arrays: headers, state, manifest, directories
 
 
@@ -44,19 +45,21 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
         raise ResourceError(
             f"The checkpoint {directory} could not be written: {getattr(error, 'strerror', None) or error}.",
-            "Free some space or choose another --run directory; earlier checkpoints are untouched.",
+            f"Free some space or {ELSEWHERE}",
         ) from None
 
 
-def check_room(directory: Path, size: int) -> None:
-    """Raises ResourceError when the disk that `directory` will be on has no room for `size` more bytes."""
+def check_room(directory: Path, size: int, what: str = "checkpoint", otherwise: str = ELSEWHERE) -> None:
+    """Raises ResourceError when the disk that `directory` will be on has no room for `size` more bytes.
+
+    The message says `what` it is for, and what to do if space cannot be made.
+    """
     place = next(path for path in directory.absolute().parents if path.exists())
     free = shutil.disk_usage(place).free
     if free < size + SPARE:
         needed, left = (f"{number / 1e6:,.1f} MB" for number in (size + SPARE, free))
         raise ResourceError(
-            f"The checkpoint {directory} needs {needed} and the disk has {left} left.",
-            "Free some space or choose another --run directory; earlier checkpoints are untouched.",
+            f"The {what} {directory} needs {needed} and the disk has {left} left.", f"Free some space or {otherwise}"
         )
 
 

@@ -23,8 +23,9 @@ def export(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Write a trained model for other tools: Hugging Face transformers, mlx-lm, llama.cpp; or a stage's adapter alone.
+    """Write a trained model for other tools.
 
+    For Hugging Face transformers, mlx-lm and llama.cpp; or a stage's adapter alone for peft and mlx-lm.
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
     """
@@ -53,8 +54,9 @@ def import_(
     device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
-    """Make a run from a Hugging Face model: llama, mistral, qwen2, qwen3 or gpt2; or a stage of one from an adapter.
+    """Make a run from a model of other tools.
 
+    A Hugging Face directory with a llama, mistral, qwen2, qwen3 or gpt2; or an adapter, which becomes a stage.
     Its pretraining counts as finished: train sft, train dpo, evaluate, generate and chat go on from there. Where
     transformers is installed, it must compute the same. An adapter (of peft or mlx-lm) needs --run, the run whose
     model it belongs to, and becomes its stage sft, or --stage dpo.

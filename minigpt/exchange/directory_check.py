@@ -57,19 +57,25 @@ def check_reader(reader: Reader, engine: Engine, text_count: int, chat_count: in
 
 def differs(reader: Reader, tokenizer: Tokenizer, messages: list[Message]) -> bool:
     """Whether a conversation, with an open assistant's turn or an answer at its end, has other ids there than here."""
-    whole = [*messages, {"role": "assistant", "content": messages[0]["content"]}]
     if reader.chat(messages, True) != render(tokenizer, messages, True)[0]:
         return True
+    whole = _answered(messages)
     return reader.chat(whole, False) != render(tokenizer, whole)[0]
 
 
+def _answered(messages: list[Message]) -> list[Message]:
+    return [*messages, {"role": "assistant", "content": messages[0]["content"]}]
+
+
 def is_fair(tokenizer: Tokenizer, talk: list[Message]) -> bool:
-    """Whether a template that came with a model takes a conversation, and no user writes a control token's name.
+    """Whether a template that came with a model takes a conversation, so that a loss mask can be made of it, and no
+    user writes a control token's name.
 
     Other tools take such a name for the token itself; ours never do.
     """
     try:
         render(tokenizer, talk, True)
+        render(tokenizer, _answered(talk))
     except DataError:
         return False
     return not any(tokenizer.mentions_control(message["content"]) for message in talk)

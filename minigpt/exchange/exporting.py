@@ -8,10 +8,9 @@ from typing import Any
 
 from backends.base import Backend
 from backends.tree import Tree, items, leaves, map_leaves
-from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory
-from minigpt.errors import ResourceError, UsageError, check_name
+from minigpt.errors import UsageError, check_name
 from minigpt.exchange.architectures import config_json, model_type_of
 from minigpt.exchange.card import model_card
 from minigpt.exchange.checks import Card, Check, refuse_differences
@@ -22,6 +21,7 @@ from minigpt.exchange.readers import MLXReader, cannot_read
 from minigpt.exchange.tensor_files import rounded, write_tensors
 from minigpt.exchange.tensors import to_hugging_face
 from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
+from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model import GPT, to_backend, weight_shapes
 from minigpt.quantize import is_quantized
@@ -135,13 +135,8 @@ def mlx_quantization(config: ModelConfig, weights: Tree) -> dict[str, Any]:
 @contextmanager
 def written(out: Path, size: int) -> Iterator[Path]:
     """A directory to write about `size` bytes into, which becomes `out` when the block ends without an error."""
-    try:
-        check_room(out, size)
-        with whole_directory(out) as temporary:
-            yield temporary
-    except OSError as error:
-        message = f"The export {out} could not be written: {error.strerror or error}."
-        raise ResourceError(message, "Free some space or choose another --out.") from None
+    with writing(out, size), whole_directory(out) as temporary:
+        yield temporary
 
 
 def refuse_existing(out: Path) -> None:

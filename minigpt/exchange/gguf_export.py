@@ -7,15 +7,15 @@ import numpy as np
 
 from backends.base import Backend
 from backends.tree import unflatten
-from minigpt.checkpoint import check_room
 from minigpt.config import ModelConfig
 from minigpt.durable import whole_directory, whole_file
-from minigpt.errors import ResourceError, UsageError
+from minigpt.errors import UsageError
 from minigpt.exchange.checks import Card, Check, refuse_differences
 from minigpt.exchange.gguf_check import check_gguf
-from minigpt.exchange.gguf_file import write_gguf
+from minigpt.exchange.gguf_file import size_of, write_gguf
 from minigpt.exchange.llama_cpp import is_installed
 from minigpt.exchange.modelfile import modelfile
+from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model import GPT, to_backend
 from minigpt.tokenizer import Tokenizer
@@ -34,21 +34,15 @@ def export_gguf(
     """
     if importlib.util.find_spec("gguf") is None:
         raise UsageError("Writing GGUF needs the package gguf.", "Install it: pip install 'minigpt[gguf]'.")
-    try:
-        check_room(out, sum(array.nbytes for array in arrays.values()))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        alone = out.suffix == ".gguf"
-        with whole_file(out) if alone else whole_directory(out) as place:
-            file = place if alone else place / FILE
-            write_gguf(file, config, arrays, tokenizer, name, dtype)
-            checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
-            refuse_differences(checks)
-            if not alone:
-                (place / "Modelfile").write_text(modelfile(FILE, config.context, tokenizer.kind != "imported"), "utf-8")
-                (place / "README.md").write_text(card(checks), "utf-8")
-    except OSError as error:
-        message = f"The export {out} could not be written: {error.strerror or error}."
-        raise ResourceError(message, "Free some space or choose another --out.") from None
+    alone = out.suffix == ".gguf"
+    with writing(out, size_of(arrays, dtype)), whole_file(out) if alone else whole_directory(out) as place:
+        file = place if alone else place / FILE
+        write_gguf(file, config, arrays, tokenizer, name, dtype)
+        checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
+        refuse_differences(checks)
+        if not alone:
+            (place / "Modelfile").write_text(modelfile(FILE, config.context, tokenizer.kind != "imported"), "utf-8")
+            (place / "README.md").write_text(card(checks), "utf-8")
     return sum(path.stat().st_size for path in ([out] if alone else out.iterdir())), checks
 
 

@@ -27,6 +27,9 @@ FORMATS = {
     "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
     "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
 }
+# Four bits cost more here than in all layers together: eight (see minigpt.quantize). Under their names and ours.
+VOCABULARY = ("token_embd.weight", "output.weight", "model.embed_tokens.weight", "lm_head.weight")
+POSITIONS = ("position_embd.weight", "model.embed_positions.weight")  # float32, as llama.cpp's converter has them
 Arrays = dict[str, np.ndarray]
 
 
@@ -142,20 +145,31 @@ def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
+def size_of(arrays: Arrays, dtype: str) -> int:
+    """Bytes that the weights will take in a file."""
+    from gguf import quant_shape_to_byte_shape
+
+    shapes = {name: array.shape for name, array in arrays.items()}
+    stored = [quant_shape_to_byte_shape(shape, tensor_type(name, shape, dtype)) for name, shape in shapes.items()]
+    return sum(int(np.prod(shape)) for shape in stored)
+
+
 def add_tensor_type(writer: Any, name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Announce a tensor whose data follows later."""
     from gguf import quant_shape_to_byte_shape
 
-    kind = tensor_type(shape, dtype)
+    kind = tensor_type(name, shape, dtype)
     stored = quant_shape_to_byte_shape(shape, kind)
     writer.add_tensor_info(name, stored, np.dtype(np.uint8), int(np.prod(stored)), kind)
 
 
-def tensor_type(shape: tuple[int, ...], dtype: str) -> Any:
+def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Any:
     """How a tensor is stored: vectors as float32; matrices whose rows do not divide into blocks as float16."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    kind = GGMLQuantizationType[FORMATS[dtype][0]] if len(shape) > 1 else GGMLQuantizationType.F32
+    if len(shape) == 1 or name in POSITIONS:
+        return GGMLQuantizationType.F32
+    kind = GGMLQuantizationType["Q8_0" if dtype == "q4_0" and name in VOCABULARY else FORMATS[dtype][0]]
     return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
@@ -164,7 +178,7 @@ def encoded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
-    kind = tensor_type(array.shape, dtype)
+    kind = tensor_type(name, array.shape, dtype)
     array = np.ascontiguousarray(array, np.float32)
     if kind is GGMLQuantizationType.F16 and np.abs(array).max() >= 65520:
         raise UsageError(f"{name} has numbers that float16 cannot hold.", "Export with --dtype bfloat16 or float32.")
@@ -175,4 +189,4 @@ def stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     """The array (float32) as a reader of the file gets it: rounded to what the file holds."""
     from gguf.quants import dequantize
 
-    return dequantize(encoded(name, array, dtype), tensor_type(array.shape, dtype)).reshape(array.shape)
+    return dequantize(encoded(name, array, dtype), tensor_type(name, array.shape, dtype)).reshape(array.shape)

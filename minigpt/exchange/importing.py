@@ -5,16 +5,17 @@ from pathlib import Path
 
 from backends.base import Backend
 from backends.tree import Tree, unflatten
-from minigpt.checkpoint import check_room, save_checkpoint
+from minigpt.checkpoint import save_checkpoint
 from minigpt.config import Config, ModelConfig, build_config
 from minigpt.durable import whole_directory
-from minigpt.errors import ResourceError, UsageError
+from minigpt.errors import UsageError
 from minigpt.exchange.checks import Check, refuse_differences
 from minigpt.exchange.directory_check import check_directory
 from minigpt.exchange.foreign_config import model_config
 from minigpt.exchange.foreign_files import read_config, read_tokenizer, read_weights
 from minigpt.exchange.readers import TransformersReader
 from minigpt.exchange.tensors import from_hugging_face
+from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.imported_tokenizer import ImportedTokenizer
 from minigpt.model import GPT, parameter_count, to_backend
@@ -58,18 +59,12 @@ def import_directory(source: Path, out: Path, context: int | None, backend: Back
     engine = Engine(GPT(model, backend), to_backend(backend, weights), tokenizer) if backend else None
     checks = check_directory(source, engine, (TransformersReader,)) if engine else []
     refuse_differences(checks)
-    try:
-        check_room(out, 4 * parameter_count(model))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_directory(out) as temporary:
-            run = Run(temporary, run_config(model))
-            run.save_config(backend)
-            tokenizer.save(temporary / "tokenizer")
-            state = {"step": 0, "metrics": {}, "stage": "pretrain", "imported": architecture}
-            save_checkpoint(run.store("pretrain").final, {"weights": weights}, state)
-    except OSError as error:
-        message = f"The run {out} could not be written: {error.strerror or error}."
-        raise ResourceError(message, "Free some space or choose another --run directory.") from None
+    with writing(out, 4 * parameter_count(model), "run", "--run directory"), whole_directory(out) as temporary:
+        run = Run(temporary, run_config(model))
+        run.save_config(backend)
+        tokenizer.save(temporary / "tokenizer")
+        state = {"step": 0, "metrics": {}, "stage": "pretrain", "imported": architecture}
+        save_checkpoint(run.store("pretrain").final, {"weights": weights}, state)
     return Imported(out, source, architecture, parameter_count(model), model.context, tokenizer.chats, checks)
 
 

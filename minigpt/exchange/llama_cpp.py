@@ -17,6 +17,8 @@ from typing import Any
 from minigpt.data.rows import Message
 from minigpt.errors import MiniGPTError
 
+SERVE = f"import sys; from {__name__} import serve; serve(sys.argv[1], int(sys.argv[2]))"
+
 
 def is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
@@ -25,8 +27,8 @@ def is_installed() -> bool:
 @contextmanager
 def llama_cpp(path: Path, context: int) -> Iterator["LlamaCpp"]:
     """A GGUF file that llama.cpp has loaded. Raises MiniGPTError when it does not load the file."""
-    code = f"from {__name__} import serve; serve({str(path)!r}, {context})"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SERVE, str(path), str(context)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         address = process.stdout.readline().strip()
         if not address:
@@ -96,5 +98,8 @@ class LlamaCpp:
     def _ask(self, path: str, **question: Any) -> dict:
         body = json.dumps(question).encode()
         request = urllib.request.Request(self._address + path, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                return json.load(answer)
+        except OSError as error:
+            raise MiniGPTError(f"llama.cpp gives no answer ({path}): {error}.") from None

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from ordeals.ordeal import prepared, small_config
+from ordeals.ordeal import count, prepared, small_config
 
 from backends import get_backend
 from minigpt.demo import load_engine
@@ -16,13 +16,17 @@ from minigpt.train.pipeline import learn_tokenizer
 from minigpt.train.run import Run
 from minigpt.train.stages import train_stage
 
+__all__ = ["count", "engine", "exported", "learned_tokenizer", "trained"]
+
 
 @cache
-def trained() -> Run:
-    """A run that is pretrained and fine-tuned for some steps on the built-in world."""
-    config = small_config(steps=60)
+def trained(kind: str = "bpe", steps: int = 60) -> Run:
+    """A run with a tokenizer of `kind`, pretrained and fine-tuned for some steps on the built-in world."""
+    config = small_config(steps=steps)
+    tokenizer = config.tokenizer.model_copy(update={"kind": kind, "vocab_size": 900})
     model = config.model.model_copy(update={"context": 256})
-    run = prepared(Path(mkdtemp(prefix="peers-run-")), config.model_copy(update={"model": model}))
+    config = config.model_copy(update={"tokenizer": tokenizer, "model": model})
+    run = prepared(Path(mkdtemp(prefix="peers-run-")), config)
     for stage in ("pretrain", "sft"):
         train_stage(run, stage, get_backend("torch", "cpu"), silent)
     return run
@@ -35,9 +39,9 @@ def learned_tokenizer(kind: str) -> Tokenizer:
     return learn_tokenizer(["world"], config.model_copy(update={"tokenizer": wanted}))
 
 
-def exported(directory: Path) -> Path:
-    """The run's export for mlx-lm, unchecked: the checks are made from outside."""
-    return export_run(trained(), "sft", "mlx", directory / "export").path
+def exported(directory: Path, to: str = "mlx", kind: str = "bpe", steps: int = 60) -> Path:
+    """The run's export, unchecked: the checks are made from outside."""
+    return export_run(trained(kind, steps), "sft", to, directory / f"export-{to}-{kind}").path
 
 
 def engine() -> Engine:

@@ -108,6 +108,26 @@ def test_every_number_format_is_read_as_it_is_stored(tokenizers, checked, dtype)
     refuse_differences(checked(engine_of(TORCH, tokenizers["bpe"]), dtype))
 
 
+def test_each_tensor_has_its_type():
+    def kind(name, shape, dtype):
+        return gguf_file.tensor_type(name, shape, dtype).name
+
+    assert kind("blk.0.ffn_up.weight", (96, 64), "q4_0") == "Q4_0"
+    assert kind("blk.0.attn_norm.weight", (64,), "q4_0") == kind("position_embd.weight", (9, 64), "float16") == "F32"
+    assert kind("token_embd.weight", (500, 64), "q4_0") == kind("lm_head.weight", (500, 64), "q4_0") == "Q8_0"
+    assert kind("token_embd.weight", (500, 64), "bfloat16") == "BF16"
+    assert kind("blk.0.ffn_down.weight", (64, 100), "q8_0") == "F16"  # 100 is not a multiple of 32
+
+
+def test_gpt2_in_every_number_format(tokenizers, checked):
+    for dtype in ("float16", "bfloat16", "q4_0"):
+        refuse_differences(checked(engine_of(TORCH, tokenizers["byte"], **GPT2), dtype, texts=5))
+
+
+def test_rows_that_do_not_divide_into_blocks(tokenizers, checked):
+    refuse_differences(checked(engine_of(TORCH, tokenizers["byte"], d_ff=100), "q4_0", texts=5))
+
+
 def test_a_vocabulary_with_room_is_filled_up(tokenizers, checked):
     size = tokenizers["bpe"].vocab_size + 9
     refuse_differences(checked(engine_of(TORCH, tokenizers["bpe"], vocab_size=size)))

@@ -108,7 +108,9 @@ def test_checkpointing_changes_no_gradient(backend, case):
     plain, checkpointed = gradients(False), gradients(True)
     assert list(plain) == list(checkpointed)
     for name, right in plain.items():
-        assert np.abs(right).max() > 1e-6, f"{name} has no gradient at all"
+        # without rotary positions a bias of all keys changes no attention: it is the same for every key
+        if not (name.endswith("k_proj.bias") and case.config.positions == "learned"):
+            assert np.abs(right).max() > 1e-6, f"{name} has no gradient at all"
         assert np.abs(checkpointed[name] - right).max() <= 1e-6 * np.abs(right).max(), name
 
 
@@ -164,6 +166,8 @@ def test_housekeeping(backend):
     assert all(isinstance(n, int) and n >= 0 for n in backend.memory().values())
     assert backend.name in backend.versions() and all(isinstance(v, str) for v in backend.versions().values())
     assert backend.fast_bfloat16() is False  # on CPUs
+    assert backend.fast_quantized() is False
+    assert backend.shares_memory() is True
     assert count({"a": numbers(backend, 2, 3), "b": [numbers(backend, 4)]}) == 10
 
 

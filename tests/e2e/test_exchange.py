@@ -72,37 +72,3 @@ def test_a_full_disk_leaves_nothing(minigpt, copy, monkeypatch):
     monkeypatch.setattr("minigpt.exchange.exporting.write_tensors", full)
     minigpt("export", copy).refused(4, "could not be written", "No space left")
     assert [*(copy / "export").iterdir()] == []
-
-
-def test_a_gguf_export_is_judged_by_llama_cpp(minigpt, copy):
-    result = minigpt("export", copy, "--to", "gguf", "--stage", "sft", "--json")
-    assert result.code == 0, result.err
-    said = json.loads(result.out)
-    assert len(said["checks"]) == 5 and all(check["ok"] and check["reader"] == "llama.cpp" for check in said["checks"])
-    directory = copy / "export" / "gguf"
-    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
-    assert "FROM ./model.gguf" in (directory / "Modelfile").read_text("utf-8")
-
-
-def test_a_gguf_file_can_be_written_alone(minigpt, copy, tmp_path):
-    out = tmp_path / "new" / "mine.gguf"
-    result = minigpt("export", copy, "--to", "gguf", "--out", out, "--dtype", "bfloat16")
-    assert result.code == 0, result.err
-    assert out.read_bytes()[:4] == b"GGUF" and [path.name for path in out.parent.iterdir()] == ["mine.gguf"]
-    assert "top-5 log-probabilities" in " ".join(result.out.split()) and "DIFFERS" not in result.out
-    minigpt("export", copy, "--to", "gguf", "--out", out).refused(2, "exists already")
-
-
-def test_a_gguf_file_that_differs_is_not_kept(minigpt, copy, monkeypatch):
-    def doubled(kind, arrays):
-        return arrays | {"model.norm.weight": 2 * arrays["model.norm.weight"]}
-
-    monkeypatch.setattr("minigpt.exchange.gguf_file.to_hugging_face", doubled)
-    minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp differs in top-5 log-probabilities")
-    assert list((copy / "export").iterdir()) == []
-
-
-def test_a_missing_llama_cpp_is_said(minigpt, copy, monkeypatch):
-    monkeypatch.setattr("minigpt.exchange.gguf_export.is_installed", lambda: False)
-    result = minigpt("export", copy, "--to", "gguf")
-    assert result.code == 0 and "not installed" in result.out and "xllamacpp" in result.out

@@ -142,3 +142,9 @@ def test_the_library_is_silent(path):
 @pytest.mark.parametrize("name", ["torch.py", "mlx.py", "utils.py", "helpers.py", "manager.py"])
 def test_no_file_hides_a_framework_or_says_nothing(name):
     assert [p for p in SOURCES if p.name == name] == []
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest could not collect them together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []

@@ -10,7 +10,7 @@ from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import NumPyBackend, difference, row
 
 LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "scalar", "sync", "memory", "set_limits", "clear_cache",
-              "fast_bfloat16", "fast_quantized", "versions"}  # fmt: skip  # tests/backend has these
+              "fast_bfloat16", "fast_quantized", "shares_memory", "versions"}  # fmt: skip  # tests/backend has these
 METHODS = {name: fn for name, fn in vars(Backend).items() if callable(fn) and not name.startswith("_")}
 COMPOSED = {name: fn for name, fn in METHODS.items() if name not in Backend.__abstractmethods__}
 

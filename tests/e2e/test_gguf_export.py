@@ -1,0 +1,82 @@
+"""`minigpt export --to gguf`: what it writes, what llama.cpp says of it, and what it refuses."""
+
+import errno
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+
+def test_a_gguf_export_is_judged_by_llama_cpp(minigpt, copy):
+    result = minigpt("export", copy, "--to", "gguf", "--stage", "sft", "--json")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    assert len(said["checks"]) == 5 and all(check["ok"] and check["reader"] == "llama.cpp" for check in said["checks"])
+    directory = copy / "export" / "gguf"
+    assert {path.name for path in directory.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
+    assert "FROM ./model.gguf" in (directory / "Modelfile").read_text("utf-8")
+
+
+def test_a_gguf_file_can_be_written_alone(minigpt, copy, tmp_path):
+    out = tmp_path / "new" / "mine.gguf"
+    result = minigpt("export", copy, "--to", "gguf", "--out", out, "--dtype", "bfloat16")
+    assert result.code == 0, result.err
+    assert out.read_bytes()[:4] == b"GGUF" and [path.name for path in out.parent.iterdir()] == ["mine.gguf"]
+    assert "top-5 log-probabilities" in " ".join(result.out.split()) and "DIFFERS" not in result.out
+    minigpt("export", copy, "--to", "gguf", "--out", out).refused(2, "exists already")
+
+
+def test_a_gguf_file_that_differs_is_not_kept(minigpt, copy, monkeypatch):
+    def doubled(kind, arrays):
+        return arrays | {"model.norm.weight": 2 * arrays["model.norm.weight"]}
+
+    monkeypatch.setattr("minigpt.exchange.gguf_file.to_hugging_face", doubled)
+    minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp differs in top-5 log-probabilities")
+    assert list((copy / "export").iterdir()) == []
+
+
+def test_a_missing_llama_cpp_is_said(minigpt, copy, monkeypatch):
+    monkeypatch.setattr("minigpt.exchange.gguf_export.is_installed", lambda: False)
+    result = minigpt("export", copy, "--to", "gguf")
+    assert result.code == 0 and "not installed" in result.out and "xllamacpp" in result.out
+
+
+@pytest.mark.parametrize("out", ["dir", "file.gguf"])
+def test_a_disk_that_fills_up_leaves_nothing_of_a_gguf_export(minigpt, copy, tmp_path, monkeypatch, out):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", full)
+    result = minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "new" / out)
+    result.refused(4, "No space left on device", "choose another --out")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_disk_without_room_is_said_before_anything_is_written(minigpt, copy, tmp_path, monkeypatch, to):
+    monkeypatch.setattr("minigpt.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = minigpt("export", copy, "--to", to, "--out", tmp_path / "new" / "out")
+    result.refused(4, "The export", "needs", "choose another --out")
+    assert "checkpoint" not in result.err and not (tmp_path / "new").exists()
+
+
+def test_what_has_no_place_or_no_weights_is_refused(minigpt, copy, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "file" / "x").refused(2, "could not be written")
+    minigpt("export", copy, "--to", "gguf", "--out", tmp_path / "file").refused(2, "exists already")
+    for stage in ("pretrain", "sft", "dpo"):
+        shutil.rmtree(copy / stage)
+    minigpt("export", copy, "--to", "gguf").refused(2, "No stage of", "is finished yet")
+    assert (tmp_path / "file").read_text() == "mine" and not (copy / "export").exists()
+
+
+def test_missing_packages_are_named(minigpt, copy, monkeypatch):
+    monkeypatch.setattr("minigpt.exchange.gguf_export.importlib.util.find_spec", lambda name: None)
+    minigpt("export", copy, "--to", "gguf").refused(2, "the package gguf", "minigpt[gguf]")
+
+
+def test_a_reader_that_crashes_is_an_error(minigpt, copy, monkeypatch):
+    monkeypatch.setattr("minigpt.exchange.llama_cpp.SERVE", "import os; os.abort()")
+    minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp does not load", "exit code -6")
+    assert list((copy / "export").iterdir()) == []
