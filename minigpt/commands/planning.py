@@ -39,6 +39,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
 
     None where the system does not tell.
     """
+    from minigpt.machine import ceiling
     from minigpt.machine.description import describe
     from minigpt.plan.actual import resident
 
@@ -47,7 +48,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
         return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
     free = machine.memory_available
     bounds = [None if free is None else int(SHARE * free) + resident()]
-    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR]
+    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR - ceiling.reserve()]
     if framework.device == "gpu" and machine.gpu_memory is not None:
         bounds.append(machine.gpu_memory)
     return min((bound for bound in bounds if bound is not None), default=None)
