@@ -86,9 +86,19 @@ def plan_of_run(run: "Run", stages: Sequence[str], framework: Any, limits: Limit
     dtype = getattr(settings, next(iter(done), stages[0])).dtype
     place = place_of(framework, limits, dtype)
     vocabulary = run.model_config.vocab_size if (run.directory / "tokenizer" / "tokenizer_meta.json").exists() else 0
-    plan = plan_for(settings, done, framework, place, vocabulary, trivial=0.0 if time else TRIVIAL)
+    plan = plan_for(settings, done, framework, place, vocabulary, pair_rows(run), 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)
     return plan
+
+
+def pair_rows(run: "Run") -> int | None:
+    """Rows of preference pairs in a run whose data is prepared; None before."""
+    from minigpt.data.shards import Shard
+
+    parts = [run.data("dpo") / part for part in ("train", "validation")]
+    if not all((part / "meta.json").exists() for part in parts):
+        return None
+    return max(1, sum(len(Shard(part).ids) for part in parts) // (2 * run.config.model.context))
 
 
 def refuse(plan: "Plan", settings: "Config", limits: Limits, time: str | None) -> None:
