@@ -62,7 +62,8 @@ class Brake:
 
     def apply(self) -> int | None:
         """Tell the system and the framework of the limits; returns the bytes that training may still take."""
-        set_niceness(self.limits.nice)
+        if self.limits.nice:
+            set_niceness(self.limits.nice)
         if self.limits.memory is None:
             return None
         if self.backend.shares_memory():

@@ -39,6 +39,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
 
     None where the system does not tell.
     """
+    from minigpt.machine import ceiling
     from minigpt.machine.description import describe
     from minigpt.plan.actual import resident
 
@@ -47,7 +48,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
         return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
     free = machine.memory_available
     bounds = [None if free is None else int(SHARE * free) + resident()]
-    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR]
+    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR - ceiling.reserve()]
     if framework.device == "gpu" and machine.gpu_memory is not None:
         bounds.append(machine.gpu_memory)
     return min((bound for bound in bounds if bound is not None), default=None)
@@ -85,9 +86,19 @@ def plan_of_run(run: "Run", stages: Sequence[str], framework: Any, limits: Limit
     dtype = getattr(settings, next(iter(done), stages[0])).dtype
     place = place_of(framework, limits, dtype)
     vocabulary = run.model_config.vocab_size if (run.directory / "tokenizer" / "tokenizer_meta.json").exists() else 0
-    plan = plan_for(settings, done, framework, place, vocabulary, trivial=0.0 if time else TRIVIAL)
+    plan = plan_for(settings, done, framework, place, vocabulary, pair_rows(run), 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)
     return plan
+
+
+def pair_rows(run: "Run") -> int | None:
+    """Rows of preference pairs in a run whose data is prepared; None before."""
+    from minigpt.data.shards import Shard
+
+    parts = [run.data("dpo") / part for part in ("train", "validation")]
+    if not all((part / "meta.json").exists() for part in parts):
+        return None
+    return max(1, sum(len(Shard(part).ids) for part in parts) // (2 * run.config.model.context))
 
 
 def refuse(plan: "Plan", settings: "Config", limits: Limits, time: str | None) -> None:

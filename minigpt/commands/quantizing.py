@@ -38,4 +38,5 @@ def quantize(
         tables.show_quantized(made, measured)
     if not measured:
         console.note(f"Measure it on data of yours:  minigpt evaluate {opened.directory} --bits {bits} --data FILE")
-    console.note(f"Talk to it:  minigpt chat {opened.directory} --stage {stage} --bits {bits}")
+    use = "generate" if stage == "pretrain" else "chat"
+    console.note(f"Use it:  minigpt {use} {opened.directory} --stage {stage} --bits {bits}")

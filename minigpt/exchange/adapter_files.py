@@ -6,6 +6,7 @@ product; mlx-lm: `lora_a` (in, r), `lora_b` (r, out), and `scale` is the factor.
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ import numpy as np
 from backends.tree import Tree, items, unflatten
 from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
+from minigpt.exchange.adapter_names import Layers, from_theirs, is_fused, their_layers, to_theirs
 from minigpt.exchange.tensor_files import read_tensors, write_tensors
 from minigpt.exchange.tokenizer_files import write_json
 from minigpt.lora import linear_layers
 
-# Layer name -> lora_a (r, in), lora_b (out, r), lora_scale () and, for DoRA, lora_magnitude (out,).
-Layers = dict[str, dict[str, np.ndarray]]
 FORMATS = ("peft", "mlx-adapter")
 CONFIG = "adapter_config.json"
 PEFT_FILE, MLX_FILE = "adapter_model.safetensors", "adapters.safetensors"
@@ -56,7 +56,8 @@ def tree_of(layers: Layers) -> Tree:
 
 def write_adapter(directory: Path, to: str, layers: Layers, model: ModelConfig, dropout: float, dtype: str) -> None:
     """Write both files of format `to` into `directory`. Raises UsageError when the format cannot say it."""
-    {"peft": _write_peft, "mlx-adapter": _write_mlx}[to](directory, layers, model, dropout, dtype)
+    theirs = to_theirs(layers, model, to)
+    {"peft": _write_peft, "mlx-adapter": _write_mlx}[to](directory, theirs, model, dropout, dtype)
 
 
 def _write_peft(directory: Path, layers: Layers, model: ModelConfig, dropout: float, dtype: str) -> None:
@@ -73,10 +74,10 @@ def _write_peft(directory: Path, layers: Layers, model: ModelConfig, dropout: fl
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "inference_mode": True,
         "r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "bias": "none", "use_dora": _is_dora(layers),
-        "target_modules": _targets(layers, model, lambda layer: layer.rpartition(".")[2]),
+        "target_modules": _targets(layers, their_layers(model, "peft"), lambda layer: layer.rpartition(".")[2]),
         "rank_pattern": {layer: r for layer, r in ranks.items() if r != rank},
         "alpha_pattern": {layer: a for layer, a in alphas.items() if a != alpha},
-        "fan_in_fan_out": False, "modules_to_save": None, "init_lora_weights": True, "use_rslora": False,
+        "fan_in_fan_out": is_fused(model), "modules_to_save": None, "init_lora_weights": True, "use_rslora": False,
     }  # fmt: skip
     write_json(directory / CONFIG, config)
     write_tensors(directory / PEFT_FILE, tensors.items(), dtype, {"format": "pt"})
@@ -93,7 +94,8 @@ def _write_mlx(directory: Path, layers: Layers, model: ModelConfig, dropout: flo
         message = f"mlx-lm's adapters have one rank and scale for all layers, and this one has several ({found})."
         raise UsageError(message, "Export it with --to peft, or merged with --to mlx.")
     rank, scale = kinds.pop()
-    keys = _targets(layers, model, lambda layer: re.sub(r"^model\.layers\.\d+\.", "", layer))
+    known = their_layers(model, "mlx-adapter")
+    keys = _targets(layers, known, lambda layer: re.sub(r"^model\.(layers|h)\.\d+\.", "", layer))
     config = {
         "fine_tune_type": "dora" if _is_dora(layers) else "lora", "num_layers": model.n_layer,
         "lora_parameters": {"rank": rank, "scale": scale, "dropout": dropout, "keys": keys},
@@ -102,10 +104,10 @@ def _write_mlx(directory: Path, layers: Layers, model: ModelConfig, dropout: flo
     write_tensors(directory / MLX_FILE, tensors.items(), dtype, {"format": "mlx"})
 
 
-def _targets(layers: Layers, model: ModelConfig, short) -> list[str]:
+def _targets(layers: Layers, known: list[str], short: Callable[[str], str]) -> list[str]:
     """Names that mean just these layers: `short` ones when every layer of such a name is there, else whole ones."""
     wanted = {short(layer) for layer in layers}
-    meant = {layer for layer in linear_layers(model) if short(layer) in wanted}
+    meant = {layer for layer in known if short(layer) in wanted}
     return sorted(wanted if meant == set(layers) else layers)
 
 
@@ -129,6 +131,7 @@ def read_adapter(directory: Path, model: ModelConfig) -> Layers:
     """
     config = _read_config(directory)
     layers = {"peft": _read_peft, "mlx-adapter": _read_mlx}[format_of(directory)](directory, config)
+    layers = from_theirs(layers, model, format_of(directory))
     _check_fit(layers, model, directory)
     return layers
 

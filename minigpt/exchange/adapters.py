@@ -10,10 +10,9 @@ import numpy as np
 from backends.base import Backend
 from backends.tree import Tree, items, leaves, unflatten
 from minigpt.checkpoint import load_checkpoint, save_checkpoint
-from minigpt.config import ModelConfig, build_config
+from minigpt.config import build_config
 from minigpt.errors import UsageError, check_name
 from minigpt.exchange.adapter_files import FORMATS, Layers, format_of, layers_of, read_adapter, tree_of, write_adapter
-from minigpt.exchange.architectures import model_type_of
 from minigpt.exchange.checks import Check, refuse_differences
 from minigpt.exchange.directory_check import LOGITS
 from minigpt.exchange.exporting import DTYPES, Exported, refuse_existing, write_model, written
@@ -36,7 +35,6 @@ def export_adapter(
     """
     check_name("export target", to, FORMATS)
     check_name("dtype", dtype, DTYPES)
-    _refuse_fused(run.model_config)
     stage = stage or _last_adapted(run)
     adapter, state = _adapter_of(run, stage)
     before = stage_before(run, stage)
@@ -53,14 +51,6 @@ def export_adapter(
             checks = [_check(run, temporary, out.parent, before, adapter, dtype, backend)]
         refuse_differences(checks)
     return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
-
-
-def _refuse_fused(config: ModelConfig) -> None:
-    if model_type_of(config) == "gpt2":
-        raise UsageError(
-            "Adapters of GPT-2 models are not exchanged: query, key and value are one matrix there.",
-            "Export the merged model with --to hf.",
-        )
 
 
 def _last_adapted(run: Run) -> str:
@@ -159,7 +149,6 @@ def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend 
         message = f"{run.directory} has a stage {stage} already."
         raise UsageError(message, "Choose another --stage, or import into a copy of the run.")
     before = stage_before(run, stage)
-    _refuse_fused(run.model_config)
     layers = read_adapter(source, run.model_config)
     adapter = tree_of(layers)
     checks = [_check(run, source, run.directory, before, adapter, "float32", backend)] if backend else []

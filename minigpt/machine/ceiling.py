@@ -26,6 +26,12 @@ def bound(size: int) -> int | None:
     return allowed - parts["VmData"]
 
 
+def reserve() -> int:
+    """Bytes below a ceiling that cannot be used: memory that counts, since it was reserved, and is never touched."""
+    parts = resident_parts()
+    return parts["VmData"] - parts["RssAnon"] + FILES_TO_COME if sys.platform == "linux" and parts else 0
+
+
 def release() -> None:
     """Lift the bound."""
     if sys.platform == "linux":

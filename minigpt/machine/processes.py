@@ -76,7 +76,10 @@ def output(command: list[str], seconds: float = 2.0) -> str:
 
 
 def set_niceness(level: int) -> None:
-    """Let other processes go first: every thread of this one (on Linux each has its own) gets at least `level`."""
+    """Let other processes go first: every thread of this one (on Linux each has its own) gets at least `level`.
+
+    Where Linux groups processes by session (autogroup, on desktops) it counts within this session only.
+    """
     tasks = PROC / "self" / "task"
     for thread in [int(path.name) for path in tasks.iterdir()] if tasks.is_dir() else [0]:
         try:

@@ -14,6 +14,7 @@ from minigpt.plan.memory import Memory, stage_memory
 from minigpt.plan.speed import Speed, slower
 
 DISK_RATE = 300e6  # bytes per second that a checkpoint is copied, summed and flushed with
+WORLD_PAIR = 87  # tokens of a pair of the built-in world, held-out ones counted in (measured with tiny's vocabulary)
 OWN_VOCABULARY = {"char": 300, "byte": 300}  # about: known only when the text has been read
 SpeedOf = Callable[[ModelConfig, str, StageConfig], Speed | None]
 
@@ -85,9 +86,10 @@ def make_plan(
     """A plan for `stages`, each with the steps that it has done already.
 
     `speed_of` measures a stage, or returns None. `vocab_size` is the tokenizer's where there is one already, and
-    `reference_rows` how many rows DPO's reference model has to read: by default those of the steps, once.
+    `reference_rows` how many rows of pairs there are, which DPO's reference model has to read.
     """
     model = model_with_vocabulary(config, vocab_size)
+    reference_rows = expected_rows(config) if reference_rows is None else reference_rows
     planned = [_stage(model, stage, getattr(config, stage), done, place, speed_of, reference_rows)
                for stage, done in stages.items()]  # fmt: skip
     sections = {stage: getattr(config, stage) for stage in stages}
@@ -102,9 +104,16 @@ def model_with_vocabulary(config: Config, vocab_size: int = 0) -> ModelConfig:
     return config.model.model_copy(update={"vocab_size": size})
 
 
+def expected_rows(config: Config) -> int:
+    """Rows of preference pairs before the data is read: the built-in world's, or as many as the steps need, once."""
+    if set(config.data.dpo) <= {"world"}:
+        return max(1, round(config.data.world_pairs * WORLD_PAIR / (2 * config.model.context)))
+    return config.dpo.steps * config.dpo.batch_size
+
+
 def _stage(
     model: ModelConfig, stage: str, config: StageConfig, done: int, place: Place, speed_of: SpeedOf,
-    reference_rows: int | None,
+    pair_rows: int,
 ) -> StagePlan:
     def memory(divided: StageConfig) -> Memory:
         return stage_memory(model, stage, divided, (place.backend, place.device), place.dtype, place.base)
@@ -116,9 +125,12 @@ def _stage(
     chosen = fitting or list(divisions(config))[-1]
     steps, tokens = max(0, config.steps - done), step_tokens(model, stage, config)
     speed = speed_of(model, stage, config)
-    rows = reference_rows if reference_rows is not None else config.steps * config.batch_size
-    reading = rows if stage == "dpo" and not done else 0
-    seconds = None if speed is None else _seconds(model, stage, chosen, steps, speed, config.checkpointing, reading)
+    seconds = None
+    if speed is not None:
+        reading = pair_rows if stage == "dpo" and not done else 0
+        held_out = min(config.eval_rows, max(1, pair_rows // 20)) if stage == "dpo" else config.eval_rows
+        speed = slower(speed, chosen.checkpointing and not config.checkpointing)
+        seconds = _seconds(model, stage, chosen, steps, speed, reading, held_out)
     return StagePlan(
         stage, steps, steps * tokens, trained_count(model, config),
         steps * tokens * flops_per_token(model, row_width(model, stage)), memory(chosen), seconds,
@@ -127,10 +139,9 @@ def _stage(
 
 
 def _seconds(
-    model: ModelConfig, stage: str, config: StageConfig, steps: int, speed: Speed, measured_so: bool, reading: int
+    model: ModelConfig, stage: str, config: StageConfig, steps: int, speed: Speed, reading: int, held_out: int
 ) -> float:
     """Training, measuring on held-out rows, saving, and for DPO the reference model's reading of the pairs."""
-    speed = slower(speed, config.checkpointing and not measured_so)
     width, last = row_width(model, stage), config.steps
     done, both = last - steps, math.lcm(config.save_every, config.eval_every)
     saves = _multiples(config.save_every, done, last) + (last % config.save_every != 0 and steps > 0)
@@ -138,7 +149,7 @@ def _seconds(
     looks -= last % config.eval_every == 0 and last % config.save_every != 0 and steps > 0  # the last step, once
     looks += steps == last  # the weights that training starts from
     training = steps * (step_tokens(model, stage, config) * speed.token + speed.update)
-    measuring = (looks * config.eval_rows + reading) * width * speed.forward
+    measuring = (looks * held_out + reading) * width * speed.forward
     return training + measuring + saves * checkpoint_bytes(model, config) / DISK_RATE
 
 

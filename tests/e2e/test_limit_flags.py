@@ -1,7 +1,7 @@
 """The limits on the command line: what is refused, what is said, and memory that the kernel holds."""
 
 import pytest
-from command import call, weights
+from command import call, finished, process, weights
 from test_trust import pretraining
 
 
@@ -26,3 +26,11 @@ def test_a_limited_run_says_so_and_gives_the_same_weights(minigpt, sources, tmp_
     result = minigpt(*pretraining(sources, runs[1]), "--max-cpu", "20", "--max-memory", "3GB")
     assert result.code == 0 and "Limits: at most 20% of the CPU and at most 3.0 GB of memory.\n" in result.err
     assert weights(runs[0], "pretrain") == weights(runs[1], "pretrain")
+
+
+def test_the_plan_of_a_limited_run_divides_its_steps(sources, tmp_path):
+    """The memory that 1,024 rows at once would take is known before, so nothing has to die of it."""
+    flags = pretraining(sources, tmp_path / "run", batch_size=1024, steps=1, eval_every=9)
+    result = finished(process(*flags, "--max-memory", "900MB"))
+    assert result.code == 0 and "restart" not in result.err, result.err
+    assert "to fit the memory; the result stays the same." in result.err, result.err

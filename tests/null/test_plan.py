@@ -13,7 +13,7 @@ from minigpt.model import parameter_count
 from minigpt.plan.costs import checkpoint_bytes, flops_per_token, state_of
 from minigpt.plan.fit import divisions, fit
 from minigpt.plan.memory import stage_memory
-from minigpt.plan.plan import Place, make_plan, model_with_vocabulary
+from minigpt.plan.plan import Place, expected_rows, make_plan, model_with_vocabulary
 from minigpt.plan.speed import Speed
 
 SHAPE = {"n_layer": 4, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 704, "context": 256, "vocab_size": 2048}
@@ -149,6 +149,9 @@ def test_measurements_and_checkpoints_are_counted_as_the_loop_makes_them(every, 
 
 def test_dpo_reads_its_reference_once():
     config = Config(model=ModelConfig(**SHAPE), dpo=DPOConfig(steps=10, batch_size=4))
+    assert expected_rows(config) == round(3000 * 87 / 512)  # counted after preparing: 487 + 25
+    own = config.model_copy(update={"data": config.data.model_copy(update={"dpo": ["pairs.jsonl"]})})
+    assert expected_rows(own) == 40
     place, speed = Place("torch", "cpu", "float32", 0, None), Speed(1e-6, 1e-6, 0.0)
     known = [make_plan(config, {"dpo": done}, place, lambda *w: speed, reference_rows=1000) for done in (0, 5)]
     assert known[0].seconds - known[1].seconds > 1000 * 512 * 1e-6
