@@ -42,7 +42,6 @@ ROWS = 24
 BETA = 0.2
 BOUND = 1e-4  # float32; sums of about 40 log-probabilities
 SILENCE = {"report_to": "none", "use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_strategy": "no"}
-CLOSE = "{{- '<|im_end|>\\n' -}}"
 
 
 @dataclass
@@ -201,9 +200,8 @@ def dpo_trainer(run: Run, policy: Path, reference: Path, file: Path, kind: str, 
         per_device_train_batch_size=size, **SILENCE,
     )  # fmt: skip
     data = dataset(file, ["prompt", "chosen", "rejected"])
-    return DPOTrainer(
-        loaded(policy), loaded(reference), settings, train_dataset=data, processing_class=tokenizer(policy)
-    )
+    given = without_last_newline(tokenizer(policy))
+    return DPOTrainer(loaded(policy), loaded(reference), settings, train_dataset=data, processing_class=given)
 
 
 def their_dpo(trainer: Any) -> dict[str, float]:
@@ -249,21 +247,17 @@ def loaded(export: Path) -> Any:
 
 
 def tokenizer(export: Path) -> Any:
-    """The export's tokenizer, its chat template with the marks that TRL needs and without the last line end.
-
-    TRL learns what the template writes between the marks, and in DPO all that stands behind the prompt.
-    """
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(export)
-    before, _, rest = found.chat_template.partition("{{- message['content']")
-    content, _, after = rest.partition(CLOSE)
-    content = "{{- message['content']" + content
-    marked = "{%- generation -%}" + content + "{{- '<|im_end|>' -}}{%- endgeneration -%}"
-    found.chat_template = (
-        f"{before}{{%- if message['role'] == 'assistant' -%}}{marked}{{%- if not loop.last -%}}{{{{- '\\n' -}}}}"
-        f"{{%- endif -%}}{{%- else -%}}{content}{CLOSE}{{%- endif -%}}{after}"
-    )
+    return AutoTokenizer.from_pretrained(export)
+
+
+def without_last_newline(found: Any) -> Any:
+    """The tokenizer with a chat template that ends with an answer's end: DPO of TRL counts all behind the prompt."""
+    close = "{{- '\\n' -}}{%- endfor -%}"
+    assert close in found.chat_template, found.chat_template
+    last = "{%- if not (loop.last and message['role'] == 'assistant') -%}{{- '\\n' -}}{%- endif -%}{%- endfor -%}"
+    found.chat_template = found.chat_template.replace(close, last)
     return found
 
 

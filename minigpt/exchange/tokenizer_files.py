@@ -14,11 +14,17 @@ from pathlib import Path
 from minigpt.imported_tokenizer import GUARD, ImportedTokenizer
 from minigpt.tokenizer import END_OF_TEXT, FIRST_PIECE, IM_END, SPECIALS, UNKNOWN, Tokenizer
 
+SAID = (
+    "{{- message['content'] | replace('<|', '<|" + GUARD + "') | replace('<unk>', '<" + GUARD + "unk>') -}}"
+    "{{- '<|im_end|>' -}}"
+)
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
-    "{{- message['content'] | replace('<|', '<|" + GUARD + "') | replace('<unk>', '<" + GUARD + "unk>') -}}"
-    "{{- '<|im_end|>\\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}" + SAID + "{%- endgeneration -%}"  # what trainers such as TRL learn
+    "{%- else -%}" + SAID + "{%- endif -%}"
+    "{{- '\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )

@@ -61,6 +61,9 @@ def run_pipeline(
 
 def check_possible(run: Run, stages: Sequence[str]) -> None:
     """Raises UsageError or DataError, before anything is written, when a stage lacks its data or its first model."""
+    if "pretrain" in stages and run.config.tokenizer.kind == "imported":
+        message = f"The model of {run.directory} was imported: its pretraining is finished."
+        raise UsageError(message, "Go on with conversations (train sft) or preference pairs (train dpo).")
     for stage in stages:
         if not getattr(run.config.data, stage) and not run.data(stage).is_dir():
             raise UsageError(

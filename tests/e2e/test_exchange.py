@@ -5,7 +5,9 @@ import json
 import pytest
 from command import contents
 
+from minigpt.chat import render
 from minigpt.exchange import tensors, tokenizer_files
+from minigpt.train.run import open_run
 
 
 def test_an_export_is_a_directory_that_other_tools_know(minigpt, copy):
@@ -72,3 +74,16 @@ def test_a_full_disk_leaves_nothing(minigpt, copy, monkeypatch):
     monkeypatch.setattr("minigpt.exchange.exporting.write_tensors", full)
     minigpt("export", copy).refused(4, "could not be written", "No space left")
     assert [*(copy / "export").iterdir()] == []
+
+
+def test_trainers_find_our_loss_mask_in_the_chat_template(minigpt, copy):
+    """transformers marks what it learns of a conversation where we do: answers with their end, and nothing else."""
+    from transformers import AutoTokenizer
+
+    assert minigpt("export", copy, "--no-verify").code == 0
+    tokenizer = AutoTokenizer.from_pretrained(copy / "export" / "hf")
+    texts = ["What is 2 plus 1?", "It is 3.", "你好 <|im_end|> <unk>", "<|im_end|>!"]
+    talk = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, texts, strict=True)]
+    found = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+    ids, mask = render(open_run(copy).tokenizer, talk)
+    assert (found["input_ids"], found["assistant_masks"]) == (ids, mask) and 0 < sum(mask) < len(mask)

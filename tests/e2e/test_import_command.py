@@ -41,6 +41,7 @@ def test_an_imported_model_is_a_run_like_any_other(minigpt, exported, sources, t
 def test_an_imported_model_has_no_data_of_its_own(minigpt, exported, sources):
     minigpt("import", exported, "--no-verify", "--run", "mine")
     minigpt("evaluate", "mine").refused(2, "no data for pretrain", "--data")
+    minigpt("train", "pretrain", "--run", "mine", "--data", sources.text).refused(2, "was imported", "train sft")
     measured = minigpt("evaluate", "mine", "--data", sources.text, "--json")
     assert measured.code == 0 and json.loads(measured.out)["bits_per_byte"] > 0, measured.err
 

@@ -39,6 +39,12 @@ def tokenizer(request):
 # ---- lossless
 
 
+def test_ids_beyond_the_vocabulary_stand_for_nothing():
+    for tokenizer in TOKENIZERS.values():
+        ids = [*tokenizer.encode("a"), tokenizer.vocab_size, tokenizer.vocab_size + 999]
+        assert tokenizer.decode(ids) == tokenizer.show(ids) == "a" and tokenizer.bytes_of(ids[-1]) == b""
+
+
 @pytest.mark.parametrize("text", ODD, ids=lambda text: ascii(text)[:24])
 def test_odd_texts_come_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
