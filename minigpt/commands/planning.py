@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import ResourceError
@@ -31,7 +32,8 @@ def place_of(framework: Any, limits: Limits, dtype: str = "auto") -> "Place":
     framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
     gc.collect()
     base = resident() + BESIDE if framework.shares_memory() else 0
-    return Place(framework.name, framework.device, choose_dtype(framework, dtype), base, budget_of(framework, limits))
+    kind = choose_dtype(framework, dtype)
+    return Place(framework.name, framework.device, kind, base, budget_of(framework, limits), limits.cpu)
 
 
 def budget_of(framework: Any, limits: Limits) -> int | None:
@@ -48,7 +50,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
         return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
     free = machine.memory_available
     bounds = [None if free is None else int(SHARE * free) + resident()]
-    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR - ceiling.reserve()]
+    bounds += [None if limits.memory is None else max(0, limits.memory - SUPERVISOR - ceiling.reserve())]
     if framework.device == "gpu" and machine.gpu_memory is not None:
         bounds.append(machine.gpu_memory)
     return min((bound for bound in bounds if bound is not None), default=None)
@@ -59,9 +61,10 @@ def plan_for(
     reference_rows: int | None = None, trivial: float = 0.0,
 ) -> "Plan":  # fmt: skip
     """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
+    from minigpt.machine.cgroups import usable_cores
     from minigpt.plan.actual import give_back
     from minigpt.plan.plan import make_plan
-    from minigpt.plan.speed import Speed, measure
+    from minigpt.plan.speed import Speed, measure, throttled
 
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, reference_rows)
     if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
@@ -71,7 +74,10 @@ def plan_for(
     def speed_of(model: Any, stage: str, config: Any) -> Speed:
         key = (stage == "pretrain", stage == "dpo", config.optimizer, config.checkpointing, config.loss_chunk)
         if key not in found:
-            found[key] = measure(framework, model, stage, config, place.dtype, SAMPLE)
+            began, cpu = perf_counter(), process_time()
+            speed = measure(framework, model, stage, config, place.dtype, SAMPLE)
+            used = (process_time() - cpu) / (perf_counter() - began) / usable_cores()
+            found[key] = throttled(speed, 1.0 if framework.device == "gpu" else used, place.cpu)
         return found[key]
 
     plan = make_plan(settings, stages, place, speed_of, vocab_size, reference_rows)
