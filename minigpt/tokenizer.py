@@ -60,11 +60,15 @@ class Tokenizer(ABC):
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens disappear, bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+        return b"".join(map(self.bytes_of, ids)).decode("utf-8", errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """What an id stands for: nothing beyond the vocabulary, where a model may have room (model.vocab_size)."""
+        return self.token_bytes[token] if token < self.vocab_size else b""
 
     def show(self, ids: Iterable[int]) -> str:
         """Like `decode`, with special tokens written out, for people to read."""
-        parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.token_bytes[i] for i in ids)
+        parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.bytes_of(i) for i in ids)
         return b"".join(parts).decode("utf-8", errors="replace")
 
     def render(self, messages: list, open_turn: bool = False) -> tuple[list[int], list[int]] | None:

@@ -44,7 +44,7 @@ class Engine:
                 reason = "stop"
                 break
             ids.append(tokens[0])
-            if piece := decoder.decode(self.tokenizer.token_bytes[tokens[0]]):
+            if piece := decoder.decode(self.tokenizer.bytes_of(tokens[0])):
                 yield piece
         else:
             reason = "context" if len(ids) < max_tokens else "length"

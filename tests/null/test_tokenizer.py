@@ -99,6 +99,12 @@ def test_special_tokens_come_first_then_bytes(tokenizer):
     assert [tokenizer.is_byte(i) for i in (31, 32, 287, 288)] == [False, True, True, False]
 
 
+def test_ids_beyond_the_vocabulary_stand_for_nothing(tokenizer):
+    """A model may have room for more tokens than its tokenizer has."""
+    ids = [*tokenizer.encode("ab"), tokenizer.vocab_size, tokenizer.vocab_size + 9]
+    assert tokenizer.decode(ids) == tokenizer.show(ids) == "ab"
+
+
 def test_special_tokens_vanish_in_text_and_show_up_for_people(tokenizer):
     ids = [*tokenizer.encode("a"), IM_END, *tokenizer.encode("b")]
     assert (tokenizer.decode(ids), tokenizer.show(ids)) == ("ab", "a<|im_end|>b")
