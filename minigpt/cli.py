@@ -72,8 +72,7 @@ def main() -> None:
     except MiniGPTError as error:
         if debug:
             raise
-        again = f" Go on with: {shlex.join(['minigpt', *arguments])}" if isinstance(error, Interrupted) else ""
-        _complain(f"{error}{again}")
+        _complain(f"{error}{_again(arguments) if isinstance(error, Interrupted) else ''}")
         sys.exit(error.exit_code)
     except usage_error as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -83,7 +82,7 @@ def main() -> None:
         sys.exit(USAGE)
     except (KeyboardInterrupt, typer.Abort) as error:
         resumable = arguments[:1] in (["demo"], ["run"], ["train"])
-        _complain("Interrupted." + " The same command goes on with what is finished." * resumable)
+        _complain(f"Interrupted.{f' What is finished is kept.{_again(arguments)}' if resumable else ''}")
         sys.exit(128 + getattr(error, "number", INTERRUPTED - 128))
     except BrokenPipeError:  # the reader of stdout has gone: `minigpt … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,6 +120,10 @@ def _usage(error: Any) -> str:
     words = error.format_message().replace("Input should be", "it must be").rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{words}. See {context.command_path if context else 'minigpt'} --help."
+
+
+def _again(arguments: list[str]) -> str:
+    return f" Go on with: {shlex.join(['minigpt', *arguments])}"
 
 
 def _complain(text: str) -> None:

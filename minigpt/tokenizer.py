@@ -63,8 +63,8 @@ class Tokenizer(ABC):
         return b"".join(map(self.bytes_of, ids)).decode("utf-8", errors="replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """What an id stands for: nothing beyond the vocabulary, where a model may have room (model.vocab_size)."""
-        return self.token_bytes[token] if token < self.vocab_size else b""
+        """What an id stands for: nothing, when the model has room for more tokens than there are."""
+        return self.token_bytes[token] if token < len(self.token_bytes) else b""
 
     def show(self, ids: Iterable[int]) -> str:
         """Like `decode`, with special tokens written out, for people to read."""

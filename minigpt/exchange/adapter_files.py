@@ -84,16 +84,11 @@ def _write_peft(directory: Path, layers: Layers, model: ModelConfig, dropout: fl
 
 
 def _write_mlx(directory: Path, layers: Layers, model: ModelConfig, dropout: float, dtype: str) -> None:
+    layers, rank, scale = _even(layers)
     tensors = {}
     for layer, leaves in layers.items():
         tensors |= {f"{layer}.lora_a": leaves["lora_a"].T, f"{layer}.lora_b": leaves["lora_b"].T}
         tensors |= {f"{layer}.m": leaves["lora_magnitude"]} if "lora_magnitude" in leaves else {}
-    kinds = {(leaves["lora_a"].shape[0], float(leaves["lora_scale"])) for leaves in layers.values()}
-    if len(kinds) > 1:
-        found = ", ".join(f"{rank} x {scale:g}" for rank, scale in sorted(kinds))
-        message = f"mlx-lm's adapters have one rank and scale for all layers, and this one has several ({found})."
-        raise UsageError(message, "Export it with --to peft, or merged with --to mlx.")
-    rank, scale = kinds.pop()
     known = their_layers(model, "mlx-adapter")
     keys = _targets(layers, known, lambda layer: re.sub(r"^model\.(layers|h)\.\d+\.", "", layer))
     config = {
@@ -102,6 +97,18 @@ def _write_mlx(directory: Path, layers: Layers, model: ModelConfig, dropout: flo
     }  # fmt: skip
     write_json(directory / CONFIG, config)
     write_tensors(directory / MLX_FILE, tensors.items(), dtype, {"format": "mlx"})
+
+
+def _even(layers: Layers) -> tuple[Layers, int, float]:
+    """The same function with one rank and scale for all layers: narrower ones get rows and columns of zeros."""
+    rank = max(leaves["lora_a"].shape[0] for leaves in layers.values())
+    scale = next(iter(layers.values()))["lora_scale"]
+    even: Layers = {}
+    for layer, leaves in layers.items():
+        zeros = rank - leaves["lora_a"].shape[0]
+        a, b = np.pad(leaves["lora_a"], [(0, zeros), (0, 0)]), np.pad(leaves["lora_b"], [(0, 0), (0, zeros)])
+        even[layer] = leaves | {"lora_a": a, "lora_b": b * (leaves["lora_scale"] / scale), "lora_scale": scale}
+    return even, rank, float(scale)
 
 
 def _targets(layers: Layers, known: list[str], short: Callable[[str], str]) -> list[str]:

@@ -4,6 +4,7 @@ import importlib.util
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from minigpt.exchange.readers import MLXReader, Reader, TransformersReader, cann
 from minigpt.exchange.tensor_files import rounded
 from minigpt.lora import TRAINED, join, merge, target_layers
 from minigpt.model import GPT, to_backend
+from minigpt.quantize import dequantize_weights
 from minigpt.train.adapter import check_base
 from minigpt.train.run import Run
-from minigpt.train.start import stage_before
+from minigpt.train.start import stage_before, start_fingerprint, starting_weights
 
 
 def export_adapter(
@@ -37,8 +39,8 @@ def export_adapter(
     check_name("dtype", dtype, DTYPES)
     stage = stage or _last_adapted(run)
     adapter, state = _adapter_of(run, stage)
-    before = stage_before(run, stage)
-    check_base(state, run.fingerprint(before), run.store(stage).directory)
+    base = starting_weights(run, stage, getattr(run.config, stage))
+    check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
     if out is None:
         out = run.directory / "export" / to
     else:
@@ -48,7 +50,8 @@ def export_adapter(
     with written(out, sum(leaf.nbytes for leaf in leaves(adapter))) as temporary:
         write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
         if backend is not None:
-            checks = [_check(run, temporary, out.parent, before, adapter, dtype, backend)]
+            base = dequantize_weights(base, run.model_config)
+            checks = [_check(run, temporary, out.parent, base, adapter, dtype, backend)]
         refuse_differences(checks)
     return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
 
@@ -77,13 +80,13 @@ def _adapter_of(run: Run, stage: str) -> tuple[Tree, dict]:
 # ---- what the other tool reads -----------------------------------------------------------------------------
 
 
-def _check(run: Run, directory: Path, room: Path, before: str, adapter: Tree, dtype: str, backend: Backend) -> Check:
+def _check(run: Run, directory: Path, room: Path, base: Tree, adapter: Tree, dtype: str, backend: Backend) -> Check:
     """The largest difference between the tool's logits of base and adapter and ours of the merged weights.
 
     The base is written into a temporary directory in `room` for it.
     """
     reader, package, join_theirs = READERS[format_of(directory)]
-    config, base = run.model_config, run.weights(before)[0]
+    config = run.model_config
     with tempfile.TemporaryDirectory(dir=room) as temporary:
         whole = Path(temporary)
         write_model(config, base, run.tokenizer, whole, "float32", "pt")
@@ -151,9 +154,10 @@ def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend 
     before = stage_before(run, stage)
     layers = read_adapter(source, run.model_config)
     adapter = tree_of(layers)
-    checks = [_check(run, source, run.directory, before, adapter, "float32", backend)] if backend else []
+    base = run.weights(before)[0]
+    checks = [_check(run, source, run.directory, base, adapter, "float32", backend)] if backend else []
     refuse_differences(checks)
-    trees = {"weights": merge(join(run.weights(before)[0], adapter)), "adapter": adapter}
+    trees = {"weights": merge(join(base, adapter)), "adapter": adapter}
     state = {"step": 0, "metrics": {}, "stage": stage, "base": run.fingerprint(before), "imported": str(source)}
     _describe(run, stage, layers)
     run.save_config(backend)
@@ -166,12 +170,12 @@ def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend 
 
 def _describe(run: Run, stage: str, layers: Layers) -> None:
     """Put what the adapter is into the run's settings of `stage`, where one rank and scale holds for whole targets."""
+    section: dict[str, Any] = {"lora_bits": 0}
     kinds = {(leaves["lora_a"].shape[0], float(leaves["lora_scale"])) for leaves in layers.values()}
     targets = sorted({layer.rpartition(".")[2] for layer in layers})
-    if len(kinds) > 1 or set(target_layers(run.model_config, targets)) != set(layers):
-        return
-    rank, scale = kinds.pop()
-    section = {"lora_rank": rank, "lora_alpha": round(rank * scale, 6), "lora_targets": targets}
-    section |= {"dora": any("lora_magnitude" in leaves for leaves in layers.values())}
+    if len(kinds) == 1 and set(target_layers(run.model_config, targets)) == set(layers):
+        rank, scale = kinds.pop()
+        section |= {"lora_rank": rank, "lora_alpha": round(rank * scale, 6), "lora_targets": targets}
+        section |= {"dora": any("lora_magnitude" in leaves for leaves in layers.values())}
     values = run.config.model_dump()
     run.config = build_config(values | {stage: values[stage] | section})

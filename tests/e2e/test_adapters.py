@@ -148,6 +148,17 @@ def mlx_logits(base, adapter):
     return np.array(model(mx.array(IDS)))
 
 
+@pytest.mark.parametrize("to", ["peft", "mlx-adapter"])
+def test_an_adapter_over_quantized_weights_is_checked_on_them(minigpt, copy_of, to):
+    shutil.rmtree(copy_of / "dpo")
+    result = minigpt("train", "dpo", "--run", copy_of, "--set", "dpo.lora_bits=4", "--backend", "torch")
+    assert result.code == 0, result.err
+    result = minigpt("export", copy_of, "--to", to, "--json", "--backend", "torch")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    assert said["stage"] == "dpo" and said["checks"][0]["found"] < 1e-4
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_adapter_in_sixteen_bits(minigpt, copy_of, dtype):
     result = minigpt("export", copy_of, "--to", "peft", "--dtype", dtype, "--json")

@@ -214,6 +214,6 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
     minigpt("run", *flags).refused(130, "Interrupted during pretrain.", "begins pretrain again: it has no checkpoint")
     monkeypatch.setattr("minigpt.train.pipeline.make_tokenizer", interrupt)
     flags = ("--data", "world", "--set", "model.context=64", "--run", "new")
-    minigpt("run", *flags).refused(130, "Interrupted. The same command goes on with what is finished.")
+    minigpt("run", *flags).refused(130, "Interrupted. What is finished is kept. Go on with: minigpt run ")
     monkeypatch.setattr("minigpt.evaluate.report.evaluate_language", interrupt)
     minigpt("evaluate", trained, "--stage", "sft").refused(130, "Interrupted.")

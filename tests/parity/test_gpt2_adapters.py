@@ -24,7 +24,7 @@ IDS = np.random.default_rng(1).integers(0, 61, (2, 12)).astype(np.int32)
 CASES = [
     ("peft", {}), ("peft", {"dora": True}), ("peft", {"lora_targets": ["q_proj", "v_proj", "down_proj"]}),
     ("mlx-adapter", {"lora_targets": ["q_proj", "k_proj", "v_proj"], "dora": True}),
-    ("mlx-adapter", {"lora_targets": ["o_proj", "up_proj", "down_proj"]}),
+    ("mlx-adapter", {}),  # of rank 12 and 4: mlx-lm has one for all
 ]  # fmt: skip
 
 
@@ -79,6 +79,3 @@ def test_what_has_no_name_there_is_refused(tmp_path):
     half = layers_of(random_adapter(base, dora=True, lora_targets=["q_proj"]))
     with pytest.raises(UsageError, match="q_proj, k_proj and v_proj or none"):
         write_adapter(tmp_path, "peft", half, MODEL, 0.0, "float32")
-    mixed = layers_of(random_adapter(base, lora_targets=["q_proj", "k_proj", "v_proj", "o_proj"]))
-    with pytest.raises(UsageError, match="one rank and scale"):
-        write_adapter(tmp_path, "mlx-adapter", mixed, MODEL, 0.0, "float32")
