@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import ResourceError
@@ -16,6 +17,8 @@ SAMPLE = 0.6  # seconds in which a stage's speed is measured
 TRIVIAL = 3e11  # floating-point operations of a run that takes seconds, so that measuring would take longer
 SHARE = 0.95  # of the free memory that a run may plan with
 AUTO_TIME = 3600.0  # seconds that --preset auto allows without --time
+USUAL_SHARE = 0.4  # of the rate of matrix products that training reaches (measured: 0.3 to 0.6 on CPUs)
+USUAL_BASE = 300_000_000  # bytes of Python, a framework and the tokenizer
 BESIDE = 45_000_000  # bytes that the tokenizer, its library and the data take in the same process (measured: 40 to 60)
 SUPERVISOR = 30_000_000  # bytes of the process that watches the training
 
@@ -31,7 +34,8 @@ def place_of(framework: Any, limits: Limits, dtype: str = "auto") -> "Place":
     framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
     gc.collect()
     base = resident() + BESIDE if framework.shares_memory() else 0
-    return Place(framework.name, framework.device, choose_dtype(framework, dtype), base, budget_of(framework, limits))
+    kind = choose_dtype(framework, dtype)
+    return Place(framework.name, framework.device, kind, base, budget_of(framework, limits), limits.cpu)
 
 
 def budget_of(framework: Any, limits: Limits) -> int | None:
@@ -48,7 +52,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
         return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
     free = machine.memory_available
     bounds = [None if free is None else int(SHARE * free) + resident()]
-    bounds += [None if limits.memory is None else limits.memory - SUPERVISOR - ceiling.reserve()]
+    bounds += [None if limits.memory is None else max(0, limits.memory - SUPERVISOR - ceiling.reserve())]
     if framework.device == "gpu" and machine.gpu_memory is not None:
         bounds.append(machine.gpu_memory)
     return min((bound for bound in bounds if bound is not None), default=None)
@@ -59,9 +63,10 @@ def plan_for(
     reference_rows: int | None = None, trivial: float = 0.0,
 ) -> "Plan":  # fmt: skip
     """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
+    from minigpt.machine.cgroups import usable_cores
     from minigpt.plan.actual import give_back
     from minigpt.plan.plan import make_plan
-    from minigpt.plan.speed import Speed, measure
+    from minigpt.plan.speed import Speed, measure, throttled
 
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, reference_rows)
     if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
@@ -71,7 +76,10 @@ def plan_for(
     def speed_of(model: Any, stage: str, config: Any) -> Speed:
         key = (stage == "pretrain", stage == "dpo", config.optimizer, config.checkpointing, config.loss_chunk)
         if key not in found:
-            found[key] = measure(framework, model, stage, config, place.dtype, SAMPLE)
+            began, cpu = perf_counter(), process_time()
+            speed = measure(framework, model, stage, config, place.dtype, SAMPLE)
+            used = (process_time() - cpu) / (perf_counter() - began) / usable_cores()
+            found[key] = throttled(speed, 1.0 if framework.device == "gpu" else used, place.cpu)
         return found[key]
 
     plan = make_plan(settings, stages, place, speed_of, vocab_size, reference_rows)
@@ -184,3 +192,31 @@ def preset_for(
     name, reason, _ = largest_preset(file, sets, stages, backend_of(backend, device, quiet=True), limits, time)
     console.note(f"Preset {name}: {reason}.")
     return name
+
+
+def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
+    """(preset, reason) for a machine of which only the speed of matrix products is known: the largest for AUTO_TIME.
+
+    `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan --preset auto` measures instead.
+    """
+    from minigpt.config import PRESETS, STAGES, load_config
+    from minigpt.console import duration
+    from minigpt.plan.costs import flops_per_token, row_width
+    from minigpt.plan.plan import Place, make_plan
+    from minigpt.plan.speed import Speed
+
+    def speed_of(model: Any, stage: str, config: Any) -> Speed:
+        token = flops_per_token(model, row_width(model, stage)) / (USUAL_SHARE * check.gflops * 1e9)
+        return Speed(token, token / 3, 0.0)
+
+    shared = check.device == "cpu" or machine.unified
+    free = machine.memory_available if shared else machine.gpu_memory
+    place = Place(check.name, check.device, "float32", USUAL_BASE if shared else 0, free and int(SHARE * free))
+    why: list[str] = []
+    for name in reversed(PRESETS):
+        plan = make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of)
+        took = f"{name} takes {duration(plan.seconds)} and {gigabytes(plan.memory)}, roughly"
+        if name == PRESETS[0] or (plan.fits and plan.seconds <= AUTO_TIME):
+            return name, "; ".join([took, *why])
+        why.append(f"{name} {duration(plan.seconds)} and {gigabytes(plan.memory)}")
+    raise AssertionError(PRESETS)

@@ -21,13 +21,17 @@ SpeedOf = Callable[[ModelConfig, str, StageConfig], Speed | None]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run would take place. `base` and `budget` are bytes: before the model, and that may be used in all."""
+    """Where a run would take place. `base` and `budget` are bytes: before the model, and that may be used in all.
+
+    `cpu` is the share of all cores that may be used on average; None: all of them.
+    """
 
     backend: str
     device: str
     dtype: str
     base: int
     budget: int | None
+    cpu: float | None = None
 
 
 @dataclass(frozen=True)

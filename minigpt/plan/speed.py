@@ -114,3 +114,9 @@ def _shortest(backend: Backend, work: Callable) -> float:
 def slower(speed: Speed, checkpointing: bool) -> Speed:
     """The speed with gradient checkpointing: the forward pass is computed a second time."""
     return replace(speed, token=speed.token + speed.forward) if checkpointing else speed
+
+
+def throttled(speed: Speed, used: float, share: float | None) -> Speed:
+    """The speed under a CPU limit, for work that keeps the share `used` of all cores busy when nothing limits it."""
+    factor = 1.0 if share is None else max(1.0, used / share)
+    return Speed(speed.token * factor, speed.forward * factor, speed.update * factor)

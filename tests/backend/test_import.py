@@ -214,6 +214,24 @@ def _with_a_stranger(directory):
     safetensors.numpy.save_file(tensors, path, {"format": "pt"})
 
 
+def _with_word_pieces(directory):
+    edit(directory / "tokenizer.json", decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
+
+
+def _without_an_end(directory):
+    edit(directory / "tokenizer_config.json", eos_token=None)
+    content = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    for token in content["added_tokens"]:
+        token["content"] = token["content"].replace("<|endoftext|>", "<|something|>")
+    (directory / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+
+
+def _with_a_path(directory):
+    (directory / "model.safetensors").rename(directory.parent / "elsewhere.safetensors")
+    index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+
+
 FAULTS = {
     "no config": (lambda d: (d / "config.json").unlink(), ["no config.json"]),
     "config no JSON": (lambda d: (d / "config.json").write_text("{"), ["not valid JSON"]),
@@ -227,6 +245,12 @@ FAULTS = {
     "a strange tensor": (_with_a_stranger, ["router"]),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), ["no tokenizer.json", "save_pretrained"]),
     "tokenizer no JSON": (lambda d: (d / "tokenizer.json").write_text("[]"), ["tokenizer.json"]),
+    "a tokenizer with another decoder": (_with_word_pieces, ["decoder", "WordPiece"]),
+    "settings no JSON": (lambda d: (d / "tokenizer_config.json").write_text("{"), ["tokenizer_config.json", "JSON"]),
+    "no end token": (_without_an_end, ["which token ends a text", "eos_token_id"]),
+    "an end token outside": (lambda d: edit(d / "config.json", eos_token_id=9999), ["eos_token_id 9999"]),
+    "a damaged chat template": (lambda d: (d / "chat_template.jinja").write_text("{% for %}"), ["template"]),
+    "an index that points elsewhere": (_with_a_path, ["weight_map"]),
     "a tokenizer of another model": (lambda d: edit(d / "config.json", vocab_size=300), ["does not match", "300"]),
 }
 

@@ -14,7 +14,7 @@ from minigpt.plan.costs import checkpoint_bytes, flops_per_token, state_of
 from minigpt.plan.fit import divisions, fit
 from minigpt.plan.memory import stage_memory
 from minigpt.plan.plan import Place, expected_rows, make_plan, model_with_vocabulary
-from minigpt.plan.speed import Speed
+from minigpt.plan.speed import Speed, throttled
 
 SHAPE = {"n_layer": 4, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 704, "context": 256, "vocab_size": 2048}
 WIDE = {"batch_size": 1, "d_model": 768, "d_ff": 2048}
@@ -145,6 +145,14 @@ def test_measurements_and_checkpoints_are_counted_as_the_loop_makes_them(every, 
     saves = sum(step % save_every == 0 or step == 60 for step in due)
     size = checkpoint_bytes(model_with_vocabulary(config), config.pretrain)
     assert looks == pytest.approx(right * config.model.context + saves * size / 300e6)
+
+
+@pytest.mark.parametrize(
+    ("used", "share", "factor"), [(1.0, 0.5, 2.0), (0.5, 0.5, 1.0), (0.9, None, 1.0), (0.8, 0.2, 4.0)]
+)
+def test_a_cpu_limit_takes_its_time(used, share, factor):
+    """Twice the time for half of the cores; nothing for a run that uses no more than it may."""
+    assert throttled(Speed(1.0, 0.5, 3.0), used, share) == Speed(factor, 0.5 * factor, 3.0 * factor)
 
 
 def test_dpo_reads_its_reference_once():
