@@ -93,10 +93,22 @@ def plan_of_run(run: "Run", stages: Sequence[str], framework: Any, limits: Limit
     done = {stage: run.store(stage).steps_kept() for stage in stages if not run.store(stage).finished()}
     dtype = getattr(settings, next(iter(done), stages[0])).dtype
     place = place_of(framework, limits, dtype)
-    vocabulary = run.model_config.vocab_size if (run.directory / "tokenizer" / "tokenizer_meta.json").exists() else 0
+    vocabulary = _vocabulary(run)
     plan = plan_for(settings, done, framework, place, vocabulary, pair_rows(run), 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)
     return plan
+
+
+def _vocabulary(run: "Run") -> int:
+    """Tokens of the run's tokenizer, or 0 where it may be made again, as long as no model was trained with it.
+
+    On a Run of its own: this one must not remember a tokenizer that is replaced afterwards.
+    """
+    from minigpt.config import STAGES
+    from minigpt.train.run import Run
+
+    trained = any(run.store(stage).begun() for stage in STAGES)
+    return Run(run.directory, run.config).model_config.vocab_size if trained else 0
 
 
 def pair_rows(run: "Run") -> int | None:
