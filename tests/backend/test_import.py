@@ -87,6 +87,15 @@ def _talk(number):
     return [{"role": "user", "content": f"What is {number}?"}, *TALK[1:]]
 
 
+def test_mlx_lm_gets_the_positions_inside_a_window(both, zoo, tmp_path):
+    import_directory(zoo / "mistral", tmp_path / "run", None, None)
+    exported = export_run(open_run(tmp_path / "run"), None, "mlx", tmp_path / "again", "float16", both[0])
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["max_position_embeddings"] == 9
+    read = [check for check in exported.checks if check.reader == "mlx-lm"]
+    assert read[0].quantity == "logits, 2 x 9 tokens" and read[0].found < 1e-4
+    assert read[-1].quantity == "texts of more than 9 tokens" and read[-1].found is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_masks_cover_the_answers_and_their_end_only(zoo, kind):
     tokenizer = read_model(zoo / kind)[2]
