@@ -23,6 +23,7 @@ class Peak:
     def __init__(self, backend: Backend):
         self.backend = backend
         self.own = backend.device == "gpu" and not backend.shares_memory()
+        give_back(backend)  # what an earlier stage has left
         with contextlib.suppress(OSError):  # without it the peak counts what the process did before, too
             PEAK_AGAIN.write_text("5")
 
