@@ -23,6 +23,7 @@ def doctor(
 
     from backends import BACKENDS, installed
     from minigpt import console, machine_tables
+    from minigpt.commands.planning import guessed_preset
     from minigpt.machine import choose
     from minigpt.machine.check import check_backend
     from minigpt.machine.description import describe
@@ -34,10 +35,15 @@ def doctor(
     backend, reason = choose(found.apple, working)
     sentences = problems(found, working)
     sentences += [f"The {check.name} backend does not work: {check.error}." for check in checks if check.error]
+    choice = {"backend": backend, "reason": reason}
+    check = next((check for check in checks if check.name == backend and check.works), None)
+    if check is not None:
+        preset, preset_reason = guessed_preset(check, found)
+        choice |= {"preset": preset, "preset_reason": preset_reason}
     report = {
         "machine": asdict(found), "python": machine_tables.python_version(),
         "backends": [asdict(check) for check in checks],
-        "choice": {"backend": backend, "reason": reason}, "problems": sentences,
+        "choice": choice, "problems": sentences,
     }  # fmt: skip
     if json:
         console.print_json(report)

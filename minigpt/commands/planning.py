@@ -17,6 +17,8 @@ SAMPLE = 0.6  # seconds in which a stage's speed is measured
 TRIVIAL = 3e11  # floating-point operations of a run that takes seconds, so that measuring would take longer
 SHARE = 0.95  # of the free memory that a run may plan with
 AUTO_TIME = 3600.0  # seconds that --preset auto allows without --time
+USUAL_SHARE = 0.4  # of the rate of matrix products that training reaches (measured: 0.3 to 0.6 on CPUs)
+USUAL_BASE = 300_000_000  # bytes of Python, a framework and the tokenizer
 BESIDE = 45_000_000  # bytes that the tokenizer, its library and the data take in the same process (measured: 40 to 60)
 SUPERVISOR = 30_000_000  # bytes of the process that watches the training
 
@@ -91,10 +93,22 @@ def plan_of_run(run: "Run", stages: Sequence[str], framework: Any, limits: Limit
     done = {stage: run.store(stage).steps_kept() for stage in stages if not run.store(stage).finished()}
     dtype = getattr(settings, next(iter(done), stages[0])).dtype
     place = place_of(framework, limits, dtype)
-    vocabulary = run.model_config.vocab_size if (run.directory / "tokenizer" / "tokenizer_meta.json").exists() else 0
+    vocabulary = _vocabulary(run)
     plan = plan_for(settings, done, framework, place, vocabulary, pair_rows(run), 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)
     return plan
+
+
+def _vocabulary(run: "Run") -> int:
+    """Tokens of the run's tokenizer, or 0 where it may be made again, as long as no model was trained with it.
+
+    On a Run of its own: this one must not remember a tokenizer that is replaced afterwards.
+    """
+    from minigpt.config import STAGES
+    from minigpt.train.run import Run
+
+    trained = any(run.store(stage).begun() for stage in STAGES)
+    return Run(run.directory, run.config).model_config.vocab_size if trained else 0
 
 
 def pair_rows(run: "Run") -> int | None:
@@ -190,3 +204,31 @@ def preset_for(
     name, reason, _ = largest_preset(file, sets, stages, backend_of(backend, device, quiet=True), limits, time)
     console.note(f"Preset {name}: {reason}.")
     return name
+
+
+def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
+    """(preset, reason) for a machine of which only the speed of matrix products is known: the largest for AUTO_TIME.
+
+    `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan --preset auto` measures instead.
+    """
+    from minigpt.config import PRESETS, STAGES, load_config
+    from minigpt.console import duration
+    from minigpt.plan.costs import flops_per_token, row_width
+    from minigpt.plan.plan import Place, make_plan
+    from minigpt.plan.speed import Speed
+
+    def speed_of(model: Any, stage: str, config: Any) -> Speed:
+        token = flops_per_token(model, row_width(model, stage)) / (USUAL_SHARE * check.gflops * 1e9)
+        return Speed(token, token / 3, 0.0)
+
+    shared = check.device == "cpu" or machine.unified
+    free = machine.memory_available if shared else machine.gpu_memory
+    place = Place(check.name, check.device, "float32", USUAL_BASE if shared else 0, free and int(SHARE * free))
+    why: list[str] = []
+    for name in reversed(PRESETS):
+        plan = make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of)
+        took = f"{name} takes {duration(plan.seconds)} and {gigabytes(plan.memory)}, roughly"
+        if name == PRESETS[0] or (plan.fits and plan.seconds <= AUTO_TIME):
+            return name, "; ".join([took, *why])
+        why.append(f"{name} {duration(plan.seconds)} and {gigabytes(plan.memory)}")
+    raise AssertionError(PRESETS)

@@ -86,16 +86,27 @@ def export_directory(
     """
     floats = "float16" if dtype in INTEGERS else dtype
     stored = map_leaves(lambda w: rounded(w, floats) if w.dtype.kind == "f" else w, weights)
-    checks: list[Check] = []
+    checks, limit = [], _limit(config) if to == "mlx" else None
+    if limit is not None:
+        config = config.model_copy(update={"context": limit, "max_positions": limit})
     with written(out, sum(w.nbytes for w in leaves(stored)) // (1 if dtype == "float32" else 2)) as temporary:
         write_model(config, stored, tokenizer, temporary, floats, "mlx" if to == "mlx" else "pt")
         if backend is not None:
             checks = check_directory(temporary, Engine(GPT(config, backend), to_backend(backend, stored), tokenizer))
+        if limit is not None:
+            reason = "mlx-lm knows no sliding window: it gets the positions inside one"
+            checks.append(Check("mlx-lm", f"texts of more than {limit:,} tokens", None, 0, reason))
         if to == "mlx" and (reason := cannot_read(MLXReader, temporary)):
             raise UsageError(f"This model cannot be exported for mlx-lm: {reason}.", "Use --to hf.")
         refuse_differences(checks)
         (temporary / "README.md").write_text(card(checks), "utf-8")
     return sum(path.stat().st_size for path in out.iterdir()), checks
+
+
+def _limit(config: ModelConfig) -> int | None:
+    """The positions that a model has for mlx-lm, which lets all tokens see all before them, when there are fewer."""
+    window = config.sliding_window
+    return window if 2 <= window < (config.max_positions or config.context) else None
 
 
 def write_model(

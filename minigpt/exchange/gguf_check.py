@@ -92,7 +92,7 @@ def _compare_answers(reader: LlamaCpp, engine: Engine, talks: list[list[Message]
         for i, (values, token) in enumerate(zip(_logprobs(engine, prompt, ids), ids, strict=True)):
             differences.append(_largest(values, reader.likeliest(prompt + ids[:i], TOP, engine.tokenizer.stops[0])))
             regrets.append(values.max() - values[token])
-        other_texts += not _same_text(text, _text(engine, ids))
+        other_texts += not _same_text(text, engine.tokenizer.decode(ids))
     return [
         Check("llama.cpp", f"top-{TOP} log-probabilities of {len(prompts)} answers", float(np.max(differences)), bound),
         Check("llama.cpp", "its greedy choice: log-probability below our best", float(np.max(regrets)), bound),
@@ -114,10 +114,6 @@ def _largest(ours: np.ndarray, found: list[tuple[int, float]]) -> float:
     theirs = np.array([value for _, value in found])
     same_tokens = np.abs(ours[[token for token, _ in found]] - theirs).max()
     return float(np.maximum(same_tokens, np.abs(np.sort(ours)[::-1][: len(found)] - theirs).max()))
-
-
-def _text(engine: Engine, ids: list[int]) -> str:
-    return engine.tokenizer.decode(i for i in ids if i < engine.tokenizer.vocab_size)  # a model may have room for more
 
 
 def _same_text(theirs: str, ours: str) -> bool:

@@ -48,10 +48,11 @@ class Habits:
     holes: float  # of the activations: blocks that malloc cannot use again
     slack: float  # of everything that the framework holds: its cache
     constant: int  # bytes
+    returned: int = 1 << 62  # bytes of a block that goes back to the system at once when it is freed
 
 
 HABITS = {
-    ("torch", "cpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000),
+    ("torch", "cpu"): Habits(3, 4, 2, 0, 1, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000, 32 << 20),  # glibc's malloc
     ("torch", "gpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.0, 3.5, 3.0, 0.0, 0.05, 300_000_000),
     ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
     ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
@@ -71,13 +72,17 @@ def stage_memory(
     kept, passing = model.n_layer * layer, habits.passing * layer
     if config.checkpointing:
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
-    activations = int(kept + passing)
     logits = int(loss_bytes(model, config, habits, tokens))
+    if not config.loss_chunk and FLOAT * tokens * model.vocab_size >= habits.returned:
+        passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
+    activations = int(kept + passing)
     gradients = state.trained * (2 if config.accumulation > 1 else 1)
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
     peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
     holes = habits.holes * model.n_layer * layer * (2.5 if config.checkpointing else 1)
+    if narrow * tokens * model.d_ff >= habits.returned:
+        holes /= 2  # most of the blocks are of this size
     slack = habits.slack * (state.weights + state.optimizer + peak)
     work = peak - gradients - activations - logits + int(holes + slack) + habits.constant
     if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time

@@ -13,12 +13,27 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig, TuneConfig
+from minigpt.config import ModelConfig, StageConfig, TuneConfig
 from minigpt.data.batches import Batch, Batches, stream
 from minigpt.errors import CheckpointError
 from minigpt.linear import matrix
-from minigpt.lora import init_adapter, join, layer_at, linear_layers, lora_shapes, merge, scales
-from minigpt.model import to_backend
+from minigpt.lora import (
+    init_adapter,
+    is_adapted,
+    join,
+    layer_at,
+    linear_layers,
+    lora_shapes,
+    merge,
+    scales,
+    target_layers,
+    trained_count,
+)  # fmt: skip
+from minigpt.model import parameter_count, to_backend
+from minigpt.quantize import dequantize_weights
+from minigpt.train.run import Run
+from minigpt.train.start import start_fingerprint, starting_weights
+from minigpt.train.store import Complete, State
 
 if TYPE_CHECKING:
     from minigpt.train.loop import Loss, Validate
@@ -103,3 +118,30 @@ def final_trees(base: Tree, flat: dict[str, np.ndarray], config: TuneConfig) -> 
     adapter = unflatten(flat)
     adapter = join(adapter, scales(adapter, config.lora_alpha / config.lora_rank))
     return {"weights": merge(join(base, adapter)), "adapter": adapter}
+
+
+def completion(run: Run, stage: str) -> Complete | None:
+    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
+    config = getattr(run.config, stage)
+    if not is_adapted(config):
+        return None
+
+    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
+        base = starting_weights(run, stage, config)
+        check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
+        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
+
+    return complete
+
+
+def adapter_note(model: ModelConfig, stage: str, config: StageConfig) -> str | None:
+    """How much of the model an adapter trains; which settings of one are not used."""
+    if not is_adapted(config):
+        named = [f"{stage}.{name}" for name in ("dora", "lora_bits", "lora_targets") if getattr(config, name, None)]
+        return f"{stage}.lora_rank is 0, so all weights are trained; not used: {', '.join(named)}." if named else None
+    layers = len(target_layers(model, config.lora_targets))
+    trained, whole = trained_count(model, config), parameter_count(model)
+    kind = "DoRA" if config.dora else "LoRA"
+    what = f"{kind} of rank {config.lora_rank} in {layers} layers: {trained:,} numbers are trained"
+    bits = f", in {config.lora_bits} bits" if config.lora_bits else ""
+    return f"{stage}: {what}, the model's {whole:,} stay as they are{bits}."

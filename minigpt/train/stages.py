@@ -18,20 +18,19 @@ from minigpt.durable import write_whole
 from minigpt.errors import CheckpointError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
-from minigpt.lora import is_adapted, target_layers, trained_count
+from minigpt.lora import is_adapted
 from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 from minigpt.machine import choose_dtype
 from minigpt.model import GPT, parameter_count, to_backend
 from minigpt.plan.actual import Peak, compare
 from minigpt.plan.fit import DIVISION
 from minigpt.plan.plan import StagePlan
-from minigpt.quantize import dequantize_weights
-from minigpt.train.adapter import Base, adapter_recipe, check_base, final_trees
+from minigpt.train.adapter import Base, adapter_note, adapter_recipe, completion
 from minigpt.train.control import UNSTEERED, Control, smaller
 from minigpt.train.loop import Loss, Validate, train
 from minigpt.train.run import Run
 from minigpt.train.start import stage_before, start_fingerprint, starting_weights
-from minigpt.train.store import Complete, StageStore, State
+from minigpt.train.store import StageStore
 
 
 def train_stage(run: Run, stage: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
@@ -52,7 +51,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     if (before := stage_before(run, stage)) and not store.steps_kept():
         report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
     divided = _divided(run, stage, config, planned)
-    for note in (_rate_of_zero(stage, config), divided, _adapter_note(run, stage, config)):
+    for note in (_rate_of_zero(stage, config), divided, adapter_note(run.model_config, stage, config)):
         if note:
             report(Note(note))
 
@@ -97,33 +96,6 @@ def fitted(
         store.directory.mkdir(parents=True, exist_ok=True)
         write_whole(store.memory, json.dumps({name: getattr(config, name) for name in DIVISION}))
     return config
-
-
-def completion(run: Run, stage: str) -> Complete | None:
-    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
-    config = getattr(run.config, stage)
-    if not is_adapted(config):
-        return None
-
-    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
-        base = starting_weights(run, stage, config)
-        check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
-        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
-
-    return complete
-
-
-def _adapter_note(run: Run, stage: str, config: StageConfig) -> str | None:
-    """How much of the model an adapter trains; which settings of one are not used."""
-    if not is_adapted(config):
-        named = [f"{stage}.{name}" for name in ("dora", "lora_bits", "lora_targets") if getattr(config, name, None)]
-        return f"{stage}.lora_rank is 0, so all weights are trained; not used: {', '.join(named)}." if named else None
-    layers = len(target_layers(run.model_config, config.lora_targets))
-    trained, whole = trained_count(run.model_config, config), parameter_count(run.model_config)
-    kind = "DoRA" if config.dora else "LoRA"
-    what = f"{kind} of rank {config.lora_rank} in {layers} layers: {trained:,} numbers are trained"
-    bits = f", in {config.lora_bits} bits" if config.lora_bits else ""
-    return f"{stage}: {what}, the model's {whole:,} stay as they are{bits}."
 
 
 def _make_whole(run: Run, stage: str, report: Report) -> None:

@@ -87,6 +87,15 @@ def _talk(number):
     return [{"role": "user", "content": f"What is {number}?"}, *TALK[1:]]
 
 
+def test_mlx_lm_gets_the_positions_inside_a_window(both, zoo, tmp_path):
+    import_directory(zoo / "mistral", tmp_path / "run", None, None)
+    exported = export_run(open_run(tmp_path / "run"), None, "mlx", tmp_path / "again", "float16", both[0])
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["max_position_embeddings"] == 9
+    read = [check for check in exported.checks if check.reader == "mlx-lm"]
+    assert read[0].quantity == "logits, 2 x 9 tokens" and read[0].found < 1e-4
+    assert read[-1].quantity == "texts of more than 9 tokens" and read[-1].found is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_masks_cover_the_answers_and_their_end_only(zoo, kind):
     tokenizer = read_model(zoo / kind)[2]
@@ -214,6 +223,24 @@ def _with_a_stranger(directory):
     safetensors.numpy.save_file(tensors, path, {"format": "pt"})
 
 
+def _with_word_pieces(directory):
+    edit(directory / "tokenizer.json", decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
+
+
+def _without_an_end(directory):
+    edit(directory / "tokenizer_config.json", eos_token=None)
+    content = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    for token in content["added_tokens"]:
+        token["content"] = token["content"].replace("<|endoftext|>", "<|something|>")
+    (directory / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+
+
+def _with_a_path(directory):
+    (directory / "model.safetensors").rename(directory.parent / "elsewhere.safetensors")
+    index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+
+
 FAULTS = {
     "no config": (lambda d: (d / "config.json").unlink(), ["no config.json"]),
     "config no JSON": (lambda d: (d / "config.json").write_text("{"), ["not valid JSON"]),
@@ -227,6 +254,12 @@ FAULTS = {
     "a strange tensor": (_with_a_stranger, ["router"]),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), ["no tokenizer.json", "save_pretrained"]),
     "tokenizer no JSON": (lambda d: (d / "tokenizer.json").write_text("[]"), ["tokenizer.json"]),
+    "a tokenizer with another decoder": (_with_word_pieces, ["decoder", "WordPiece"]),
+    "settings no JSON": (lambda d: (d / "tokenizer_config.json").write_text("{"), ["tokenizer_config.json", "JSON"]),
+    "no end token": (_without_an_end, ["which token ends a text", "eos_token_id"]),
+    "an end token outside": (lambda d: edit(d / "config.json", eos_token_id=9999), ["eos_token_id 9999"]),
+    "a damaged chat template": (lambda d: (d / "chat_template.jinja").write_text("{% for %}"), ["template"]),
+    "an index that points elsewhere": (_with_a_path, ["weight_map"]),
     "a tokenizer of another model": (lambda d: edit(d / "config.json", vocab_size=300), ["does not match", "300"]),
 }
 

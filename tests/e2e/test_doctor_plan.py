@@ -9,9 +9,11 @@ import pytest
 from command import finished, journal, process, tiny
 
 from backends import BACKENDS
-from minigpt.commands.planning import SUPERVISOR
+from minigpt.commands.planning import SUPERVISOR, guessed_preset
+from minigpt.config import PRESETS
 from minigpt.machine import check
 from minigpt.machine.check import BackendCheck
+from minigpt.machine.description import Machine
 
 
 @pytest.fixture
@@ -32,6 +34,17 @@ def test_doctor_tells_a_script_everything(minigpt):
     for one in found["backends"]:
         assert one["error"] == "" and one["gflops"] > 1 and one["bandwidth"] > 1e8 and one["versions"][one["name"]]
     assert found["choice"]["backend"] in BACKENDS and found["choice"]["reason"]
+    assert found["choice"]["preset"] in PRESETS and "roughly" in found["choice"]["preset_reason"]
+
+
+@pytest.mark.parametrize(
+    ("gflops", "gigabytes", "preset"),
+    [(50, 8, "tiny"), (4000, 16, "small"), (60_000, 64, "medium"), (60_000, 2, "medium"), (60_000, 0.5, "tiny")],
+)  # a step in smaller parts fits medium into 2 GB
+def test_the_preset_that_doctor_names_follows_speed_and_memory(gflops, gigabytes, preset):
+    check = BackendCheck("mlx", "", "gpu", {}, True, gflops, 4e11)
+    machine = Machine("macOS", memory_available=int(gigabytes * 1e9), unified=True)
+    assert guessed_preset(check, machine)[0] == preset
 
 
 def test_doctor_names_a_backend_that_does_not_work(minigpt, quick_check):
@@ -77,7 +90,7 @@ def test_what_plan_refuses(minigpt):
     minigpt("plan", "--preset", "tiny", "--stages", "sft,gpo").refused(2, "no stage 'gpo'", "dpo")
     minigpt("plan", *tiny(), "--time", "soon").refused(2, "--time 'soon' is not a time")
     result = minigpt("plan", *tiny(), "--backend", "torch", "--max-memory", "150MB", "--json")
-    result.refused(4, "even in its finest division", "--max-memory leaves ", "is the least")
+    result.refused(4, "even in its finest division", "--max-memory leaves", "is the least")
     assert json.loads(result.out)["presets"]["tiny"]["fits"] is False
 
 

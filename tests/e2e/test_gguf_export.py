@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from command import tiny
 
 
 def test_a_gguf_export_is_judged_by_llama_cpp(minigpt, copy):
@@ -80,3 +81,15 @@ def test_a_reader_that_crashes_is_an_error(minigpt, copy, monkeypatch):
     monkeypatch.setattr("minigpt.exchange.llama_cpp.SERVE", "import os; os.abort()")
     minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp does not load", "exit code -6")
     assert list((copy / "export").iterdir()) == []
+
+
+def test_a_model_with_room_for_more_tokens_answers_and_goes_out(minigpt, tmp_path, sources):
+    """model.vocab_size above the tokenizer's; hardly trained, so that it says tokens that nobody has."""
+    settings = tiny(model__vocab_size=1200, pretrain__steps=1, pretrain__eval_every=1, pretrain__save_every=1)
+    run = tmp_path / "run"
+    assert minigpt("train", "pretrain", *settings, "--data", sources.text, "--run", run, "--backend", "torch").code == 0
+    result = minigpt("generate", run, "--prompt", "The", "--temperature", 2, "--max-tokens", 60, "--min-p", 0)
+    assert result.code == 0 and result.out.startswith("The"), result.err
+    for to in ("gguf", "hf"):
+        result = minigpt("export", run, "--to", to)
+        assert result.code == 0, result.err
