@@ -116,8 +116,9 @@ class Brake:
     def usage(self) -> Usage:
         """What the processes take now, the CPU as an average over the last half minute."""
         now, cpu = self.machine.clock(), self._used()
-        old = [point for point in self._points if now - point[0] > WINDOW]
-        self._points = [*old[-1:], *self._points[len(old) :], (now, cpu)]
+        if now - self._points[-1][0] >= 1.0:
+            old = [point for point in self._points if now - point[0] > WINDOW]
+            self._points = [*old[-1:], *self._points[len(old) :], (now, cpu)]
         elapsed = now - self._points[0][0]
         share = (cpu - self._points[0][1]) / elapsed / self.machine.cores if elapsed > 0 else 0.0
         return Usage(share, self.limits.cpu, self.resident, self.limits.memory, self.limits.power)
