@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from minigpt.plan.plan import Place, Plan
     from minigpt.train.run import Run
 
-SAMPLE = 0.6  # seconds in which a stage's speed is measured
+SAMPLE = 1.0  # seconds in which a stage's speed is measured
 TRIVIAL = 3e11  # floating-point operations of a run that takes seconds, so that measuring would take longer
 SHARE = 0.95  # of the free memory that a run may plan with
 AUTO_TIME = 3600.0  # seconds that --preset auto allows without --time

@@ -20,6 +20,7 @@ from minigpt.plan.costs import flops_per_token, row_width
 SHALLOW, DEEP = 1, 3  # layers of the two models that are timed
 SEGMENT = 64  # tokens of the examples in packed rows
 REPEATS = 3
+LONG = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ def _extrapolated(values: list[float], depths: list[int], layers: int) -> float:
 
 
 def _sample(backend: Backend, model: ModelConfig, stage: str, config: StageConfig, seconds: float) -> tuple[int, int]:
-    """(rows, tokens of a row) that can be timed often enough in so many seconds."""
+    """(rows, tokens of a row) that can be timed often enough in so many seconds; at least one whole row.
+
+    A shorter row would cost less per token than a real one: attention grows with the square of its length.
+    """
     width, part = row_width(model, stage), config.batch_size // config.accumulation
     rate = _rate(backend)
     flops = sum(flops_per_token(model.model_copy(update={"n_layer": n}), width) for n in (SHALLOW, DEEP))
     tokens = int(seconds * rate / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
-    if tokens >= width:
-        return min(part, max(1, tokens // width)), width
-    return 1, min(width, max(64, tokens))
+    return min(part, max(1, tokens // width)), width
 
 
 def _rate(backend: Backend) -> float:
@@ -101,14 +103,15 @@ def _batch(model: ModelConfig, rows: int, width: int, packed: bool) -> dict[str,
 
 
 def _shortest(backend: Backend, work: Callable) -> float:
-    """Seconds of one call, the shortest of some after one that warms up."""
+    """Seconds of one call, the shortest of some (of one, where it takes long) after one that warms up."""
+    warm = _seconds(backend, work)
+    return min(_seconds(backend, work) for _ in range(REPEATS if warm < LONG else 1))
+
+
+def _seconds(backend: Backend, work: Callable) -> float:
+    began = time.perf_counter()
     backend.sync(work())
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        backend.sync(work())
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return time.perf_counter() - began
 
 
 def slower(speed: Speed, checkpointing: bool) -> Speed:
