@@ -4,7 +4,6 @@ The number of threads is left alone on purpose: with another one the frameworks 
 run would not give the same numbers bit for bit.
 """
 
-import gc
 import os
 import time
 from collections.abc import Callable
@@ -96,9 +95,7 @@ class Brake:
 
     def clear(self) -> None:
         """Give back the memory that nothing uses any more."""
-        gc.collect()
-        self.backend.clear_cache()
-        ceiling.trim()
+        ceiling.give_back(self.backend)
 
     def pause(self, action: Action) -> float:
         """Wait until the reason is gone, at most for the longest pause or until a stop; returns the seconds."""

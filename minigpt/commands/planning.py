@@ -63,8 +63,8 @@ def plan_for(
     reference_rows: int | None = None, trivial: float = 0.0,
 ) -> "Plan":  # fmt: skip
     """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
+    from minigpt.machine.ceiling import give_back
     from minigpt.machine.cgroups import usable_cores
-    from minigpt.plan.actual import give_back
     from minigpt.plan.plan import make_plan
     from minigpt.plan.speed import Speed, measure, throttled
 

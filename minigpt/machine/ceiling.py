@@ -1,9 +1,13 @@
 """A ceiling for this process's resident memory that the kernel holds (Linux), and memory given back to it."""
 
 import ctypes
-import re
+import gc
 import sys
 from pathlib import Path
+
+from backends.base import Backend
+from minigpt.machine.linux import sizes_of
+from minigpt.machine.tools import read
 
 FILES_TO_COME = 32 << 20  # bytes of libraries that are mapped but not read yet
 
@@ -43,13 +47,16 @@ def release() -> None:
 
 def resident_parts(status: Path = Path("/proc/self/status")) -> dict[str, int]:
     """Bytes of this process by kind: VmData (reserved), RssAnon, RssFile, RssShmem; empty where it cannot be read."""
-    try:
-        text = status.read_text("utf-8", "replace")
-    except OSError:
-        return {}
-    found = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    found = sizes_of(read(status))
     names = ("VmData", "RssAnon", "RssFile", "RssShmem")
     return {name: found[name] for name in names} if set(names) <= found.keys() else {}
+
+
+def give_back(backend: Backend) -> None:
+    """Return to the system what nothing uses any more: Python's garbage, the framework's cache, freed memory."""
+    gc.collect()
+    backend.clear_cache()
+    trim()
 
 
 def trim() -> None:

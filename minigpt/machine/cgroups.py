@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from minigpt.machine.tools import read
+
 ROOT = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2⁶³ for "no limit"
 
@@ -26,7 +28,7 @@ def directories(root: Path, controller: str, own: str | None = None) -> list[Pat
     which is the container's own.
     """
     found = []
-    for line in (_read(Path("/proc/self/cgroup")) if own is None else own).splitlines():
+    for line in (read(Path("/proc/self/cgroup")) if own is None else own).splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             found += _upwards(root, path)
@@ -37,8 +39,8 @@ def directories(root: Path, controller: str, own: str | None = None) -> list[Pat
 
 def cpu_quota(directory: Path) -> float | None:
     """Cores from cpu.max ("150000 100000") or cpu.cfs_quota_us; None without a limit."""
-    words = _read(directory / "cpu.max").split() or [
-        *_read(directory / "cpu.cfs_quota_us").split(), *_read(directory / "cpu.cfs_period_us").split()
+    words = read(directory / "cpu.max").split() or [
+        *read(directory / "cpu.cfs_quota_us").split(), *read(directory / "cpu.cfs_period_us").split()
     ]  # fmt: skip
     if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
         return None  # "max 100000", "-1", not there
@@ -47,17 +49,10 @@ def cpu_quota(directory: Path) -> float | None:
 
 def memory_bound(directory: Path) -> int | None:
     """Bytes from memory.max or memory.limit_in_bytes; None without a limit."""
-    text = _read(directory / "memory.max").strip() or _read(directory / "memory.limit_in_bytes").strip()
+    text = read(directory / "memory.max").strip() or read(directory / "memory.limit_in_bytes").strip()
     return int(text) if text.isdigit() and int(text) < UNLIMITED else None
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
     place = root / path.strip("/")
     return [root] if place == root else [p for p in (place, *place.parents) if p == root or root in p.parents]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minigpt.machine import cgroups, linux, mac, tools
-from minigpt.machine.tools import Read, Run, whole
+from minigpt.machine.tools import Read, Run, power_supplies, whole
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,6 @@ def _other(python: str, run: Run, read: Read, groups: Path) -> Machine:
     cores = os.cpu_count()
     return Machine(platform.system(), platform.release(), platform.processor(), python, python, cores,
                    usable_cores=float(cores or 1))  # fmt: skip
-
-
-def power_supplies(root: Path = Path("/sys/class/power_supply")) -> dict[str, dict[str, str]]:
-    """name -> {type, online, status, capacity, scope} of Linux's power supplies, as far as there are such files."""
-    kinds = ("type", "online", "status", "capacity", "scope")
-    found = sorted(root.iterdir()) if root.is_dir() else []
-    return {one.name: {kind: tools.read(str(one / kind)).strip() for kind in kinds} for one in found}
 
 
 def _disk_free(place: Path) -> int | None:

@@ -28,8 +28,13 @@ def physical_cores(cpuinfo: str) -> int | None:
 
 def memory(meminfo: str) -> tuple[int | None, int | None]:
     """(all, available) bytes from /proc/meminfo."""
-    sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.MULTILINE)}
+    sizes = sizes_of(meminfo)
     return sizes.get("MemTotal"), sizes.get("MemAvailable", sizes.get("MemFree"))
+
+
+def sizes_of(text: str) -> dict[str, int]:
+    """name -> bytes from the lines in kB of /proc/meminfo and /proc/PID/status."""
+    return {name: int(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
 
 
 def distribution(os_release: str) -> str:

@@ -6,8 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.machine import linux, mac
 from minigpt.machine.cgroups import memory_limit
-from minigpt.machine.processes import output
+from minigpt.machine.tools import power_supplies, read, run
 
 NORMAL, WARNING, CRITICAL = 0, 1, 2
 SHORT = ((0.03, 20.0), (0.08, 10.0))  # critical, warning: part of memory that is left, percent of time stalled
@@ -27,18 +28,18 @@ def conditions() -> Conditions:
     """The present conditions of this machine (takes some 20 ms on macOS, where tools are asked)."""
     if sys.platform == "darwin":
         return Conditions(
-            mac_pressure(output(["sysctl", "-n", "kern.memorystatus_vm_pressure_level"])),
-            mac_heat(output(["notifyutil", "-g", "com.apple.system.thermalpressurelevel"])),
+            mac_pressure(run(["sysctl", "-n", "kern.memorystatus_vm_pressure_level"])),
+            mac_heat(run(mac.THERMAL)),
             on_battery(),
         )
-    pressure = linux_pressure(read(Path("/proc/meminfo")), read(Path("/proc/pressure/memory")))
+    pressure = linux_pressure(read("/proc/meminfo"), read("/proc/pressure/memory"))
     return Conditions(pressure, linux_heat(Path("/sys/class/thermal")), on_battery())
 
 
 def on_battery() -> bool:
     """Whether the machine runs on its battery."""
     if sys.platform == "darwin":
-        return mac_battery(output(["pmset", "-g", "batt"]))
+        return mac_battery(run(mac.BATTERY))
     return linux_battery(Path("/sys/class/power_supply"))
 
 
@@ -72,7 +73,7 @@ def mac_battery(text: str) -> bool:
 
 def linux_pressure(meminfo: str, stalled: str) -> int:
     """From /proc/meminfo and, where the kernel keeps it, /proc/pressure/memory (full avg10, some avg10)."""
-    sizes = {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.MULTILINE)}
+    sizes = linux.sizes_of(meminfo)
     left = sizes["MemAvailable"] / sizes["MemTotal"] if {"MemAvailable", "MemTotal"} <= sizes.keys() else 1.0
     lost = {kind: float(share) for kind, share in re.findall(r"^(full|some) avg10=([\d.]+)", stalled, re.MULTILINE)}
     (least, most), (little, much) = SHORT
@@ -88,11 +89,7 @@ def linux_heat(directory: Path) -> int:
 
 def linux_battery(directory: Path) -> bool:
     """Whether a battery of the machine (not of a mouse) is used and no mains adapter is plugged in."""
-    supplies = [{name: read(path / name).strip() for name in ("type", "online", "status", "scope")}
-                for path in directory.glob("*")]  # fmt: skip
-    if any(s["type"] in ("Mains", "USB") and s["online"] == "1" for s in supplies):
-        return False
-    return any(s["type"] == "Battery" and s["status"] == "Discharging" and s["scope"] != "Device" for s in supplies)
+    return linux.power_source(power_supplies(directory))[0] == "battery"
 
 
 def _zone_heat(zone: Path) -> int:
@@ -106,11 +103,3 @@ def _zone_heat(zone: Path) -> int:
 def _degrees(path: Path) -> float:
     text = read(path).strip()
     return int(text) / 1000 if re.fullmatch(r"-?\d+", text) else 0.0
-
-
-def read(path: Path) -> str:
-    """The text of a file; "" when it is not there."""
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -2,10 +2,11 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from minigpt.machine.tools import run
 
 PROC = Path("/proc")
 
@@ -24,7 +25,7 @@ def processes(proc: Path = PROC) -> dict[int, Process]:
     if (proc / "self" / "stat").exists():
         found = ((int(path.name), _from_stat(path)) for path in proc.iterdir() if path.name.isdigit())
         return {pid: process for pid, process in found if process is not None}
-    return parse_ps(output(["ps", "-axo", "pid=,ppid=,rss=,time="]))
+    return parse_ps(run(["ps", "-axo", "pid=,ppid=,rss=,time="]))
 
 
 def tree(table: dict[int, Process], root: int) -> list[int]:
@@ -64,15 +65,6 @@ def parse_ps(text: str) -> dict[int, Process]:
                 seconds += float(part) * 60**place
             found[pid] = Process(parent, seconds, kilobytes * 1024)
     return found
-
-
-def output(command: list[str], seconds: float = 2.0) -> str:
-    """What a tool prints; "" when it is missing, fails or takes too long."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
 
 
 def set_niceness(level: int) -> None:

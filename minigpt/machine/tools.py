@@ -32,12 +32,19 @@ def run(command: Sequence[str], timeout: float = TIMEOUT) -> str:
             return ""
 
 
-def read(path: str) -> str:
+def read(path: str | Path) -> str:
     """The text of a file such as /proc/meminfo; "" when it cannot be read."""
     try:
         return Path(path).read_text("utf-8", "replace")
     except OSError:
         return ""
+
+
+def power_supplies(root: Path = Path("/sys/class/power_supply")) -> dict[str, dict[str, str]]:
+    """name -> {type, online, status, capacity, scope} of Linux's power supplies, as far as there are such files."""
+    kinds = ("type", "online", "status", "capacity", "scope")
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return {one.name: {kind: read(one / kind).strip() for kind in kinds} for one in found}
 
 
 def whole(text: str | None) -> int | None:

@@ -1,7 +1,6 @@
 """What a stage really took, beside what was planned: kept in its plan.json."""
 
 import contextlib
-import gc
 import json
 import os
 import resource
@@ -11,7 +10,7 @@ from pathlib import Path
 from backends.base import Backend
 from minigpt.durable import write_whole
 from minigpt.events import Compared
-from minigpt.machine import ceiling
+from minigpt.machine.ceiling import give_back
 from minigpt.plan.plan import StagePlan
 
 PEAK_AGAIN = Path("/proc/self/clear_refs")  # Linux: writing 5 lets the high-water mark begin again
@@ -47,13 +46,6 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return max_resident()
-
-
-def give_back(backend: Backend) -> None:
-    """Return to the system what a measurement has used, so that it does not count in what follows."""
-    gc.collect()
-    backend.clear_cache()
-    ceiling.trim()
 
 
 def compare(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> Compared:

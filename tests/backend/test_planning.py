@@ -4,9 +4,10 @@ import pytest
 
 from backends.tree import leaves
 from minigpt.config import ModelConfig, StageConfig
+from minigpt.machine.ceiling import give_back
 from minigpt.model import init_weights, to_backend
 from minigpt.optim import Optimizer
-from minigpt.plan.actual import Peak, give_back, resident
+from minigpt.plan.actual import Peak, resident
 from minigpt.plan.costs import checkpoint_bytes, state_of
 from minigpt.plan.speed import measure
 

@@ -20,7 +20,8 @@ from minigpt.machine.now import (
     mac_pressure,
     memory_total,
 )
-from minigpt.machine.processes import Process, output, parse_ps, parse_stat, processes, total, tree
+from minigpt.machine.processes import Process, parse_ps, parse_stat, processes, total, tree
+from minigpt.machine.tools import run as output
 
 
 @pytest.mark.parametrize(
