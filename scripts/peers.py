@@ -14,8 +14,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
-import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # on CPUs it runs a C++ compiler for each kernel: minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model: more threads only wait for each other
 from exchange import llama, mlx_commands, tokens
-from ordeals.ordeal import Outcome
-
-from minigpt import tables
+from ordeals.ordeal import campaign, known, show
 
 # name -> function(directory to work in, share of the full counts) -> outcomes
 CHECKS = {
@@ -41,17 +37,15 @@ PACKAGES = ("transformers", "tokenizers", "mlx-lm", "mlx", "torch", "gguf", "xll
 
 def main() -> int:
     arguments = _arguments()
-    outcomes: list[Outcome] = []
-    for name in arguments.only.split(","):
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"peers-{name}-") as directory:
-            found = CHECKS[name](Path(directory), arguments.scale)
-        outcomes += found
-        print(f"{name}: {time.monotonic() - began:.0f} s, {sum(len(o.lost) for o in found)} different", file=sys.stderr)
+    outcomes = campaign(
+        arguments.only, lambda name, directory: CHECKS[name](directory, arguments.scale), "peers", "different"
+    )
     if arguments.json:
         print(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
     else:
-        _show(outcomes)
+        show(outcomes, "Peers", ["what was compared", "compared", "the same", "different", "note"], "different")
+        packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES if find_spec(name.replace("-", "_")))
+        print(f"{platform.platform()}, Python {platform.python_version()}, {packages}")
     return 1 if any(outcome.lost for outcome in outcomes) else 0
 
 
@@ -61,19 +55,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full number of texts")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if unknown := set(arguments.only.split(",")) - CHECKS.keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(CHECKS)}")
+    arguments.only = known(arguments.only, CHECKS, parser)
     return arguments
-
-
-def _show(outcomes: list[Outcome]) -> None:
-    rows = [[o.what, f"{o.tried:,}", f"{o.tried - len(o.lost):,}", f"{len(o.lost):,}", o.note] for o in outcomes]
-    tables.table("Peers", ["what was compared", "compared", "the same", "different", "note"], rows, wrap=(0, 4))
-    for outcome in outcomes:
-        for loss in outcome.lost[:5]:
-            print(f"DIFFERENT {outcome.what}: {loss}")
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES if find_spec(name.replace("-", "_")))
-    print(f"{platform.platform()}, Python {platform.python_version()}, {packages}")
 
 
 if __name__ == "__main__":

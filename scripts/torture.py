@@ -15,16 +15,13 @@ import os
 import platform
 import signal
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ordeals import damage, fuzz, memory, numbers, processes, resume
-from ordeals.ordeal import Outcome
+from ordeals.ordeal import Outcome, campaign, known, show
 
 from backends import BACKENDS
-from minigpt import tables
 
 ORDEALS = {
     "resume": resume.every_cut,
@@ -44,18 +41,16 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs and their children
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
-    outcomes: list[Outcome] = []
-    for name in arguments.only.split(","):
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as directory:
-            found = ORDEALS[name](Path(directory), arguments.backends.split(","), arguments.scale, arguments.seed)
-        outcomes += found
-        lost = sum(len(outcome.lost) for outcome in found)
-        print(f"{name}: {time.monotonic() - began:.0f} s, {lost} lost", file=sys.stderr)
+
+    def break_runs(name: str, directory: Path) -> list[Outcome]:
+        return ORDEALS[name](directory, arguments.backends.split(","), arguments.scale, arguments.seed)
+
+    outcomes = campaign(arguments.only, break_runs, "torture", "lost")
     if arguments.json:
         print(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
     else:
-        _show(outcomes)
+        show(outcomes, "Torture", ["what happened to a run", "tried", "survived", "lost", "of these"], "lost")
+        print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
     return 1 if any(outcome.lost for outcome in outcomes) else 0
 
 
@@ -67,19 +62,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if unknown := set(arguments.only.split(",")) - ORDEALS.keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(ORDEALS)}")
+    arguments.only = known(arguments.only, ORDEALS, parser)
     return arguments
-
-
-def _show(outcomes: list[Outcome]) -> None:
-    rows = [[o.what, f"{o.tried:,}", f"{o.tried - len(o.lost):,}", f"{len(o.lost):,}", o.note] for o in outcomes]
-    columns = ["what happened to a run", "tried", "survived", "lost", "of these"]
-    tables.table("Torture", columns, rows, wrap=(0, 4))
-    for outcome in outcomes:
-        for loss in outcome.lost[:5]:
-            print(f"LOST {outcome.what}: {loss}")
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

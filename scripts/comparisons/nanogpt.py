@@ -13,7 +13,7 @@ from comparisons.duel import Contestant, Duel, Figures, minigpt, run, settings
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
 STEPS = 2000
 CPU = ["--device=cpu", "--compile=False", "--dropout=0.0", "--log_interval=1", "--eval_iters=1"]
-# What was found to reach the documented run's loss soonest, on top of the tiny preset.
+# On top of the tiny preset. A first guess, not a search: --recipe tries others.
 RECIPE = dict(
     data__validation_fraction=0.1, pretrain__steps=110, pretrain__eval_every=100000, pretrain__save_every=100000
 )

@@ -1,11 +1,17 @@
 """What the ordeals share: their outcome, small runs, and the comparison of two runs bit for bit."""
 
+import argparse
 import hashlib
 import json
 import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minigpt import tables
 from minigpt.config import STAGES, Config
 from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
@@ -27,6 +33,36 @@ class Outcome:
         self.tried += 1
         if not kept:
             self.lost.append(loss)
+
+
+def campaign(
+    names: Sequence[str], run: Callable[[str, Path], list[Outcome]], prefix: str, lost: str
+) -> list[Outcome]:
+    """The outcomes of `run(name, an empty directory)` for every name, each with its time and losses on stderr."""
+    outcomes: list[Outcome] = []
+    for name in names:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"{prefix}-{name}-") as directory:
+            found = run(name, Path(directory))
+        outcomes += found
+        print(f"{name}: {time.monotonic() - began:.0f} s, {sum(len(o.lost) for o in found)} {lost}", file=sys.stderr)
+    return outcomes
+
+
+def show(outcomes: Sequence[Outcome], title: str, columns: Sequence[str], lost: str) -> None:
+    """The table, and the first losses of each outcome under it."""
+    rows = [[o.what, f"{o.tried:,}", f"{o.tried - len(o.lost):,}", f"{len(o.lost):,}", o.note] for o in outcomes]
+    tables.table(title, columns, rows, wrap=(0, 4))
+    for outcome in outcomes:
+        for loss in outcome.lost[:5]:
+            print(f"{lost.upper()} {outcome.what}: {loss}")
+
+
+def known(names: str, all_names: Iterable[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The names of a comma-separated list; the parser refuses unknown ones."""
+    if unknown := set(names.split(",")) - set(all_names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(all_names)}")
+    return names.split(",")
 
 
 def count(full: int, scale: float) -> int:
