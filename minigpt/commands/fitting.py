@@ -96,13 +96,15 @@ def plan(
     wanted = _stages(stages, STAGES)
     limits = limits_from("full", None, max_memory)
     framework = common.backend_of(backend, device)
-    reason = ""
+    names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
-        preset, reason, _ = largest_preset(config, sets, wanted, framework, limits, time)
-    names = PRESETS if preset == "all" else (preset,)
+        preset, reason, chosen = largest_preset(config, sets, wanted, framework, limits, time)
+        names, found = (preset,), {preset: chosen}
     every = {name: load_config(name, config, sets or []) for name in names}
-    place = place_of(framework, limits, getattr(every[names[0]], wanted[0]).dtype)
-    found = {name: plan_for(settings, dict.fromkeys(wanted, 0), framework, place) for name, settings in every.items()}
+    if not reason:
+        place = place_of(framework, limits, getattr(every[names[0]], wanted[0]).dtype)
+        steps = dict.fromkeys(wanted, 0)
+        found = {name: plan_for(settings, steps, framework, place) for name, settings in every.items()}
     if json:
         shown: Any = {name: one.as_dict() for name, one in found.items()}
         console.print_json({"presets": shown} | ({"chosen": preset, "reason": reason} if reason else {}))

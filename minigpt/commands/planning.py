@@ -176,10 +176,10 @@ def largest_preset(
     from minigpt.console import duration
 
     allowed = parse_time(time) if time is not None else AUTO_TIME
-    place = place_of(framework, limits)
+    every = {name: load_config(name, file, sets or []) for name in reversed(PRESETS)}
+    place = place_of(framework, limits, getattr(every[PRESETS[0]], stages[0]).dtype)
     why: list[str] = []
-    for name in reversed(PRESETS):
-        settings = load_config(name, file, sets or [])
+    for name, settings in every.items():
         plan = plan_for(settings, dict.fromkeys(stages, 0), framework, place)
         if plan.fits and plan.seconds <= allowed:
             took = f"about {duration(plan.seconds)} and {gigabytes(plan.memory)}"
