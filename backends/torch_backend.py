@@ -382,6 +382,6 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         width = x.shape[-1]
         dx, dweight, _ = torch.ops.aten.native_layer_norm_backward(
-            slope, x, [width], torch.zeros_like(scale), scale, weight, None, [True, True, False]
+            slope, x, [width], torch.zeros_like(scale), scale, weight, None, [True, ctx.needs_input_grad[1], False]
         )
         return dx.add_(scale * (slope @ weight).unsqueeze(-1).div_(width)), dweight, None
