@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+from torch.optim.adamw import adamw
 
 from backends import tree
 from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
@@ -258,7 +259,7 @@ class TorchBackend(Backend):
 
     def clip_by_global_norm(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if max_norm > 0:
+        if max_norm > 0 and (self.device == "gpu" or not float(norm) <= max_norm):  # reading it makes a GPU wait
             torch._foreach_mul_(grads, max_norm / torch.clamp(norm, min=max_norm))
         return grads, norm
 
@@ -266,14 +267,20 @@ class TorchBackend(Backend):
         self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
         beta1: float, beta2: float, eps: float, decays: list[float],
     ) -> tuple[list, list, list]:
-        for decay in set(decays) - {0.0}:
-            torch._foreach_mul_([p for p, own in zip(params, decays, strict=True) if own == decay], 1 - lr * decay)
-        torch._foreach_lerp_(first, grads, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-        denominators = torch._foreach_sqrt(torch._foreach_div(second, correction2))
-        torch._foreach_add_(denominators, eps)
-        torch._foreach_addcdiv_(params, first, denominators, -lr / correction1)
+        """torch's fused update, a quarter of the time of one pass per operation.
+
+        It counts steps itself. Far behind the first its corrections are 1; ours then go into the rate and eps:
+        (m / c1) / (√(v / c2) + eps) = √c2 / c1 · m / (√v + √c2 · eps).
+        """
+        late = torch.full((), 1e12, device=self._device)
+        rate = lr * correction2**0.5 / correction1
+        for decay in set(decays):
+            own = [i for i, other in enumerate(decays) if other == decay]
+            adamw(
+                *([leaves[i] for i in own] for leaves in (params, grads, first, second)), [], [late] * len(own),
+                fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, lr=rate,
+                weight_decay=decay * lr / rate if rate else 0.0, eps=eps * correction2**0.5,
+            )  # fmt: skip
         return params, first, second
 
 
