@@ -14,13 +14,13 @@ nanoGPT is a checkout: git clone https://github.com/karpathy/nanoGPT, commit 3ad
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comparisons import batching, generation, mlx_training, nanogpt, report, tokenizing, tuning
+from comparisons import batching, generation, growth, mlx_training, nanogpt, report, tokenizing, tuning
 from comparisons.duel import Duel, commit, fight, machine
 
 from backends import BACKENDS
@@ -28,7 +28,7 @@ from minigpt import tables
 
 RESULTS = report.RESULTS.relative_to(report.ROOT)
 PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
-COMPARISONS: dict[str, Callable[[argparse.Namespace], list[Duel]]] = {
+COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Curve]]] = {
     "generation": lambda given: generation.generation(),
     "batch": lambda given: [batching.batching(backend) for backend in BACKENDS],
     "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
@@ -37,6 +37,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], list[Duel]]] = {
         nanogpt.throughput(given.nanogpt, given.text, shape, given.steps or 30) for shape in nanogpt.SHAPES
     ],
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
+    "growth": lambda given: growth.growth(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
 }
@@ -48,7 +49,10 @@ def main() -> int:
     found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": []}
     for name in arguments.comparisons:
         for piece in COMPARISONS[name](arguments):
-            found["results"] += [asdict(result) for result in fight(piece, arguments.rounds)]
+            if isinstance(piece, Duel):
+                found["results"] += map(asdict, fight(piece, arguments.rounds))
+            else:
+                found["growth"].append(piece)
             if arguments.json:  # behind each piece: a later one that fails loses nothing
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if arguments.comparisons:

@@ -8,7 +8,7 @@ from pathlib import Path
 from comparisons.duel import Contestant, Duel, Figures, given, worker
 
 LENGTHS = range(16, 256, 15)  # tokens of the sixteen prompts
-NEW = 64  # tokens of each answer
+NEW = 128  # tokens of each answer
 
 
 def batching(backend: str) -> Duel:
