@@ -1,7 +1,7 @@
 """From prompts to answers: prefill, then one token per step, for one prompt or a batch of unequal ones."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,18 @@ class Engine:
         if piece := decoder.decode(b"", final=True):
             yield piece
         return Answer(ids, self.tokenizer.decode(ids), reason)
+
+    def streamed(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, speculation: Speculation | None = None,
+        write: Callable[[str], object] = str,
+    ) -> Answer:  # fmt: skip
+        """The Answer of a stream; its pieces go to `write` as they come."""
+        stream = self.stream(prompt, sampling, max_tokens, speculation)
+        while True:
+            try:
+                write(next(stream))
+            except StopIteration as end:
+                return end.value
 
     def answer(self, prompts: Sequence[list[int]], sampling: Sampling, max_tokens: int) -> list[Answer]:
         """One answer per prompt. Each is what its prompt would get alone; the settings' seed holds for every one."""
