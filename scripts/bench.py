@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
     parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
-    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; mlx, sft and dpo 10; speculative 200)")
+    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; speculative 200; else 10)")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

@@ -3,7 +3,8 @@
 Both models are trained beforehand on short texts of the built-in world and on tables of JSON lines, since how often a
 guess is right depends on what is written. The draft continues the texts, which it knows worse than the model; look-up
 continues the tables, where every line repeats the keys of the one before. Answers are sampled as `minigpt generate`
-samples them: greedily, a model that was trained this briefly would repeat itself, which anybody can guess. Every answer is compared with the plain one.
+samples them: greedily, a model that was trained this briefly would repeat itself, which anybody can guess. Every
+answer is compared with the plain one.
 """
 
 import argparse
