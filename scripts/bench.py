@@ -3,6 +3,7 @@
 
     python scripts/bench.py generation
     python scripts/bench.py shakespeare steps --nanogpt PATH --text tinyshakespeare.txt --rounds 5 --json bench.json
+    python scripts/bench.py sft dpo --rows gsm8k.json
 
 Prints medians and the ratio in MiniGPT's favour of each round (above 1: MiniGPT is ahead) with its spread. Run it
 in the environment that scripts/test makes, on a machine that does nothing else.
@@ -11,16 +12,28 @@ in the environment that scripts/test makes, on a machine that does nothing else.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comparisons import generation, nanogpt, tokenizing
+from comparisons import generation, mlx_training, nanogpt, tokenizing, tuning
 from comparisons.duel import Duel, Result, fight, machine
 
 from minigpt import tables
 
-PEERS = ("transformers", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
+PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
+COMPARISONS: dict[str, Callable[[argparse.Namespace], list[Duel]]] = {
+    "generation": lambda given: generation.generation(),
+    "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
+    "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
+    "steps": lambda given: [
+        nanogpt.throughput(given.nanogpt, given.text, shape, given.steps or 30) for shape in nanogpt.SHAPES
+    ],
+    "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
+    "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
+    "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
+}
 NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "steps", "tokenizing")
 
 
@@ -28,7 +41,7 @@ def main() -> int:
     arguments = _arguments()
     results: list[Result] = []
     for name in arguments.comparisons:
-        for duel in _duels(name, arguments):
+        for duel in COMPARISONS[name](arguments):
             results += fight(duel, arguments.rounds)
     here = machine(*PEERS)
     if arguments.nanogpt:
@@ -37,16 +50,6 @@ def main() -> int:
         arguments.json.write_text(json.dumps({"machine": here, "results": list(map(asdict, results))}, indent=1) + "\n")
     show(results, here)
     return 0
-
-
-def _duels(name: str, arguments: argparse.Namespace) -> list[Duel]:
-    if name == "generation":
-        return generation.generation()
-    if name == "tokenizing":
-        return [tokenizing.tokenizing(arguments.text, arguments.megabytes)]
-    if name == "shakespeare":
-        return [nanogpt.time_to_loss(arguments.nanogpt, arguments.text, arguments.recipe)]
-    return [nanogpt.throughput(arguments.nanogpt, arguments.text, shape, arguments.steps) for shape in nanogpt.SHAPES]
 
 
 def show(results: list[Result], here: dict[str, str]) -> None:
@@ -73,11 +76,12 @@ def _commit(checkout: Path) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparisons", nargs="+", choices=["generation", "tokenizing", "shakespeare", "steps"])
+    parser.add_argument("comparisons", nargs="+", choices=COMPARISONS)
     parser.add_argument("--rounds", type=int, default=3, help="how often everybody runs")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
-    parser.add_argument("--steps", type=int, default=30, help="training steps per throughput run")
+    parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
+    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; mlx, sft and dpo 10)")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
