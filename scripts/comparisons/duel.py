@@ -41,18 +41,17 @@ class Duel:
 
 @dataclass
 class Result:
-    """Of one figure against one peer: the ratio in MiniGPT's favour of each round, above 1 where it is ahead."""
+    """Of one figure against one peer: the ratio in MiniGPT's favour of each round, above 1 where it is ahead.
+
+    `ours` and `theirs` are medians. A figure that nobody else has comes without a peer and ratios.
+    """
 
     work: str
     figure: str
     peer: str
     ours: float
-    theirs: float
+    theirs: float = 0.0
     ratios: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.ratios)
 
 
 def fight(duel: Duel, rounds: int) -> list[Result]:
@@ -64,11 +63,14 @@ def fight(duel: Duel, rounds: int) -> list[Result]:
         for number in range(rounds):
             found.append([_once(contestant, home) for contestant in duel.contestants])
             print(f"{duel.work}: round {number + 1} of {rounds}: {found[-1]}", file=sys.stderr)
-    return [
-        _result(duel.work, figure, more, peer.name, [row[0] for row in found], [row[1 + i] for row in found])
+    ours = [row[0] for row in found]
+    against = [
+        _result(duel.work, figure, more, peer.name, ours, [row[1 + i] for row in found])
         for figure, more in duel.figures.items()
         for i, peer in enumerate(duel.contestants[1:])
     ]
+    alone = [name for name in ours[0] if name not in duel.figures]
+    return against + [Result(duel.work, name, "", statistics.median(row[name] for row in ours)) for name in alone]
 
 
 def given(directory: Path) -> Path:
@@ -158,6 +160,14 @@ def machine(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version(), **versions}
+
+
+def commit(checkout: Path) -> str:
+    """The commit that a repository is at, with a plus when files were changed since."""
+    git = ["git", "-C", str(checkout)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    return head + "+" * bool(changed) if head else "commit unknown"
 
 
 def _cpu() -> str:

@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from comparisons.duel import Contestant, Duel, Figures, minigpt, run, settings, trained, worker
+from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, settings, trained, worker
 
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
 STEPS = 2000
@@ -39,7 +39,7 @@ def time_to_loss(nanogpt: Path, text: Path, recipe: list[str]) -> Duel:
         done = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *flags], checkout)
         return {"seconds": done.seconds} | worker(checkout, "nanogpt", checkout)[0]
 
-    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
     figures = {"seconds": False, "nats per character": False}
     return Duel(f"tinyshakespeare, nanoGPT's {STEPS:,} steps on a CPU", contestants, figures)
 
@@ -76,7 +76,7 @@ def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
         times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", done.out)]
         return {"tokens/s": batch * context / statistics.median(times[1:]), "peak MB": done.peak_mb}
 
-    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
     return Duel(f"training {shape}, torch", contestants, {"tokens/s": True, "peak MB": False})
 
 
