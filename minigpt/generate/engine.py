@@ -123,10 +123,11 @@ class Engine:
         cache = new_cache(backend, config, len(prompts), longest + steps, self.model.dtype, self.kv_bits)
         seen = [list(prompt) for prompt in prompts]
         for position in range(steps):
-            mask = self._mask(padding, cache.length, ids.shape[1])
-            hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
-            logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
-            tokens = self._choose(logits, samplings, seen, position)
+            with backend.inference():  # left before the yield: it would hold for the caller as well
+                mask = self._mask(padding, cache.length, ids.shape[1])
+                hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
+                logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
+                tokens = self._choose(logits, samplings, seen, position)
             yield tokens
             for text, token in zip(seen, tokens, strict=True):
                 text.append(token)
