@@ -54,7 +54,8 @@ class Skipped:
 class Step:
     """One update. `loss` is per token (or pair), `norm` the gradient's before clipping.
 
-    `seconds` are this step's, with those that it `rested` to keep the CPU limit.
+    `seconds` are this step's, with those that it `rested` to keep the CPU limit and those that it `waited` for its
+    batch.
     """
 
     stage: str
@@ -67,6 +68,7 @@ class Step:
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
     rested: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

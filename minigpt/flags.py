@@ -67,6 +67,14 @@ Bits = Annotated[
 KVBits = Annotated[
     int, typer.Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
 ]
+Draft = Annotated[
+    Path | None,
+    typer.Option("--draft", metavar="RUN", help="A smaller model with the same tokenizer, to guess tokens ahead."),
+]
+Lookup = Annotated[bool, typer.Option("--lookup", help="Guess tokens ahead from what stood in the text before.")]
+Guesses = Annotated[
+    int, typer.Option("--guesses", metavar="N", min=1, help="With --draft or --lookup: most guesses at a time.")
+]
 IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
 GroupSize = Annotated[
     int,

@@ -3,85 +3,86 @@
 
     python scripts/bench.py generation
     python scripts/bench.py shakespeare steps --nanogpt PATH --text tinyshakespeare.txt --rounds 5 --json bench.json
+    python scripts/bench.py sft dpo --rows gsm8k.json --json scripts/comparisons/results/tuning.json
+    python scripts/bench.py --readme
 
 Prints medians and the ratio in MiniGPT's favour of each round (above 1: MiniGPT is ahead) with its spread. Run it
-in the environment that scripts/test makes, on a machine that does nothing else.
+in the environment that scripts/test makes, on a machine that does nothing else. sft and dpo need `pip install trl`;
+nanoGPT is a checkout: git clone https://github.com/karpathy/nanoGPT, commit 3adf61e154c3fe3fca428ad6bc3818b27a3b8291.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comparisons import generation, nanogpt, tokenizing
-from comparisons.duel import Duel, Result, fight, machine
+from comparisons import batching, generation, mlx_training, nanogpt, report, tokenizing, tuning
+from comparisons.duel import Duel, commit, fight, machine
 
+from backends import BACKENDS
 from minigpt import tables
 
-PEERS = ("transformers", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
+RESULTS = report.RESULTS.relative_to(report.ROOT)
+PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
+COMPARISONS: dict[str, Callable[[argparse.Namespace], list[Duel]]] = {
+    "generation": lambda given: generation.generation(),
+    "batch": lambda given: [batching.batching(backend) for backend in BACKENDS],
+    "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
+    "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
+    "steps": lambda given: [
+        nanogpt.throughput(given.nanogpt, given.text, shape, given.steps or 30) for shape in nanogpt.SHAPES
+    ],
+    "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
+    "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
+    "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
+}
 NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "steps", "tokenizing")
 
 
 def main() -> int:
     arguments = _arguments()
-    results: list[Result] = []
+    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": []}
     for name in arguments.comparisons:
-        for duel in _duels(name, arguments):
-            results += fight(duel, arguments.rounds)
-    here = machine(*PEERS)
-    if arguments.nanogpt:
-        here["nanoGPT"] = _commit(arguments.nanogpt)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": here, "results": list(map(asdict, results))}, indent=1) + "\n")
-    show(results, here)
+        for piece in COMPARISONS[name](arguments):
+            found["results"] += [asdict(result) for result in fight(piece, arguments.rounds)]
+            if arguments.json:  # behind each piece: a later one that fails loses nothing
+                arguments.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if arguments.comparisons:
+        show(found)
+    if arguments.readme:
+        report.write_readme()
     return 0
 
 
-def _duels(name: str, arguments: argparse.Namespace) -> list[Duel]:
-    if name == "generation":
-        return generation.generation()
-    if name == "tokenizing":
-        return [tokenizing.tokenizing(arguments.text, arguments.megabytes)]
-    if name == "shakespeare":
-        return [nanogpt.time_to_loss(arguments.nanogpt, arguments.text, arguments.recipe)]
-    return [nanogpt.throughput(arguments.nanogpt, arguments.text, shape, arguments.steps) for shape in nanogpt.SHAPES]
-
-
-def show(results: list[Result], here: dict[str, str]) -> None:
+def show(found: dict[str, Any]) -> None:
     """The table, and under it what it was measured on."""
-    columns = ["work", "figure", "MiniGPT", "peer", "peer's", "ratio", "of all rounds"]
-    rows = [
-        [
-            result.work, result.figure, f"{result.ours:,.4g}", result.peer, f"{result.theirs:,.4g}",
-            f"{result.median:.2f}", f"{min(result.ratios):.2f} – {max(result.ratios):.2f}",
-        ]
-        for result in results
-    ]  # fmt: skip
-    tables.table("Medians; ratios above 1 are in MiniGPT's favour", columns, rows)
-    print(", ".join(f"{name} {value}" for name, value in here.items()))
-
-
-def _commit(checkout: Path) -> str:
-    """The commit of a peer that is a repository, as far as the path tells it."""
-    import subprocess
-
-    found = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
-    return found.stdout.strip() or "commit unknown"
+    tables.table("Medians; ratios above 1 are in MiniGPT's favour", report.DUELS, report.duel_rows(found["results"]))
+    for curve in found["growth"]:
+        tables.table(curve["what"], *report.growth_table(curve))
+    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparisons", nargs="+", choices=["generation", "tokenizing", "shakespeare", "steps"])
+    parser.add_argument("comparisons", nargs="*", metavar="COMPARISON", help=", ".join(COMPARISONS))
     parser.add_argument("--rounds", type=int, default=3, help="how often everybody runs")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
-    parser.add_argument("--steps", type=int, default=30, help="training steps per throughput run")
+    parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
+    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; mlx, sft and dpo 10)")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--readme", action="store_true", help=f"write the README's tables from {RESULTS}/*.json")
     given = parser.parse_args()
+    if not given.comparisons and not given.readme:
+        parser.error(f"name a comparison ({', '.join(COMPARISONS)}), or --readme")
+    if unknown := set(given.comparisons) - set(COMPARISONS):
+        parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(COMPARISONS)}")
     for names, value, flag in ((NEEDS_NANOGPT, given.nanogpt, "--nanogpt"), (NEEDS_TEXT, given.text, "--text")):
         if value is None and set(names) & set(given.comparisons):
             parser.error(f"{' and '.join(sorted(set(names) & set(given.comparisons)))} need {flag}")

@@ -146,9 +146,10 @@ def backend_of(name: str, device: str, quiet: bool = False) -> Any:
 
 
 def engine_at(
-    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0, kv_bits: int = 0
-) -> tuple["Engine", str]:
-    """An engine with a stage's weights, and that stage; what the user left open is said."""
+    path: Path | None, stage: str | None, backend: str, device: str, bits: int = 0, kv_bits: int = 0,
+    role: str = "Model",
+) -> tuple["Engine", str]:  # fmt: skip
+    """An engine with a stage's weights, and that stage; what the user left open is said, with the model's role."""
     from minigpt import console
     from minigpt.demo import load_engine
 
@@ -162,7 +163,7 @@ def engine_at(
     run, named = open_at(path, stage)
     stage = run.weights(named)[1]  # complains before a framework is imported
     if path is None or named is None:
-        console.note(f"Model: {run.directory}, stage {stage}.")
+        console.note(f"{role}: {run.directory}, stage {stage}.")
     framework = backend_of(backend, device, quiet=True)
     return load_engine(run, stage, framework, bits, kv_bits, lambda event: console.note(event.text)), stage
 

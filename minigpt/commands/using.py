@@ -1,16 +1,19 @@
 """The commands that use a model: generate, chat and evaluate."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt import flags
 from minigpt.commands import common
+from minigpt.commands.speculating import check_speculation, speculation_of, tell_speculation
 from minigpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from minigpt.generate.engine import Engine
+    from minigpt.generate.engine import Answer, Engine
     from minigpt.generate.sampling import Sampling
+    from minigpt.generate.speculate import Speculation
 
 
 def generate(
@@ -30,6 +33,9 @@ def generate(
     chat: flags.AsChat = False,
     bits: flags.Bits = 0,
     kv_bits: flags.KVBits = 0,
+    draft: flags.Draft = None,
+    lookup: flags.Lookup = False,
+    guesses: flags.Guesses = 8,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
     json: flags.AsJson = False,
@@ -47,24 +53,28 @@ def generate(
     texts = _prompts(prompt, prompts)
     if chat and not all(text.strip() for text in texts):
         raise UsageError("The message is empty.", "Give it with --prompt.")
+    check_speculation(draft, lookup, len(texts) * samples)
     engine, _ = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
+    speculation = speculation_of(engine, draft, lookup, guesses)
     ids = [_prompt_ids(engine, text, chat) for text in texts]
-    if len(ids) == samples == 1 and not json:
-        console.write("" if chat else texts[0])
-        _stream(engine, ids[0], sampling, max_tokens)
-        return
-    answers = engine.answer_each(
-        [one for one in ids for _ in range(samples)], with_seeds(sampling, samples) * len(ids), max_tokens
-    )
+    if one := len(ids) == samples == 1:
+        if not json:
+            console.write("" if chat else texts[0])
+        answers = [_stream(engine, ids[0], sampling, max_tokens, speculation, write=not json)]
+    else:
+        answers = engine.answer_each(
+            [prompt for prompt in ids for _ in range(samples)], with_seeds(sampling, samples) * len(ids), max_tokens
+        )
+    tell_speculation(speculation)
     rows = [
         {"prompt": texts[i // samples], "answer": answer.text, "tokens": len(answer.ids), "reason": answer.reason}
         for i, answer in enumerate(answers)
     ]
     if json:
         console.print_json(rows)
-        return
-    for row in rows:
-        console.write(f"{'' if chat else row['prompt']}{row['answer']}\n\n")
+    elif not one:
+        for row in rows:
+            console.write(f"{'' if chat else row['prompt']}{row['answer']}\n\n")
 
 
 def chat(
@@ -81,6 +91,9 @@ def chat(
     seed: flags.Seed = None,
     bits: flags.Bits = 0,
     kv_bits: flags.KVBits = 0,
+    draft: flags.Draft = None,
+    lookup: flags.Lookup = False,
+    guesses: flags.Guesses = 8,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
 ) -> None:
@@ -93,8 +106,10 @@ def chat(
     from minigpt.generate.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
+    check_speculation(draft, lookup)
     opening = [{"role": "system", "content": common.valid(system, "--system")}] if system else []
     engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
+    speculation = speculation_of(engine, draft, lookup, guesses)
     if stage == "pretrain" and engine.tokenizer.kind != "imported":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")
@@ -121,8 +136,9 @@ def chat(
             continue
         if dropped:
             console.note(f"(The context is full: the oldest {dropped} messages are forgotten.)")
-        answer = _stream(engine, ids, sampling, max_tokens)
-        messages.append({"role": "assistant", "content": answer})
+        answer = _stream(engine, ids, sampling, max_tokens, speculation)
+        messages.append({"role": "assistant", "content": answer.text})
+    tell_speculation(speculation)
 
 
 def evaluate(
@@ -177,13 +193,25 @@ def _prompt_ids(engine: "Engine", text: str, chat: bool) -> list[int]:
     return engine.tokenizer.prompt(text)
 
 
-def _stream(engine: "Engine", ids: list[int], sampling: "Sampling", max_tokens: int) -> str:
-    """Print an answer while it is made; returns its text."""
+def _stream(
+    engine: "Engine", ids: list[int], sampling: "Sampling", max_tokens: int, speculation: "Speculation | None",
+    write: bool = True,
+) -> "Answer":  # fmt: skip
+    """An answer, printed while it is made if `write` says so."""
     from minigpt import console
 
-    pieces = []
-    for piece in engine.stream(ids, sampling, max_tokens):
-        pieces.append(piece)
-        console.write(piece)
-    console.write("\n")
-    return "".join(pieces)
+    began = time.perf_counter()
+    stream = engine.stream(ids, sampling, max_tokens, speculation)
+    while True:
+        try:
+            piece = next(stream)
+        except StopIteration as end:
+            answer = end.value
+            break
+        if write:
+            console.write(piece)
+    if write:
+        console.write("\n")
+    if speculation is not None:
+        speculation.seconds += time.perf_counter() - began
+    return answer

@@ -13,6 +13,7 @@ from minigpt.data.rows import Message
 from minigpt.errors import UsageError
 from minigpt.generate.cache import check_cache_bits, new_cache
 from minigpt.generate.sampling import Sampling, sample
+from minigpt.generate.speculate import Speculation, speculated
 from minigpt.model import GPT
 from minigpt.tokenizer import Tokenizer
 
@@ -34,17 +35,22 @@ class Engine:
         self.model, self.weights, self.tokenizer = model, weights, tokenizer
         self.kv_bits = kv_bits  # 0: keys and values as they are computed
 
-    def stream(self, prompt: list[int], sampling: Sampling, max_tokens: int) -> Iterator[str]:
-        """Pieces of the answer as they become complete characters; the return value is the Answer."""
+    def stream(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, speculation: Speculation | None = None
+    ) -> Iterator[str]:
+        """Pieces of the answer as they become complete characters; the return value is the Answer.
+
+        With a `speculation` it is the same answer, sooner.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         ids: list[int] = []
         reason = "length"
-        for tokens in self._tokens([prompt], [sampling], max_tokens):
-            if tokens[0] in self.tokenizer.stops:
+        for token in self._alone(prompt, sampling, max_tokens, speculation):
+            if token in self.tokenizer.stops:
                 reason = "stop"
                 break
-            ids.append(tokens[0])
-            if piece := decoder.decode(self.tokenizer.bytes_of(tokens[0])):
+            ids.append(token)
+            if piece := decoder.decode(self.tokenizer.bytes_of(token)):
                 yield piece
         else:
             reason = "context" if len(ids) < max_tokens else "length"
@@ -81,6 +87,13 @@ class Engine:
             for ids, reason in zip(found, reasons, strict=True)
         ]
 
+    def _alone(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, speculation: Speculation | None
+    ) -> Iterator[int]:
+        if speculation is None:
+            return (tokens[0] for tokens in self._tokens([prompt], [sampling], max_tokens))
+        return speculated(self, speculation, prompt, sampling, self._steps([prompt], max_tokens))
+
     def _tokens(
         self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], max_tokens: int
     ) -> Iterator[list[int]]:
@@ -90,13 +103,7 @@ class Engine:
         distances only, so that it changes nothing.
         """
         config, backend = self.model.config, self.model.backend
-        longest, shortest = max(map(len, prompts)), min(map(len, prompts))
-        if shortest < 1 or longest >= config.context:
-            raise UsageError(
-                f"The prompt has {longest if shortest else 0} tokens; it must have 1 to {config.context - 1}.",
-                "Shorten it, or train with a longer model.context.",
-            )
-        steps = min(max_tokens, config.context - shortest)
+        steps, longest = self._steps(prompts, max_tokens), max(map(len, prompts))
         padding = [longest - len(prompt) for prompt in prompts]
         filler = self.tokenizer.end_of_text
         filled = [[filler] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
@@ -112,6 +119,16 @@ class Engine:
             for text, token in zip(seen, tokens, strict=True):
                 text.append(token)
             ids = np.array(tokens, np.int32)[:, None]
+
+    def _steps(self, prompts: Sequence[list[int]], max_tokens: int) -> int:
+        """How many tokens to compute. Raises UsageError for a prompt that is empty or fills the context."""
+        longest, shortest, context = max(map(len, prompts)), min(map(len, prompts)), self.model.config.context
+        if shortest < 1 or longest >= context:
+            raise UsageError(
+                f"The prompt has {longest if shortest else 0} tokens; it must have 1 to {context - 1}.",
+                "Shorten it, or train with a longer model.context.",
+            )
+        return min(max_tokens, context - shortest)
 
     def _mask(self, padding: list[int], start: int, count: int) -> Array | str:
         if not any(padding):

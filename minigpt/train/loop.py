@@ -80,6 +80,7 @@ class _Training:
         """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""
         rested, began = self.rest(), time.perf_counter()
         batch = self.batches(self.step + self.health.offset)
+        waited = time.perf_counter() - began
         value, metrics, grads = accumulated(
             self.backend, self.gradient, self.weights, batch, self.config.accumulation, self.rest
         )
@@ -98,7 +99,7 @@ class _Training:
         event = Step(
             self.stage, self.step, self.config.steps, float(value),
             self.config.learning_rate * rate(self.config, self.step - 1), float(norm), batch["ids"].size,
-            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()}, rested,
+            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()}, rested, waited,
         )  # fmt: skip
         self.report(event)
         self._record(event, "" if verdict == "good" else NOT_FINITE if learns else NOTHING_TO_LEARN)
@@ -137,7 +138,8 @@ class _Training:
             self.report(Skipped(self.stage, event.step, skipped, self.health.skipped))
         elif event.step % self.config.log_every == 0 or event.step == event.steps:
             record = {"step": event.step, "loss": event.loss, "learning_rate": event.learning_rate, "norm": event.norm}
-            self.store.log(record | event.metrics | {"tokens": event.tokens, "seconds": round(event.seconds, 4)})
+            times = {"seconds": round(event.seconds, 4), "waited": round(event.waited, 6)}
+            self.store.log(record | event.metrics | {"tokens": event.tokens} | times)
 
     def _measure_and_save(self) -> None:
         saving = self.step % self.config.save_every == 0 or self.step == self.config.steps

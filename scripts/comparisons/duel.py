@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 Figures = dict[str, float]
+GIVEN = "given"  # beside the directories of all contestants: what `prepare` made for them
 
 
 @dataclass(frozen=True)
@@ -28,45 +29,57 @@ class Contestant:
 class Duel:
     """One piece of work and those who do it; the first contestant is MiniGPT.
 
-    `figures` maps what is compared to whether more of it is better.
+    `figures` maps what is compared to whether more of it is better. `prepare` fills a directory once, before all
+    rounds, which `given` finds from a contestant's own.
     """
 
     work: str
     contestants: Sequence[Contestant]
     figures: dict[str, bool]
+    prepare: Callable[[Path], object] = lambda directory: None
 
 
 @dataclass
 class Result:
-    """Of one figure against one peer: the ratio in MiniGPT's favour of each round, above 1 where it is ahead."""
+    """Of one figure against one peer: the ratio in MiniGPT's favour of each round, above 1 where it is ahead.
+
+    `ours` and `theirs` are medians. A figure that nobody else has comes without a peer and ratios.
+    """
 
     work: str
     figure: str
     peer: str
     ours: float
-    theirs: float
+    theirs: float = 0.0
     ratios: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.ratios)
 
 
 def fight(duel: Duel, rounds: int) -> list[Result]:
     """Every contestant once per round, in turn, so that a busy minute of the machine hits all of them."""
     found: list[list[Figures]] = []
-    for number in range(rounds):
-        found.append([_once(contestant) for contestant in duel.contestants])
-        print(f"{duel.work}: round {number + 1} of {rounds}", file=sys.stderr)
-    return [
-        _result(duel.work, figure, more, peer.name, [row[0] for row in found], [row[1 + i] for row in found])
+    with tempfile.TemporaryDirectory(prefix="bench-") as home:
+        given(Path(home, "nobody")).mkdir()
+        duel.prepare(given(Path(home, "nobody")))
+        for number in range(rounds):
+            found.append([_once(contestant, home) for contestant in duel.contestants])
+            print(f"{duel.work}: round {number + 1} of {rounds}: {found[-1]}", file=sys.stderr)
+    ours = [row[0] for row in found]
+    against = [
+        _result(duel.work, figure, more, peer.name, ours, [row[1 + i] for row in found])
         for figure, more in duel.figures.items()
         for i, peer in enumerate(duel.contestants[1:])
     ]
+    alone = [name for name in ours[0] if name not in duel.figures]
+    return against + [Result(duel.work, name, "", statistics.median(row[name] for row in ours)) for name in alone]
 
 
-def _once(contestant: Contestant) -> Figures:
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+def given(directory: Path) -> Path:
+    """What was prepared for the contestant that works in `directory`."""
+    return directory.parent / GIVEN
+
+
+def _once(contestant: Contestant, home: str) -> Figures:
+    with tempfile.TemporaryDirectory(dir=home) as directory:
         return contestant.measure(Path(directory))
 
 
@@ -111,12 +124,20 @@ def minigpt(directory: Path, *arguments: str | Path) -> Finished:
     return run([sys.executable, "-m", "minigpt.cli", *words], directory)
 
 
+def trained(run: Path, stage: str = "pretrain") -> Figures:
+    """Of our run whose steps were all logged: median tokens per second, and the share of the time that data took."""
+    lines = map(json.loads, (run / stage / "metrics.jsonl").read_text("utf-8").splitlines())
+    steps = [line for line in lines if "seconds" in line]
+    rates = [step["tokens"] / step["seconds"] for step in steps]
+    waited, seconds = (sum(step[name] for step in steps) for name in ("waited", "seconds"))
+    return {"tokens/s": statistics.median(rates), "loader's share": waited / seconds}
+
+
 def worker(directory: Path, module: str, *arguments: str | Path) -> tuple[Figures, Finished]:
-    """A function of a module of this folder in a process of its own; its last line is a JSON object of figures."""
-    path = Path(__file__).with_name(f"{module}.py")
-    root = str(path.parents[2])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    done = run([sys.executable, path, *arguments], directory, PYTHONPATH=paths)
+    """A module of this folder as a process of its own; the last line that it prints is a JSON object of figures."""
+    scripts = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join(filter(None, [str(scripts), str(scripts.parent), os.environ.get("PYTHONPATH", "")]))
+    done = run([sys.executable, "-m", f"comparisons.{module}", *arguments], directory, PYTHONPATH=paths)
     return json.loads(done.out.strip().splitlines()[-1]), done
 
 
@@ -139,6 +160,14 @@ def machine(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version(), **versions}
+
+
+def commit(checkout: Path) -> str:
+    """The commit that a repository is at, with a plus when files were changed since."""
+    git = ["git", "-C", str(checkout)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    return head + "+" * bool(changed) if head else "commit unknown"
 
 
 def _cpu() -> str:

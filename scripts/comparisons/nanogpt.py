@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from comparisons.duel import Contestant, Duel, Figures, minigpt, run, settings
+from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, settings, trained, worker
 
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
 STEPS = 2000
@@ -37,10 +37,9 @@ def time_to_loss(nanogpt: Path, text: Path, recipe: list[str]) -> Duel:
         checkout = copied(nanogpt, text, directory)
         flags = [*CPU, *DOCUMENTED, f"--max_iters={STEPS}", f"--lr_decay_iters={STEPS}", f"--eval_interval={STEPS}"]
         done = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *flags], checkout)
-        scored = run([sys.executable, Path(__file__).resolve(), "score", checkout], checkout)
-        return {"seconds": done.seconds, "nats per character": float(scored.out.strip().splitlines()[-1])}
+        return {"seconds": done.seconds} | worker(checkout, "nanogpt", checkout)[0]
 
-    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
     figures = {"seconds": False, "nats per character": False}
     return Duel(f"tinyshakespeare, nanoGPT's {STEPS:,} steps on a CPU", contestants, figures)
 
@@ -65,9 +64,7 @@ def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
         )  # fmt: skip
         flags = ["--backend", "torch", "--data", text.resolve(), *same]
         done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
-        lines = map(json.loads, (directory / "run/pretrain/metrics.jsonl").read_text("utf-8").splitlines())
-        rates = [line["tokens"] / line["seconds"] for line in lines if "seconds" in line]
-        return {"tokens/s": statistics.median(rates), "peak MB": done.peak_mb}
+        return trained(directory / "run") | {"peak MB": done.peak_mb}
 
     def theirs(directory: Path) -> Figures:
         checkout = copied(nanogpt, text, directory)
@@ -79,7 +76,7 @@ def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
         times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", done.out)]
         return {"tokens/s": batch * context / statistics.median(times[1:]), "peak MB": done.peak_mb}
 
-    contestants = [Contestant("MiniGPT", ours), Contestant("nanoGPT", theirs)]
+    contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
     return Duel(f"training {shape}, torch", contestants, {"tokens/s": True, "peak MB": False})
 
 
@@ -115,6 +112,5 @@ def score(checkout: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["score"])
     parser.add_argument("checkout", type=Path)
-    print(score(parser.parse_args().checkout))
+    print(json.dumps({"nats per character": score(parser.parse_args().checkout)}))

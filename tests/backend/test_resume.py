@@ -26,7 +26,7 @@ def results(run, stage):
     trees, state = load_checkpoint(store.checkpoints()[-1])
     arrays = {(name, key): x.tobytes() for name, flat in trees.items() for key, x in flat.items()}
     journal = [json.loads(line) for line in store.journal.read_text("utf-8").splitlines()]
-    return arrays, state, [{k: v for k, v in line.items() if k != "seconds"} for line in journal]
+    return arrays, state, [{k: v for k, v in line.items() if k not in ("seconds", "waited")} for line in journal]
 
 
 class Stopped(Exception):

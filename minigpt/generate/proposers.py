@@ -1,0 +1,82 @@
+"""Who guesses in speculative decoding: what stood in the text before, or a smaller model."""
+
+from typing import TYPE_CHECKING
+
+from minigpt.errors import UsageError
+from minigpt.generate.cache import new_cache
+from minigpt.generate.sampling import Sampling
+from minigpt.generate.speculate import Speculation, chooser, last_logits
+
+if TYPE_CHECKING:
+    from minigpt.generate.engine import Engine
+
+
+def lookup(most: int) -> Speculation:
+    """Prompt look-up with at most `most` guesses in a pass."""
+    return Speculation(lambda *_: PromptLookup(), most)
+
+
+def drafting(engine: "Engine", draft: "Engine", most: int) -> Speculation:
+    """A draft for `engine`'s answers. Raises UsageError when its tokens are others."""
+    tokens = [(one.model.config.vocab_size, one.tokenizer.token_bytes) for one in (engine, draft)]
+    if tokens[0] != tokens[1]:
+        hint = "Take a smaller model that was trained with the same data and tokenizer settings."
+        raise UsageError("The draft's tokens are not the model's, so that its guesses mean nothing.", hint)
+    return Speculation(lambda *answer: Draft(draft, *answer), most)
+
+
+class PromptLookup:
+    """What followed the last time that the text's last three tokens (or two, or one) stood in it (Saxena 2023).
+
+    A table holds the place behind each of these groups; a new token costs three entries, however long the text.
+    """
+
+    LONGEST = 3
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[int, ...], int] = {}  # of one to three tokens: where the last one's follower stands
+        self.known = 1  # followers of tokens before this place are in the table
+
+    def propose(self, text: list[int], count: int) -> list[int]:
+        """At most `count` tokens; where the copy reaches the text's end it goes on with itself, as in LZ77."""
+        self._learn(text)
+        for size in range(min(self.LONGEST, len(text)), 0, -1):
+            if (place := self.places.get(tuple(text[-size:]))) is not None:
+                period = len(text) - place
+                return [text[place + i % period] for i in range(count)]
+        return []
+
+    def _learn(self, text: list[int]) -> None:
+        for place in range(self.known, len(text)):
+            for size in range(1, min(self.LONGEST, place) + 1):
+                self.places[tuple(text[place - size : place])] = place
+        self.known = max(self.known, len(text))
+
+
+class Draft:
+    """A smaller model's own answer, chosen with the same settings, seed and position as the model will choose.
+
+    Behind the end of its own context it guesses nothing.
+    """
+
+    def __init__(self, engine: "Engine", prompt: list[int], sampling: Sampling, capacity: int):
+        model = engine.model
+        self.engine, self.sampling, self.begin = engine, sampling, len(prompt)
+        capacity = min(capacity, model.config.context)
+        self.cache = new_cache(model.backend, model.config, 1, capacity, model.dtype, engine.kv_bits)
+        self.first, self.guesses = 0, list[int]()  # of the text before: its length, and what was guessed behind it
+
+    def propose(self, text: list[int], count: int) -> list[int]:
+        """At most `count` tokens, one forward pass of the draft for each."""
+        self.cache.length = min(self.cache.length, self.first + _agreeing(self.guesses, text[self.first :]))
+        self.first, text = len(text), list(text)
+        for _ in range(min(count, self.engine.model.config.context - self.first)):
+            logits = last_logits(self.engine, text[self.cache.length :], self.cache, 1)
+            text.append(chooser(self.engine, logits, self.sampling, self.begin)(0, text))
+        self.guesses = text[self.first :]
+        return self.guesses
+
+
+def _agreeing(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,104 @@
+"""Speculative decoding: guess several tokens, check them all in one forward pass, keep those that are right.
+
+A pass over eight tokens reads the weights as often as a pass over one: once, and that is what a step costs. Somebody
+cheaper proposes the next tokens (see `minigpt.generate.proposers`), and the model computes the logits behind each of
+them at once.
+
+The answer is the one that the plain engine gives, token for token, for greedy and for sampled answers: `sample` is a
+pure function of logits, settings, text and position, so each token is chosen by the same call as ever, and a guess is
+kept only where it is what was chosen. Leviathan et al. 2023 and Chen et al. 2023 accept by a ratio of probabilities
+instead, which keeps the distribution but not the tokens. A draft that draws with the same seed and position (common
+random numbers) agrees often, though not as often as their rule, which is the best one there is: that is the price of
+having the same answer with and without.
+
+The logits of a wider pass differ in their last bits, so a tie may go the other way. In float32 that takes two tokens
+whose scores agree to about six digits; in bfloat16, and with keys and values in few bits (a number between two codes
+may go either way), it happens now and then.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from backends.base import Array
+from minigpt.generate.cache import KVCache, QuantizedKVCache, new_cache
+from minigpt.generate.sampling import Sampling, sample
+
+if TYPE_CHECKING:
+    from minigpt.generate.engine import Engine
+
+FIRST = 4  # guesses in the first pass of an answer
+
+
+class Proposer(Protocol):
+    """Guesses for one answer. The texts that it is shown continue each other."""
+
+    def propose(self, text: list[int], count: int) -> list[int]:
+        """At most `count` tokens that may follow `text`, the prompt with the answer so far."""
+
+
+@dataclass
+class Speculation:
+    """Who guesses, how much at most, and what came of it; one may serve many answers, one after the other."""
+
+    start: Callable[[list[int], Sampling, int], Proposer]  # (prompt, settings, most tokens of text) of a new answer
+    most: int = 8  # guesses in one pass
+    passes: int = 0
+    tokens: int = 0  # that these passes gave
+    guessed: int = 0
+    accepted: int = 0
+    seconds: float = 0.0  # as the caller has timed it
+
+
+def speculated(
+    engine: "Engine", speculation: Speculation, prompt: list[int], sampling: Sampling, steps: int
+) -> Iterator[int]:
+    """The next token of the text, `steps` times. Guesses behind the token where the caller stops are forgotten."""
+    model, text, count = engine.model, list(prompt), min(FIRST, speculation.most)
+    cache = new_cache(model.backend, model.config, 1, len(prompt) + steps, model.dtype, engine.kv_bits)
+    proposer = speculation.start(prompt, sampling, len(prompt) + steps)
+    while len(text) < len(prompt) + steps:
+        room = len(prompt) + steps - len(text) - 1  # the pass gives one token more than were guessed
+        guesses = proposer.propose(text, min(count, room))
+        logits = last_logits(engine, text[cache.length :] + guesses, cache, len(guesses) + 1)
+        choose = chooser(engine, logits, sampling, len(prompt))
+        speculation.passes += 1
+        speculation.guessed += len(guesses)
+        for row, guess in enumerate([*guesses, None]):
+            token = choose(row, text)
+            text.append(token)
+            speculation.tokens += 1
+            speculation.accepted += token == guess
+            yield token
+            if token != guess:
+                break
+        cache.length = len(text) - 1  # cut back: the keys of wrong guesses are overwritten by the next pass
+        if guesses:
+            count = _next_count(count, row == len(guesses), speculation.most)
+
+
+def _next_count(count: int, all_right: bool, most: int) -> int:
+    """Two more after a pass without a fault, else one less: the rule of transformers' assisted generation."""
+    return min(count + 2, most) if all_right else max(count - 1, 1)
+
+
+def last_logits(engine: "Engine", ids: list[int], cache: KVCache | QuantizedKVCache, count: int) -> Array:
+    """Logits (count, V) of the last `count` of the ids, which continue what the cache holds."""
+    model = engine.model
+    hidden = model.hidden(engine.weights, model.backend.array(np.array([ids], np.int32)), "causal", cache)
+    return model.logits(engine.weights, hidden[0, -count:])
+
+
+def chooser(engine: "Engine", logits: Array, sampling: Sampling, begin: int) -> Callable[[int, list[int]], int]:
+    """choose(row, text): the token that follows `text` by this row of the logits, as the plain engine chooses it.
+
+    The answer begins behind `begin` tokens of the text.
+    """
+    backend = engine.model.backend
+    if sampling.greedy:
+        best = backend.numpy(backend.argmax(logits, axis=-1))
+        return lambda row, text: int(best[row])
+    scores = backend.numpy(logits)
+    return lambda row, text: sample(scores[row], sampling, np.array(text), len(text) - begin)

@@ -1,0 +1,92 @@
+"""What bench.py measured, as tables: on the terminal, and in the README between two comments."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results")  # the JSON files that the README's tables are made from
+BEGIN, END = "<!-- bench.py writes from here -->", "<!-- to here -->"
+DUELS = ["work", "figure", "MiniGPT", "peer", "peer's", "ratio", "of the rounds"]
+
+
+def write_readme(readme: Path = ROOT / "README.md", results: Path = RESULTS) -> None:
+    """Put the tables of all JSON files in `results` between the comments of `readme`."""
+    text = readme.read_text("utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    readme.write_text(before + section(results) + after, "utf-8")
+
+
+def section(results: Path = RESULTS) -> str:
+    """The part of the README from one comment to the other, both included."""
+    files = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
+    return f"{BEGIN}\n{markdown(files)}{END}"
+
+
+def markdown(files: Sequence[dict[str, Any]]) -> str:
+    """Tables for each machine and set of versions that results are from."""
+    parts = []
+    for machine, measured in by_machine(files).items():
+        parts += [f"{machine}; measured at {', '.join(dict.fromkeys(measured['commit']))}.\n"]
+        if measured["results"]:
+            parts += [_table(DUELS, duel_rows(measured["results"]))]
+        parts += [f"**{curve['what']}**\n\n{_table(*growth_table(curve))}" for curve in measured["growth"]]
+    return "\n".join(parts)
+
+
+def by_machine(files: Iterable[dict[str, Any]]) -> dict[str, dict[str, list]]:
+    """The results and curves of several files, put together where machine and versions are the same."""
+    found: dict[str, dict[str, list]] = {}
+    for file in files:
+        name = ", ".join(f"{key} {value}" for key, value in file["machine"].items() if value != "not installed")
+        here = found.setdefault(name, {"results": [], "growth": [], "commit": []})
+        here["results"] += file["results"]
+        here["growth"] += file["growth"]
+        here["commit"] += [file["commit"]]
+    return found
+
+
+def duel_rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """One row per figure and peer; figures that only we have come without a ratio."""
+    rows = []
+    for one in results:
+        ratios = sorted(one["ratios"])
+        rows.append([
+            one["work"], one["figure"], number(one["ours"]), one["peer"] or "–",
+            number(one["theirs"]) if one["peer"] else "", f"{middle(ratios):.2f}×" if ratios else "",
+            f"{ratios[0]:.2f} – {ratios[-1]:.2f} ({len(ratios)})" if ratios else "",
+        ])  # fmt: skip
+    return rows
+
+
+def growth_table(curve: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a curve: each figure with the exponent since the point before; the last row is the fit."""
+    columns = [curve["axis"]]
+    for name in curve["figures"]:
+        columns += [name, "exponent"]
+    rows = []
+    for i, point in enumerate(curve["points"]):
+        row = [number(point["x"])]
+        for name, figure in curve["figures"].items():
+            row += [number(point[name]), f"{figure['exponents'][i - 1]:.2f}" if i else ""]
+        rows.append(row)
+    last = ["upper half"]
+    for figure in curve["figures"].values():
+        last += ["", f"**{figure['fit']:.2f}**"]
+    return columns, [*rows, last] if len(rows) > 1 else rows
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median of sorted values."""
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def number(value: float) -> str:
+    """Three digits that matter, or whole thousands."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

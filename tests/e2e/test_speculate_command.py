@@ -1,0 +1,49 @@
+"""--draft and --lookup: the same answers, and a line about how good the guesses were."""
+
+import json
+
+import pytest
+
+FLAGS = ("--max-tokens", 12, "--backend", "torch")
+
+
+@pytest.mark.parametrize("sampling", [("--temperature", 0), ("--temperature", 2, "--seed", 5)], ids=str)
+def test_the_same_answer(minigpt, trained, sampling):
+    flags = ("generate", trained, "-p", "The cat sat", *sampling, *FLAGS)
+    plain = minigpt(*flags)
+    for guessing in (("--draft", trained / "pretrain"), ("--lookup",), ("--lookup", "--guesses", 2)):
+        found = minigpt(*flags, *guessing)
+        assert (found.code, found.out) == (0, plain.out), found.err
+        assert "guesses were right (" in found.err and "tokens per forward pass" in found.err
+
+
+def test_a_draft_that_is_the_model(minigpt, trained):
+    """12 tokens in three passes of at most 4 guesses; which stage guesses is said, as none was named."""
+    found = minigpt("generate", trained, "-p", "The", "--temperature", 0, "--draft", trained, "--guesses", 4, *FLAGS)
+    assert f"Model: {trained}, stage dpo.\nDraft: {trained}, stage dpo.\n" in found.err
+    assert "9 of 9 guesses were right (100%): 4.0 tokens per forward pass" in found.err
+
+
+def test_json_stays_json(minigpt, trained):
+    flags = ("generate", trained, "-p", "The cat", *FLAGS, "--json")
+    plain, found = minigpt(*flags), minigpt(*flags, "--lookup")
+    assert json.loads(found.out) == json.loads(plain.out) and len(json.loads(found.out)) == 1
+
+
+def test_a_conversation(minigpt, trained):
+    lines = b"What is 3 plus 1?\nAnd 3 plus 1?\n"
+    plain = minigpt("chat", trained, *FLAGS, stdin=lines)
+    for guessing in (("--draft", trained / "sft"), ("--lookup",)):
+        found = minigpt("chat", trained, *FLAGS, *guessing, stdin=lines)
+        assert (found.code, found.out) == (0, plain.out), found.err
+        assert found.err.count("guesses were right") == 1  # of both answers, at the end
+
+
+def test_what_does_not_go_together(minigpt, trained):
+    both = ("--draft", trained, "--lookup")
+    minigpt("generate", trained, "-p", "The", *both).refused(2, "--draft and --lookup exclude each other")
+    minigpt("chat", trained, *both).refused(2, "--draft and --lookup exclude each other")
+    several = minigpt("generate", trained, "-p", "The", "--samples", 3, "--lookup")
+    several.refused(2, "make one answer quicker; these are 3")
+    minigpt("generate", trained, "-p", "The", "--draft", "nowhere").refused(2, "nowhere")
+    minigpt("generate", trained, "-p", "The", "--lookup", "--guesses", 0).refused(2, "--guesses")

@@ -1,0 +1,86 @@
+"""The README's speed tables are what bench.py's JSON files say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from comparisons import report
+from comparisons.duel import Contestant, Duel, fight
+
+MACHINE = {"cpu": "a slow one", "cores": "2", "torch": "2.13", "mlx": "not installed"}
+DUEL = {"work": "reading", "figure": "pages/s", "peer": "a friend", "ours": 12345.6, "theirs": 0.0123456,
+        "ratios": [1.5, 0.5, 2.5]}  # fmt: skip
+ALONE = {"work": "reading", "figure": "pauses", "peer": "", "ours": 3.0, "theirs": 0.0, "ratios": []}
+CURVE = {
+    "what": "Reading", "axis": "pages", "figures": {"seconds": {"exponents": [1.0, 2.0], "fit": 1.5}},
+    "points": [{"x": 1, "seconds": 0.5}, {"x": 2, "seconds": 1.0}, {"x": 4000, "seconds": 4.0}],
+}  # fmt: skip
+
+
+def files(directory, *contents):
+    directory.mkdir()
+    for i, (results, growth) in enumerate(contents):
+        content = {"machine": MACHINE, "commit": f"c{i}", "results": results, "growth": growth}
+        (directory / f"{i}.json").write_text(json.dumps(content), "utf-8")
+    return directory
+
+
+def test_tables_from_json(tmp_path):
+    """Two files of one machine become one table; the median ratio and its spread are computed from the rounds."""
+    made = report.section(files(tmp_path / "results", ([DUEL], []), ([ALONE], [CURVE])))
+    assert made.splitlines()[1:] == [
+        "cpu a slow one, cores 2, torch 2.13; measured at c0, c1.",
+        "",
+        "| work | figure | MiniGPT | peer | peer's | ratio | of the rounds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| reading | pages/s | 12,346 | a friend | 0.0123 | 1.50× | 0.50 – 2.50 (3) |",
+        "| reading | pauses | 3 | – |  |  |  |",
+        "",
+        "**Reading**",
+        "",
+        "| pages | seconds | exponent |",
+        "| --- | --- | --- |",
+        "| 1 | 0.5 |  |",
+        "| 2 | 1 | 1.00 |",
+        "| 4,000 | 4 | 2.00 |",
+        "| upper half |  | **1.50** |",
+        report.END,
+    ]
+
+
+def test_only_what_is_between_the_comments_is_written(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
+    results = files(tmp_path / "results", ([DUEL], []))
+    for _ in range(2):
+        report.write_readme(readme, results)
+        assert readme.read_text("utf-8") == f"before\n{report.section(results)}\nafter\n"
+
+
+def test_the_readme_has_the_committed_figures():
+    """Nobody edits them by hand: `python scripts/bench.py --readme` writes them."""
+    assert report.section() in (report.ROOT / "README.md").read_text("utf-8")
+
+
+def test_a_duel_runs_everybody_in_turn(tmp_path):
+    """What is prepared is there for all; ratios are turned so that more of them is better."""
+    seen = []
+
+    def contestant(name, seconds):
+        def measure(directory):
+            assert (directory.parent / "given" / "rows").read_text() == "3" and not list(directory.iterdir())
+            seen.append(name)
+            return {"seconds": seconds, "idle": 0.5}
+
+        return Contestant(name, measure)
+
+    prepare = lambda directory: (directory / "rows").write_text("3")  # noqa: E731
+    work = Duel("work", [contestant("a", 2.0), contestant("b", 3.0)], {"seconds": False}, prepare)
+    against, alone = fight(work, 2)
+    assert seen == ["a", "b", "a", "b"]
+    assert (against.peer, against.ours, against.theirs) == ("b", 2.0, 3.0)
+    assert against.ratios == pytest.approx([1.5, 1.5])
+    assert (alone.figure, alone.ours, alone.ratios) == ("idle", 0.5, [])
