@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, H query heads, K key/value heads, D width of one head
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,10 @@ class Backend(ABC):
 
         Every array that needs a gradient must be an argument: MLX gives closed-over arrays a zero gradient.
         """
+
+    def inference(self) -> AbstractContextManager:
+        """Within it nothing is kept for a gradient; arrays that are born in it must not be trained with."""
+        return nullcontext()
 
     @abstractmethod
     def compile(self, fn: Callable) -> Callable:

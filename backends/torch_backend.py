@@ -1,6 +1,7 @@
 """PyTorch for CUDA GPUs and for CPUs."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,9 @@ class TorchBackend(Backend):
     def checkpoint(self, fn: Callable) -> Callable:
         return lambda *args: torch.utils.checkpoint.checkpoint(fn, *args, use_reentrant=False)
 
+    def inference(self) -> AbstractContextManager:
+        return torch.inference_mode()
+
     def compile(self, fn: Callable) -> Callable:
         return torch.compile(fn) if self.device == "gpu" else fn
 
@@ -190,7 +194,7 @@ class TorchBackend(Backend):
         return torch.logsumexp(x, dim=-1)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        if self.device == "cpu" and x.dtype == weight.dtype == torch.float32:
+        if self.device == "cpu" and x.dtype == weight.dtype == torch.float32 and torch.is_grad_enabled():
             return _RMSNorm.apply(x, weight, eps)
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
@@ -204,7 +208,10 @@ class TorchBackend(Backend):
         return F.gelu(x, approximate="tanh")
 
     def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
-        cos, sin = (table[offset : offset + x.shape[2]] for table in self._rope_table(x, offset + x.shape[2], theta))
+        stop = offset + x.shape[2]
+        cos, sin = (table[offset:stop] for table in self._rope_table(x, stop, theta))
+        if not torch.is_grad_enabled():  # few calls count there more than passes over memory
+            return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
         return _Rotation.apply(x, cos, sin)
 
     def _rope_table(self, x: Array, length: int, theta: float | np.ndarray) -> tuple[Array, Array]:
@@ -217,7 +224,8 @@ class TorchBackend(Backend):
             angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
             cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
             sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
-            self._rope_tables[key] = (self.array(cos).to(x.dtype), self.array(sin).to(x.dtype))
+            with torch.inference_mode(False):  # also a training step may use them later
+                self._rope_tables[key] = (self.array(cos).to(x.dtype), self.array(sin).to(x.dtype))
         return self._rope_tables[key]
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
@@ -226,7 +234,15 @@ class TorchBackend(Backend):
             causal = q.shape[2] == k.shape[2] and q.shape[2] > 1
             mask = None if causal or q.shape[2] == 1 else self.causal_mask(q.shape[2], k.shape[2])
         grouped = q.shape[1] != k.shape[1]
+        if grouped and q.shape[2] == 1 and (mask is None or mask.ndim < 3 or mask.shape[-3] == 1):
+            return self._one_query(q, k, v, scale, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+    def _one_query(self, q: Array, k: Array, v: Array, scale: float, mask: Array | None) -> Array:
+        """The heads of a group as the queries of one head: its keys and values are read once, in half the time."""
+        batch, heads, _, width = q.shape
+        q = q.reshape(batch, k.shape[1], heads // k.shape[1], width)  # (B, K, H/K, D)
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).reshape(batch, heads, 1, -1)
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

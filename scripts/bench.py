@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comparisons import batching, generation, mlx_training, nanogpt, report, tokenizing, tuning
+from comparisons import batching, generation, mlx_training, nanogpt, report, speculative, tokenizing, tuning
 from comparisons.duel import Duel, commit, fight, machine
 
 from backends import BACKENDS
@@ -31,6 +31,7 @@ PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepi
 COMPARISONS: dict[str, Callable[[argparse.Namespace], list[Duel]]] = {
     "generation": lambda given: generation.generation(),
     "batch": lambda given: [batching.batching(backend) for backend in BACKENDS],
+    "speculative": lambda given: [speculative.speculative(backend, given.steps) for backend in BACKENDS],
     "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
     "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
     "steps": lambda given: [
@@ -73,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
     parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
-    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; mlx, sft and dpo 10)")
+    parser.add_argument("--steps", type=int, help="training steps per run (default: 30; speculative 200; else 10)")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

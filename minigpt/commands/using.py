@@ -201,15 +201,7 @@ def _stream(
     from minigpt import console
 
     began = time.perf_counter()
-    stream = engine.stream(ids, sampling, max_tokens, speculation)
-    while True:
-        try:
-            piece = next(stream)
-        except StopIteration as end:
-            answer = end.value
-            break
-        if write:
-            console.write(piece)
+    answer = engine.streamed(ids, sampling, max_tokens, speculation, console.write if write else str)
     if write:
         console.write("\n")
     if speculation is not None:

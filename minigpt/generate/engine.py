@@ -1,7 +1,7 @@
 """From prompts to answers: prefill, then one token per step, for one prompt or a batch of unequal ones."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,18 @@ class Engine:
             yield piece
         return Answer(ids, self.tokenizer.decode(ids), reason)
 
+    def streamed(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, speculation: Speculation | None = None,
+        write: Callable[[str], object] = str,
+    ) -> Answer:  # fmt: skip
+        """The Answer of a stream; its pieces go to `write` as they come."""
+        stream = self.stream(prompt, sampling, max_tokens, speculation)
+        while True:
+            try:
+                write(next(stream))
+            except StopIteration as end:
+                return end.value
+
     def answer(self, prompts: Sequence[list[int]], sampling: Sampling, max_tokens: int) -> list[Answer]:
         """One answer per prompt. Each is what its prompt would get alone; the settings' seed holds for every one."""
         return self.answer_each(prompts, [sampling] * len(prompts), max_tokens)
@@ -111,10 +123,11 @@ class Engine:
         cache = new_cache(backend, config, len(prompts), longest + steps, self.model.dtype, self.kv_bits)
         seen = [list(prompt) for prompt in prompts]
         for position in range(steps):
-            mask = self._mask(padding, cache.length, ids.shape[1])
-            hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
-            logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
-            tokens = self._choose(logits, samplings, seen, position)
+            with backend.inference():  # left before the yield: it would hold for the caller as well
+                mask = self._mask(padding, cache.length, ids.shape[1])
+                hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
+                logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
+                tokens = self._choose(logits, samplings, seen, position)
             yield tokens
             for text, token in zip(seen, tokens, strict=True):
                 text.append(token)

@@ -87,8 +87,9 @@ def _next_count(count: int, all_right: bool, most: int) -> int:
 def last_logits(engine: "Engine", ids: list[int], cache: KVCache | QuantizedKVCache, count: int) -> Array:
     """Logits (count, V) of the last `count` of the ids, which continue what the cache holds."""
     model = engine.model
-    hidden = model.hidden(engine.weights, model.backend.array(np.array([ids], np.int32)), "causal", cache)
-    return model.logits(engine.weights, hidden[0, -count:])
+    with model.backend.inference():
+        hidden = model.hidden(engine.weights, model.backend.array(np.array([ids], np.int32)), "causal", cache)
+        return model.logits(engine.weights, hidden[0, -count:])
 
 
 def chooser(engine: "Engine", logits: Array, sampling: Sampling, begin: int) -> Callable[[int, list[int]], int]:

@@ -314,6 +314,9 @@ def _attention_cases(draw: _Draw) -> Iterator[Case]:
     yield _in_bf16(Case("attention: causal", (q, k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7)))
     yield _in_bf16(Case("attention: Tq < Tk", (q[:, :, :3], k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7)))
     yield _in_bf16(Case("attention: bool mask", (q, k, v, draw.bools(2, 1, 5, 5)), masked))
+    few = _Draw(seed=9)
+    for shape in ((2, 1, 1, 5), (2, 4, 1, 5), (1, 5)):
+        yield Case(f"attention: one query, mask {shape}", (q[:, :, :1], k, v, few.bools(*shape)), masked)
     shapes = ((3, 5), (1, 4), (4, 4))
     yield fixed("causal_mask", (), lambda b: [b.causal_mask(*s) for s in shapes], "bool")
 

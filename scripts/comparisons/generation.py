@@ -152,7 +152,8 @@ def _exported() -> Path:
     from minigpt.exchange.exporting import export_directory
 
     config, weights = config_and_weights()
-    export_directory(config, weights, _tokenizer(config.vocab_size), Path("model"), "float32", None, "hf")
+    tokenizer = _tokenizer(config.vocab_size)
+    export_directory(config, weights, tokenizer, Path("model"), "float32", None, "hf", lambda _: "")
     return Path("model")
 
 
@@ -162,7 +163,7 @@ def _gguf() -> Path:
 
     config, weights = config_and_weights()
     export_gguf(
-        config, dict(items(weights)), _bpe_of(config.vocab_size), Path("gguf"), "bench", "float32", None
+        config, dict(items(weights)), _bpe_of(config.vocab_size), Path("gguf"), "bench", "float32", None, lambda _: ""
     )
     return next(Path("gguf").glob("*.gguf"))
 

@@ -94,6 +94,21 @@ def test_a_function_without_gradients_records_nothing(backend):
     assert not getattr(weights["w"] * 2, "requires_grad", False)
 
 
+def test_inference_gives_the_same_numbers_and_training_goes_on_afterwards(backend):
+    """A table of rotations that grew during inference serves a gradient later."""
+    weights = {"w": numbers(backend, 6), "x": numbers(backend, 1, 2, 700, 6, seed=1)}
+
+    def fn(w):
+        x = backend.rms_norm(w["x"], w["w"], 1e-6)
+        return (backend.rope(x, 11, 1234.5) * w["x"]).sum(), {}
+
+    with backend.inference():
+        inside = backend.numpy(backend.rope(backend.rms_norm(weights["x"], weights["w"], 1e-6), 11, 1234.5))
+    outside = backend.numpy(backend.rope(backend.rms_norm(weights["x"], weights["w"], 1e-6), 11, 1234.5))
+    assert np.abs(inside - outside).max() < 1e-6 * np.abs(outside).max()
+    assert np.abs(backend.numpy(backend.value_and_grad(fn)(weights)[1]["w"])).max() > 1
+
+
 @pytest.mark.parametrize("case", [c for c in MODEL_CASES if not c.checkpointing], ids=lambda case: case.name)
 def test_checkpointing_changes_no_gradient(backend, case):
     """For every leaf: MLX gives what a checkpointed function closes over a gradient of 0 without a word."""

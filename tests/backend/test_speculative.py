@@ -44,16 +44,6 @@ def engine(backend):
     return engine_of(backend)
 
 
-def whole(engine, prompt, sampling, max_tokens, speculation=None):
-    """The Answer at the end of a stream."""
-    stream = engine.stream(prompt, sampling, max_tokens, speculation)
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            return end.value
-
-
 class Oracle:
     """Knows the answer, and says every `wrong`th token of it wrongly."""
 
@@ -67,7 +57,7 @@ class Oracle:
 
 def knowing(engine, prompt, sampling, wrong=10**9, most=8):
     """A speculation that knows the plain engine's answer."""
-    oracle = Oracle(prompt + whole(engine, prompt, sampling, CONTEXT).ids, wrong)
+    oracle = Oracle(prompt + engine.streamed(prompt, sampling, CONTEXT).ids, wrong)
     return Speculation(lambda *_: oracle, most)
 
 
@@ -87,19 +77,19 @@ def speculations(engine):
 def test_the_answer_is_the_plain_engines(backend, sampling, changes):
     """Ids, text and the reason of the end, also of the prompt that reaches the context's end."""
     engine = engine_of(backend, **changes)
-    plain = [whole(engine, prompt, sampling, 40) for prompt in PROMPTS]
+    plain = [engine.streamed(prompt, sampling, 40) for prompt in PROMPTS]
     assert {answer.reason for answer in plain} >= {"length", "context"}
     for speculation in speculations(engine):
-        assert [whole(engine, prompt, sampling, 40, speculation) for prompt in PROMPTS] == plain
+        assert [engine.streamed(prompt, sampling, 40, speculation) for prompt in PROMPTS] == plain
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_with_keys_in_few_bits(backend, bits):
     """A key between two codes may be rounded the other way in a wider pass: all but a few answers are the same."""
     engine = engine_of(backend, bits)
-    plain = [whole(engine, prompt, GREEDY, 20) for prompt in PROMPTS]
+    plain = [engine.streamed(prompt, GREEDY, 20) for prompt in PROMPTS]
     for speculation in speculations(engine):
-        same = [whole(engine, p, GREEDY, 20, speculation) == a for p, a in zip(PROMPTS, plain, strict=True)]
+        same = [engine.streamed(p, GREEDY, 20, speculation) == a for p, a in zip(PROMPTS, plain, strict=True)]
         assert sum(same) >= 3, same
 
 
@@ -108,7 +98,7 @@ def test_with_keys_in_few_bits(backend, bits):
 def test_wherever_the_first_wrong_guess_is(engine, wrong, most):
     for sampling in SAMPLINGS[:2]:
         speculation = knowing(engine, PROMPTS[1], sampling, wrong, most)
-        assert whole(engine, PROMPTS[1], sampling, 40, speculation) == whole(engine, PROMPTS[1], sampling, 40)
+        assert engine.streamed(PROMPTS[1], sampling, 40, speculation) == engine.streamed(PROMPTS[1], sampling, 40)
 
 
 def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
@@ -122,20 +112,20 @@ def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
         return logits
 
     speculation = knowing(engine, PROMPTS[1], GREEDY, wrong=3)
-    plain = whole(engine, PROMPTS[1], GREEDY, 30)
-    assert whole(engine, PROMPTS[1], GREEDY, 30, speculation) == plain
+    plain = engine.streamed(PROMPTS[1], GREEDY, 30)
+    assert engine.streamed(PROMPTS[1], GREEDY, 30, speculation) == plain
     monkeypatch.setattr(speculate, "last_logits", uncut)
     monkeypatch.setattr(speculate, "new_cache", lambda b, c, n, capacity, *rest: roomy(b, c, n, 9 * capacity, *rest))
-    assert whole(engine, PROMPTS[1], GREEDY, 30, speculation) != plain
+    assert engine.streamed(PROMPTS[1], GREEDY, 30, speculation) != plain
     held[0] = 0
-    assert whole(engine, PROMPTS[1], GREEDY, 30, knowing(engine, PROMPTS[1], GREEDY)) == plain  # nothing to cut
+    assert engine.streamed(PROMPTS[1], GREEDY, 30, knowing(engine, PROMPTS[1], GREEDY)) == plain  # nothing to cut
 
 
 def test_a_mask_that_shows_later_guesses_would_be_seen(engine, monkeypatch):
     hidden = GPT.hidden
     monkeypatch.setattr(GPT, "hidden", lambda self, w, ids, mask, cache: hidden(self, w, ids, None, cache))
-    plain = whole(engine, [50], GREEDY, 30)  # one token after the other: the mask does not matter
-    assert whole(engine, [50], GREEDY, 30, knowing(engine, [50], GREEDY, wrong=2)) != plain
+    plain = engine.streamed([50], GREEDY, 30)  # one token after the other: the mask does not matter
+    assert engine.streamed([50], GREEDY, 30, knowing(engine, [50], GREEDY, wrong=2)) != plain
 
 
 # ---- where an answer ends
@@ -149,7 +139,7 @@ def test_a_stop_token_among_the_guesses(engine, monkeypatch, end):
         speculate, "chooser", lambda engine, logits, sampling, begin: lambda row, text: ids[len(text) - begin]
     )
     speculation = Speculation(lambda *_: Oracle([50, 51, *ids]))
-    answer = whole(engine, [50, 51], GREEDY, 30, speculation)
+    answer = engine.streamed([50, 51], GREEDY, 30, speculation)
     assert (answer.ids, answer.reason) == (ids[:end], "stop")
     assert speculation.tokens == end + 1
 
@@ -161,21 +151,21 @@ def test_no_guess_reaches_beyond_the_end(engine, prompt, max_tokens):
     """The cache has room for the answer only, and a learned position must exist."""
     ids = [FIRST_BYTE + 65] * prompt
     for speculation in speculations(engine):
-        assert whole(engine, ids, GREEDY, max_tokens, speculation) == whole(engine, ids, GREEDY, max_tokens)
+        assert engine.streamed(ids, GREEDY, max_tokens, speculation) == engine.streamed(ids, GREEDY, max_tokens)
 
 
 @pytest.mark.parametrize("prompt", [[], [50] * CONTEXT])
 def test_prompts_that_do_not_fit_are_refused(engine, prompt):
     with pytest.raises(UsageError, match=f"it must have 1 to {CONTEXT - 1}"):
-        whole(engine, prompt, GREEDY, 4, lookup(8))
+        engine.streamed(prompt, GREEDY, 4, lookup(8))
 
 
 def test_a_draft_may_see_less(engine, backend):
     draft = engine_of(backend, context=20)
     speculation = drafting(engine, draft, 4)
-    assert whole(engine, [50] * 10, GREEDY, 40, speculation) == whole(engine, [50] * 10, GREEDY, 40)
+    assert engine.streamed([50] * 10, GREEDY, 40, speculation) == engine.streamed([50] * 10, GREEDY, 40)
     assert speculation.guessed == speculation.accepted == 8  # texts of 10 to 20 tokens: two passes give a token more
-    assert whole(engine, [50] * 30, GREEDY, 20, speculation) == whole(engine, [50] * 30, GREEDY, 20)
+    assert engine.streamed([50] * 30, GREEDY, 20, speculation) == engine.streamed([50] * 30, GREEDY, 20)
     assert speculation.guessed == 8
 
 
@@ -193,14 +183,14 @@ def test_a_draft_with_other_tokens_is_refused(engine, backend):
 def test_of_a_draft_that_is_the_model_every_guess_is_right(engine, sampling):
     """Also of sampled answers: it draws with the same seed and position, and sees the same text."""
     speculation = drafting(engine, engine, 4)
-    answer = whole(engine, PROMPTS[1], sampling, 40, speculation)
+    answer = engine.streamed(PROMPTS[1], sampling, 40, speculation)
     assert len(answer.ids) == speculation.tokens == 40
     assert speculation.guessed == speculation.accepted == 32 and speculation.passes == 8
 
 
 def test_of_another_random_model_hardly_any_is(engine, backend):
     speculation = drafting(engine, engine_of(backend, seed=7), 4)
-    whole(engine, PROMPTS[1], replace(SAMPLINGS[1], temperature=3.0), 40, speculation)
+    engine.streamed(PROMPTS[1], replace(SAMPLINGS[1], temperature=3.0), 40, speculation)
     assert speculation.accepted <= 0.2 * speculation.guessed
     assert speculation.passes >= speculation.tokens - speculation.accepted
 
@@ -208,14 +198,14 @@ def test_of_another_random_model_hardly_any_is(engine, backend):
 def test_good_guesses_become_more(engine):
     """4, 6 and 8 guesses, and each pass gives one token more."""
     speculation = knowing(engine, PROMPTS[1], GREEDY)
-    whole(engine, PROMPTS[1], GREEDY, 5 + 7 + 9 + 9, speculation)
+    engine.streamed(PROMPTS[1], GREEDY, 5 + 7 + 9 + 9, speculation)
     assert (speculation.passes, speculation.tokens, speculation.guessed, speculation.accepted) == (4, 30, 26, 26)
 
 
 def test_bad_guesses_become_fewer(engine):
     """4, 3, 2, and then one at a time; none in the last pass, which gives the last token anyway."""
     speculation = knowing(engine, PROMPTS[1], GREEDY, wrong=1)
-    whole(engine, PROMPTS[1], GREEDY, 10, speculation)
+    engine.streamed(PROMPTS[1], GREEDY, 10, speculation)
     assert (speculation.passes, speculation.guessed, speculation.accepted) == (10, 4 + 3 + 2 + 6, 0)
 
 

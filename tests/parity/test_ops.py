@@ -9,8 +9,9 @@ from backends.base import Backend
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import NumPyBackend, difference, row
 
+# tests/backend has these
 LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "scalar", "sync", "memory", "set_limits", "clear_cache",
-              "fast_bfloat16", "fast_quantized", "shares_memory", "versions"}  # fmt: skip  # tests/backend has these
+              "inference", "fast_bfloat16", "fast_quantized", "shares_memory", "versions"}  # fmt: skip
 METHODS = {name: fn for name, fn in vars(Backend).items() if callable(fn) and not name.startswith("_")}
 COMPOSED = {name: fn for name, fn in METHODS.items() if name not in Backend.__abstractmethods__}
 
