@@ -20,6 +20,7 @@ from backends import tree
 
 Array = Any
 MUON_GROUP = 1 << 22  # numbers in matrices that Muon treats together
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic from Jordan et al. 2024 ("Muon")
 
 
 class BackendUnavailable(RuntimeError):
@@ -178,7 +179,7 @@ class Backend(ABC):
 
     @abstractmethod
     def fast_bfloat16(self) -> bool:
-        """Whether the device computes bfloat16 natively (CPUs, and Apple's M1 and M2, emulate it slowly)."""
+        """Whether the device trains faster in bfloat16 (CPUs without matrix units, Apple's M1 and M2 emulate it)."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
@@ -379,13 +380,14 @@ class Backend(ABC):
         return params, first, second
 
     def muon_update(
-        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5
+        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
+        dtype: str = "float32",
     ) -> tuple[list, list]:
         """One Muon step on matrices (Jordan et al. 2024): Nesterov momentum, then the nearest orthogonal matrix.
 
         M ← β M + (1-β) g;  U = orthogonalize((1-β) g + β M);  p ← p (1 - lr·decay) - lr · √max(1, out/in) · U.
-        Matrices of the same shape are stacked and orthogonalized together, MUON_GROUP numbers at once: its
-        temporaries are six times as large. Returns (p, M).
+        Matrices of the same shape are stacked and orthogonalized together in `dtype`, MUON_GROUP numbers at once:
+        its temporaries are six times as large. Returns (p, M), float32 as they were.
         """
         new_params, new_momentum = list(params), list(momentum)
         done: list[Array] = []
@@ -393,7 +395,7 @@ class Backend(ABC):
             slopes = [self.after(grads[i], done) for i in indices]
             done = [beta * momentum[i] + (1 - beta) * g for i, g in zip(indices, slopes, strict=True)]
             looked_ahead = self.stack([(1 - beta) * g + beta * m for m, g in zip(done, slopes, strict=True)])
-            updates = self.orthogonalize(looked_ahead, steps)  # (n, out, in)
+            updates = self.orthogonalize(looked_ahead, steps, dtype)  # (n, out, in)
             scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
             for position, i in enumerate(indices):
                 new_momentum[i] = done[position]
@@ -401,19 +403,20 @@ class Backend(ABC):
             done = [new_params[i] for i in indices]
         return new_params, new_momentum
 
-    def orthogonalize(self, x: Array, steps: int) -> Array:
+    def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
         """Singular values of each matrix in x (n, rows, columns) pushed towards 1 by a quintic Newton–Schulz iteration.
 
-        Coefficients from Jordan et al. 2024 ("Muon"): singular values end in about [0.7, 1.2], in float32.
+        Singular values end in about [0.7, 1.2]; bfloat16, the authors' choice, is exact enough for that. The result is
+        float32.
         """
-        a, b, c = 3.4445, -4.7750, 2.0315
+        a, b, c = NEWTON_SCHULZ
         tall = x.shape[-2] > x.shape[-1]
         x = x.swapaxes(-1, -2) if tall else x
-        x = x / (self.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7)
+        x = self.cast(x / (self.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7), dtype)
         for _ in range(steps):
             square = x @ x.swapaxes(-1, -2)
             x = a * x + (b * square + c * (square @ square)) @ x
-        return x.swapaxes(-1, -2) if tall else x
+        return self.cast(x.swapaxes(-1, -2) if tall else x, "float32")
 
 
 def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:

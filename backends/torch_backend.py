@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from torch.optim.adamw import adamw
 
 from backends import tree
-from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
+from backends.base import NEWTON_SCHULZ, Array, Backend, BackendUnavailable, rope_frequencies
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -168,7 +168,9 @@ class TorchBackend(Backend):
         return self.device == "cpu"
 
     def fast_bfloat16(self) -> bool:
-        return self.device == "gpu" and torch.cuda.get_device_capability()[0] >= 8
+        if self.device == "gpu":
+            return torch.cuda.get_device_capability()[0] >= 8
+        return getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # Intel's matrix units (Sapphire Rapids on)
 
     def versions(self) -> dict[str, str]:
         device = torch.cuda.get_device_name() if self.device == "gpu" else "cpu"
@@ -298,6 +300,18 @@ class TorchBackend(Backend):
                 weight_decay=decay * lr / rate if rate else 0.0, eps=eps * correction2**0.5,
             )  # fmt: skip
         return params, first, second
+
+
+    def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
+        """As in the base, each iteration in three calls without a temporary for every operation."""
+        a, b, c = NEWTON_SCHULZ
+        tall = x.shape[-2] > x.shape[-1]
+        x = x.mT if tall else x
+        x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).to(DTYPES[dtype])
+        for _ in range(steps):
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        return (x.mT if tall else x).float()
 
 
 class _QuantizedLinear(torch.autograd.Function):

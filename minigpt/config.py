@@ -140,6 +140,7 @@ class StageConfig(Section):
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
     eps: float = Field(1e-8, gt=0)
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step leaves out")
     checkpointing: bool = False
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole part")
     compile: bool = True

@@ -86,10 +86,11 @@ def load_engine(
 ) -> Engine:
     """The finished stage of a run (by default the last one), ready to answer.
 
-    With `bits` 4 or 8 its weights are quantized, with `kv_bits` the keys and values of an answer.
+    With `bits` 4 or 8 its weights are quantized, with `kv_bits` the keys and values of an answer. CPUs answer in
+    float32, whatever they trained in.
     """
     weights, stage = loaded_quantized(run, stage, backend, bits, report) if bits else run.weights(stage, backend)
-    dtype = choose_dtype(backend, getattr(run.config, stage).dtype)
+    dtype = "float32" if backend.device == "cpu" else choose_dtype(backend, getattr(run.config, stage).dtype)
     return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer, kv_bits)
 
 

@@ -17,7 +17,7 @@ def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
     """
     packed, targets, backend = batch.get("segments"), batch["targets"], model.backend
     mask = "causal" if packed is None else segment_mask(backend, packed)
-    hidden = model.hidden(weights, batch["ids"], mask)  # (B, T, d)
+    hidden = model.hidden(weights, batch["ids"], mask, keys=batch.get("dropout"))  # (B, T, d)
     head = model.head(weights)
     if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
         return backend.token_nll(model.logits(weights, hidden), targets)

@@ -13,7 +13,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt.config import ModelConfig
-from minigpt.linear import embed, linear
+from minigpt.linear import dropout, embed, linear
 from minigpt.rope import rope_amplitude, rope_frequencies
 
 
@@ -22,13 +22,14 @@ class GPT:
 
     def __init__(
         self, config: ModelConfig, backend: Backend, dtype: str = "float32", checkpointing: bool = False,
-        loss_chunk: int = 0,
+        loss_chunk: int = 0, dropout: float = 0.0,
     ):  # fmt: skip
         self.config = config
         self.backend = backend
         self.dtype = dtype
         self.checkpointing = checkpointing
         self.loss_chunk = loss_chunk  # see losses.token_losses
+        self.dropout = backend.array(np.float32(dropout)) if dropout else None  # see hidden
         frequencies = rope_frequencies(config)
         self.angles = config.rope_theta if frequencies is None else frequencies
         self.scale = config.head_dim**-0.5 * rope_amplitude(config) ** 2
@@ -41,8 +42,14 @@ class GPT:
         """
         return self.logits(weights, self.hidden(weights, ids, mask, cache))
 
-    def hidden(self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None) -> Array:
-        """The last layer's normalized output (B, T, d)."""
+    def hidden(
+        self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None, keys: Array | None = None
+    ) -> Array:
+        """The last layer's normalized output (B, T, d).
+
+        With `keys` (B,) int32, as a training step has them, the embeddings and both outputs of each block lose a
+        share `dropout` of their numbers.
+        """
         backend, body = self.backend, weights["model"]
         x = backend.cast(embed(backend, body["embed_tokens"], ids, self.config.d_model), self.dtype)  # (B, T, d)
         offset = 0 if cache is None else cache.length
@@ -50,11 +57,12 @@ class GPT:
             rows = self._positions(mask, offset, ids.shape[1])  # (T,) or (B, T)
             x = x + backend.cast(backend.take(body["embed_positions"]["weight"], rows), self.dtype)
         mask = self._within_window(mask, offset, ids.shape[1])
+        x = self._dropped(x, keys, 0)
         for number, layer in enumerate(body["layers"]):
             if self.checkpointing and cache is None:
-                x = backend.checkpoint(lambda w, y: self._block(w, y, mask, 0, None, 0))(layer, x)
+                x = backend.checkpoint(lambda w, y, n=number: self._block(w, y, mask, 0, None, n, keys))(layer, x)
             else:
-                x = self._block(layer, x, mask, offset, cache, number)
+                x = self._block(layer, x, mask, offset, cache, number, keys)
         if cache is not None:
             cache.length += ids.shape[1]
         return self._norm(body["norm"], x)
@@ -67,10 +75,18 @@ class GPT:
         """The output layer's leaves; tied embeddings are used again as the output matrix."""
         return weights["model"]["embed_tokens"] if self.config.tie_embeddings else weights["lm_head"]
 
-    def _block(self, layer: Tree, x: Array, mask, offset: int, cache, number: int) -> Array:
+    def _block(self, layer: Tree, x: Array, mask, offset: int, cache, number: int, keys: Array | None = None) -> Array:
         seen = self._norm(layer["input_layernorm"], x)
-        x = x + self._attention(layer["self_attn"], seen, mask, offset, cache, number)
-        return x + self._feed_forward(layer["mlp"], self._norm(layer["post_attention_layernorm"], x))
+        attended = self._attention(layer["self_attn"], seen, mask, offset, cache, number)
+        x = x + self._dropped(attended, keys, 2 * number + 1)
+        thought = self._feed_forward(layer["mlp"], self._norm(layer["post_attention_layernorm"], x))
+        return x + self._dropped(thought, keys, 2 * number + 2)
+
+    def _dropped(self, x: Array, keys: Array | None, place: int) -> Array:
+        """x (B, T, d) with dropout; every place in the network has keys of its own."""
+        if keys is None or self.dropout is None:
+            return x
+        return dropout(self.backend, x, keys ^ (place * 0x9E3779B1 % 2**32 - 2**31), self.dropout)
 
     def _attention(self, w: Tree, x: Array, mask, offset: int, cache, number: int) -> Array:
         c, backend = self.config, self.backend

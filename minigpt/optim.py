@@ -13,7 +13,7 @@ class Optimizer:
     """Chooses the update of each leaf by its name and shape, once; holds no arrays itself.
 
     Matrices decay, vectors do not. With Muon, the matrices inside the layers are updated by Muon, embeddings,
-    the output head and vectors by AdamW (Jordan et al. 2024).
+    the output head and vectors by AdamW (Jordan et al. 2024). `config.dtype` "auto" counts as float32 here.
     """
 
     def __init__(self, backend: Backend, config: StageConfig, weights: Tree):
@@ -77,6 +77,7 @@ class Optimizer:
             new_params, new_first = backend.muon_update(
                 pick(params, self.muon), pick(slopes, self.muon), pick(first, self.muon),
                 lr=settings["matrix_learning_rate"], beta=c.momentum, decay=c.weight_decay,
+                dtype="bfloat16" if c.dtype == "bfloat16" else "float32",
             )  # fmt: skip
             _put(params, self.muon, new_params)
             _put(first, self.muon, new_first)

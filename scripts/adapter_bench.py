@@ -98,7 +98,7 @@ def training_step(backend, shape: ModelConfig, settings: TuneConfig, config: Con
 
     base, batches = None, random_rows(shape, settings.batch_size)
     if is_adapted(settings):
-        base, weights, loss, batches, _ = adapter_recipe(backend, shape, settings, weights, 1, (loss, batches, None))
+        base, weights, loss, _ = adapter_recipe(backend, shape, settings, weights, 1, (loss, None))
     gradient = backend.value_and_grad(loss, compiled=settings.compile)
     optimizer = Optimizer(backend, settings, weights)
     state = {"weights": weights, "moments": optimizer.init(weights)}

@@ -4,6 +4,7 @@ A batch is a dict of NumPy arrays whose first axis is the row: `ids`, `targets` 
 to 1 over the batch; packed rows add `segments` (B, T), pairs add `spans` (B, 2P, T) and `reference` (B, P, 2).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -123,6 +124,18 @@ class Batches:
     def epoch_steps(self) -> float:
         """Steps until every row was seen once."""
         return self.rows.count / self.batch_size
+
+
+def with_dropout_keys(batches: Batches, seed: int) -> Callable[[int], Batch]:
+    """The same batches with a random int32 `dropout` (B,) per row: a pure function of (seed, step), too."""
+
+    def keyed(step: int) -> Batch:
+        batch = batches(step)
+        rows = len(batch["ids"])
+        keys = stream(seed, "dropout", step).integers(-(2**31), 2**31, rows, np.int32)
+        return batch | {"dropout": keys}
+
+    return keyed
 
 
 def in_order(rows: Rows, batch_size: int, limit: int | None = None) -> list[list[int]]:

@@ -161,8 +161,8 @@ def _wrong_updates(b: Backend) -> Controls:
         grads = [g + decay * p for p, g in zip(params, grads, strict=True)]
         return b.muon_update(params, grads, momentum, decay=0.0, **settings)
 
-    def one_matrix(x: Array, steps: int) -> Array:
-        return b.orthogonalize(x.reshape(1, -1, x.shape[-1]), steps).reshape(x.shape)
+    def one_matrix(x: Array, steps: int, *dtype: str) -> Array:
+        return b.orthogonalize(x.reshape(1, -1, x.shape[-1]), steps, *dtype).reshape(x.shape)
 
     def clip_each(grads: list, max_norm: float) -> tuple[list, Array]:
         norm = b.clip_by_global_norm([g + 0 for g in grads], 0.0)[1]

@@ -69,6 +69,7 @@ def stage_memory(
     width = row_width(model, stage)
     tokens = config.batch_size // config.accumulation * width
     layer = int(narrow * tokens * layer_numbers(model, habits, width, stage != "pretrain"))
+    layer += 2 * tokens * model.d_model * bool(config.dropout)  # which numbers were left out, a byte each
     kept, passing = model.n_layer * layer, habits.passing * layer
     if config.checkpointing:
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer

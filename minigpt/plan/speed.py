@@ -75,7 +75,8 @@ def _rate(backend: Backend) -> float:
 def _timed(
     backend: Backend, model: ModelConfig, stage: str, config: StageConfig, dtype: str, rows: int, width: int
 ) -> Speed:
-    network = GPT(model, backend, dtype, config.checkpointing, config.loss_chunk)
+    config = config.model_copy(update={"dtype": dtype})
+    network = GPT(model, backend, dtype, config.checkpointing, config.loss_chunk, config.dropout)
     weights = to_backend(backend, init_weights(model, 0))
     batch = {key: backend.array(x) for key, x in _batch(model, rows, width, stage != "pretrain").items()}
     traced = config.compile and backend.name == "mlx"  # torch.compile would take longer than the whole plan
@@ -98,6 +99,7 @@ def _timed(
 def _batch(model: ModelConfig, rows: int, width: int, packed: bool) -> dict[str, np.ndarray]:
     ids = np.random.default_rng(0).integers(0, model.vocab_size, (rows, width + 1)).astype(np.int32)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": np.full((rows, width), 1e-3, np.float32)}
+    batch["dropout"] = np.arange(rows, dtype=np.int32)  # used if the stage has dropout
     segments = np.repeat((np.arange(width) // SEGMENT)[None], rows, axis=0).astype(np.int32)
     return batch | ({"segments": segments} if packed else {})
 

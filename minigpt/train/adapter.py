@@ -14,7 +14,6 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, items, unflatten
 from minigpt.config import ModelConfig, StageConfig, TuneConfig
-from minigpt.data.batches import Batch, Batches, stream
 from minigpt.errors import CheckpointError
 from minigpt.linear import matrix
 from minigpt.lora import (
@@ -62,13 +61,13 @@ def check_base(state: dict[str, Any], fingerprint: str, where: Path) -> None:
 
 def adapter_recipe(
     backend: Backend, model: ModelConfig, config: TuneConfig, weights: Tree, seed: int, recipe: tuple
-) -> tuple[Tree, Tree, "Loss", Batches, "Validate"]:
-    """(base, adapter, loss, batches, validate) for a stage that trains an adapter of `weights`.
+) -> tuple[Tree, Tree, "Loss", "Validate"]:
+    """(base, adapter, loss, validate) for a stage that trains an adapter of `weights`.
 
-    `recipe` is the stage's (loss, batches, validate) over whole trees. The loss returned takes the base as a third
+    `recipe` is the stage's (loss, validate) over whole trees. The loss returned takes the base as a third
     argument: a traced function must not close over it.
     """
-    whole_loss, whole_batches, whole_validate = recipe
+    whole_loss, whole_validate = recipe
     layers = linear_layers(model)
 
     def weight_of(layer: str) -> np.ndarray:
@@ -87,8 +86,7 @@ def adapter_recipe(
     def validate(adapter):
         return whole_validate(join(base, adapter))
 
-    batches = with_dropout_keys(whole_batches, seed) if config.lora_dropout else whole_batches
-    return base, to_backend(backend, adapter), loss, batches, validate
+    return base, to_backend(backend, adapter), loss, validate
 
 
 def dropout_leaves(adapter: Tree, keys: Array, rate: Array) -> Tree:
@@ -99,18 +97,6 @@ def dropout_leaves(adapter: Tree, keys: Array, rate: Array) -> Tree:
         flat[f"{layer}.dropout_keys"] = keys ^ salt
         flat[f"{layer}.dropout_rate"] = rate
     return unflatten(flat)
-
-
-def with_dropout_keys(batches: Batches, seed: int):
-    """The same batches with a random int32 `dropout` (B,) per row: a pure function of (seed, step), too."""
-
-    def keyed(step: int) -> Batch:
-        batch = batches(step)
-        rows = len(batch["ids"])
-        keys = stream(seed, "dropout", step).integers(-(2**31), 2**31, rows, np.int32)
-        return batch | {"dropout": keys}
-
-    return keyed
 
 
 def final_trees(base: Tree, flat: dict[str, np.ndarray], config: TuneConfig) -> dict[str, Tree]:

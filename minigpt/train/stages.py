@@ -13,7 +13,15 @@ from backends.base import Backend
 from backends.tree import Tree
 from minigpt.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
 from minigpt.config import DPOConfig, StageConfig
-from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows, ValidationText, stacked
+from minigpt.data.batches import (
+    Batches,
+    PackedRows,
+    PairRows,
+    TextRows,
+    ValidationText,
+    stacked,
+    with_dropout_keys,
+)  # fmt: skip
 from minigpt.durable import write_whole
 from minigpt.errors import CheckpointError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
@@ -45,7 +53,8 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
         return store.final
     planned = control.plan.of(stage) if control.plan is not None else None
     config = fitted(store, getattr(run.config, stage), control.less_memory, planned and planned.division)
-    model = GPT(run.model_config, backend, choose_dtype(backend, config.dtype), config.checkpointing, config.loss_chunk)
+    config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
+    model = GPT(run.model_config, backend, config.dtype, config.checkpointing, config.loss_chunk, config.dropout)
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))
     if (before := stage_before(run, stage)) and not store.steps_kept():
@@ -59,11 +68,13 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     weights = to_backend(backend, starting_weights(run, stage, config))
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
+    if config.dropout or getattr(config, "lora_dropout", 0.0):
+        batches = with_dropout_keys(batches, run.config.seed)
     base = None
     if is_adapted(config):
         fingerprint = start_fingerprint(run, stage, weights, backend.numpy)
-        whole = (loss, batches, validate)
-        frozen, weights, loss, batches, validate = adapter_recipe(
+        whole = (loss, validate)
+        frozen, weights, loss, validate = adapter_recipe(
             backend, run.model_config, config, weights, run.config.seed, whole
         )
         base = Base(frozen, fingerprint)

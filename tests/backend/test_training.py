@@ -233,3 +233,29 @@ def test_a_checkpoint_holds_what_the_loop_returned(backend, tmp_path):
     assert trees["weights"]["w"].tolist() == backend.numpy(weights["w"]).tolist()
     assert trees["optim"].keys() == {"first.w", "second.w"}
     assert state["step"] == 5 and state["metrics"]["loss"] == pytest.approx(abs(trees["weights"]["w"][0] - 3))
+
+
+# ---- dropout
+
+
+def test_dropout_reaches_every_block_and_evaluation_has_none(backend):
+    """Keys (B,) decide what is left out, row by row; without keys nothing is."""
+    ids = backend.array(np.arange(12, dtype=np.int32).reshape(2, 6))
+    flat, rate = dict(tree.items(random_weights(MODEL))), 0.3
+    writing = [name for name in flat if name.endswith(("o_proj.weight", "down_proj.weight"))]
+    silent = flat | {name: np.zeros_like(flat[name]) for name in writing}  # blocks that add nothing
+
+    def hidden(weights, rate, *keys):
+        model = GPT(MODEL, backend, dropout=rate)
+        values = backend.array(np.array(keys, np.int32)) if keys else None
+        return backend.numpy(model.hidden(to_backend(backend, tree.unflatten(weights)), ids, keys=values))
+
+    assert np.array_equal(hidden(flat, rate), hidden(flat, 0.0))
+    assert np.array_equal(hidden(flat, 0.0, 1, 2), hidden(flat, 0.0))
+    first, other = hidden(flat, rate, 1, 2), hidden(flat, rate, 9, 2)
+    assert np.array_equal(first[1], other[1]) and not np.allclose(first[0], other[0])
+    assert abs((hidden(silent, rate, 5, 6) == 0).mean() - rate) < 0.15  # of the embeddings; 192 draws
+    for name in writing:  # where this block's output is left out as well, the number stays 0
+        zero = hidden(silent, rate, 3, 4) == 0
+        both = hidden(silent | {name: flat[name]}, rate, 3, 4)[zero] == 0
+        assert 0.05 < both.mean() < 0.6, name

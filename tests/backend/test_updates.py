@@ -60,6 +60,17 @@ def test_orthogonalize(backend, shape):
     assert sizes.min() > 0.5 and sizes.max() < 1.3
 
 
+def test_orthogonalize_in_bfloat16(backend):
+    """Close to the same in float32, and a float32 again: singular values from 0.5 to 1.3, as the authors use it."""
+    x = np.stack([draw(16, 9, seed=1), 100 * draw(16, 9, seed=2)])
+    found = backend.orthogonalize(backend.array(x), 5, "bfloat16")
+    assert backend.dtype(found) == "float32"
+    gap = np.abs(backend.numpy(found) - backend.numpy(backend.orthogonalize(backend.array(x), 5))).max()
+    assert 1e-5 < gap < 0.1  # rounded, but the same
+    sizes = np.linalg.svd(backend.numpy(found), compute_uv=False)
+    assert sizes.min() > 0.5 and sizes.max() < 1.3
+
+
 def test_muon_takes_each_matrix_by_itself_and_decays_apart_from_the_gradient(backend):
     """Two steps with different gradients, so that momentum and its look-ahead count; a tall one is scaled up."""
     shapes, lr, beta, decay = [(6, 3), (3, 5), (6, 3)], 0.1, 0.8, 0.5

@@ -19,7 +19,7 @@ def test_every_curve_and_the_last_weights_agree(rows):
 
 def test_all_variants_were_compared(rows):
     # stages x backends x accumulation 1, 4 x checkpointing off, on x (loss, weights); adapters; a handover each way
-    assert len(rows) == len(STAGES) * 2 * 2 * 2 * 2 + len(trajectories.ADAPTERS) * 2 * 2 * 2 + 2
+    assert len(rows) == len(STAGES) * 2 * 2 * 2 * 2 + len(trajectories.VARIATIONS) * 2 * 2 * 2 + 2
 
 
 def test_a_mean_of_means_is_caught(both, monkeypatch):
@@ -31,7 +31,7 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
 
     monkeypatch.setattr(loop, "split", wrong)
     monkeypatch.setattr(trajectories, "STAGES", ("pretrain", "sft"))
-    monkeypatch.setattr(trajectories, "ADAPTERS", {})
+    monkeypatch.setattr(trajectories, "VARIATIONS", {})
     found = trajectories.compare_trajectories(both[:1])
     assert any(not row.ok for row in found if "sft" in row.case and "accumulation 4" in row.case)
 
@@ -43,7 +43,7 @@ def test_a_mask_that_depends_on_the_part_is_caught(both, monkeypatch):
     right = adapter.dropout_leaves
     monkeypatch.setattr(adapter, "dropout_leaves", lambda tree, keys, rate: right(tree, 0 * keys + len(keys), rate))
     monkeypatch.setattr(trajectories, "STAGES", ("pretrain", "sft"))
-    monkeypatch.setattr(trajectories, "ADAPTERS", {"sft LoRA": trajectories.ADAPTERS["sft LoRA"]})
+    monkeypatch.setattr(trajectories, "VARIATIONS", {"sft LoRA": trajectories.VARIATIONS["sft LoRA"]})
     monkeypatch.setattr(trajectories, "STEPS", 4)
     found = trajectories.compare_trajectories(both[:1])
     assert any(not row.ok for row in found if "LoRA" in row.case and "accumulation 4" in row.case)
