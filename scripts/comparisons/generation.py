@@ -71,12 +71,16 @@ def ours(name: str) -> Answer:
     from minigpt.generate.sampling import GREEDY
     from minigpt.model import GPT, to_backend
     from minigpt.quantize import quantize_weights
+    from minigpt.train.quantized import for_answers
 
     backend_name, _, bits = name.partition("-int")
     backend = get_backend(backend_name)
     config, weights = config_and_weights()
-    weights = quantize_weights(weights, int(bits)) if bits else weights
-    engine = Engine(GPT(config, backend), to_backend(backend, weights), _tokenizer(config.vocab_size))
+    if bits:
+        arrays, _ = for_answers(backend, quantize_weights(weights, int(bits)), config, int(bits))
+    else:
+        arrays = to_backend(backend, weights)
+    engine = Engine(GPT(config, backend), arrays, _tokenizer(config.vocab_size))
     return lambda prompt, tokens: len(engine.answer([prompt], GREEDY, tokens)[0].ids)
 
 
