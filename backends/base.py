@@ -179,7 +179,7 @@ class Backend(ABC):
 
     @abstractmethod
     def fast_bfloat16(self) -> bool:
-        """Whether the device trains faster in bfloat16 (CPUs without matrix units, Apple's M1 and M2 emulate it)."""
+        """Whether a GPU computes bfloat16 natively (Apple's M1 and M2 emulate it). CPUs stay exact unless asked."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -168,9 +168,7 @@ class TorchBackend(Backend):
         return self.device == "cpu"
 
     def fast_bfloat16(self) -> bool:
-        if self.device == "gpu":
-            return torch.cuda.get_device_capability()[0] >= 8
-        return getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # Intel's matrix units (Sapphire Rapids on)
+        return self.device == "gpu" and torch.cuda.get_device_capability()[0] >= 8
 
     def versions(self) -> dict[str, str]:
         device = torch.cuda.get_device_name() if self.device == "gpu" else "cpu"

@@ -44,9 +44,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Cur
     "speculative": lambda given: [speculative.speculative(backend, given.steps) for backend in BACKENDS],
     "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
     "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
-    "steps": lambda given: [
-        nanogpt.throughput(given.nanogpt, given.text, shape, given.steps or 30) for shape in nanogpt.SHAPES
-    ],
+    "steps": lambda given: nanogpt.throughputs(given.nanogpt, given.text, given.device, given.steps or 30),
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
     "growth": lambda given: growth.growth(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
@@ -89,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
     parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
     parser.add_argument("--steps", type=int, help="training steps per run (default: 30; speculative 200; else 10)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where `steps` trains")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

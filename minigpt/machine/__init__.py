@@ -45,7 +45,7 @@ def choose(apple: bool, installed: Sequence[str]) -> tuple[str, str]:
 
 
 def choose_dtype(backend: Backend, wanted: str) -> str:
-    """The dtype of training: "auto" is bfloat16 where the device is faster with it, else float32."""
+    """The dtype of training: "auto" is bfloat16 on GPUs that compute it natively, else float32."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if backend.fast_bfloat16() else "float32"

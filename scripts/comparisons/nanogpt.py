@@ -6,6 +6,8 @@ import re
 import shutil
 import statistics
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, settings, trained, worker
@@ -44,23 +46,50 @@ def time_to_loss(nanogpt: Path, text: Path, recipe: list[str]) -> Duel:
     return Duel(f"tinyshakespeare, nanoGPT's {STEPS:,} steps on a CPU", contestants, figures)
 
 
-SHAPES = {  # name: (layers, width, heads, context, batch)
-    "0.8 M": (4, 128, 4, 64, 12),
-    "26 M": (8, 512, 8, 512, 4),
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model and its batch. `vocabulary` 0: the characters of the text."""
+
+    layers: int
+    width: int
+    heads: int
+    context: int
+    batch: int
+    vocabulary: int = 0
+
+
+SHAPES = {"0.8 M": Shape(4, 128, 4, 64, 12), "26 M": Shape(8, 512, 8, 512, 4)}
+GPU_SHAPES = {"26 M": Shape(8, 512, 8, 512, 32), "124 M": Shape(12, 768, 12, 1024, 8, 50304)}
+# Ours is a llama, with about as many numbers; as a GPT-2 it is nanoGPT's own shape, matrix for matrix.
+ARCHITECTURES = {
+    "a llama": dict(model__qk_norm=False),
+    "the same GPT-2": dict(
+        model__qk_norm=False, model__norm="layer", model__feed_forward="gelu", model__positions="learned"
+    ),
 }
 
 
-def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
-    """Tokens per second of a training step with AdamW in float32, the same shape and batch on both sides."""
-    layers, width, heads, context, batch = SHAPES[shape]
+def throughputs(nanogpt: Path, text: Path, device: str, steps: int) -> Iterator[Duel]:
+    """Every shape, as a llama and as nanoGPT's own; on a GPU in bfloat16 and with torch.compile, too."""
+    for name, shape in (SHAPES if device == "cpu" else GPU_SHAPES).items():
+        for architecture in ARCHITECTURES:
+            for dtype in ("float32",) if device == "cpu" else ("float32", "bfloat16"):
+                yield throughput(nanogpt, text, name, shape, architecture, device, dtype, steps)
+
+
+def throughput(
+    nanogpt: Path, text: Path, name: str, shape: Shape, architecture: str, device: str, dtype: str, steps: int
+) -> Duel:
+    """Tokens per second of a training step with AdamW, the same sizes and batch on both sides."""
 
     def ours(directory: Path) -> Figures:
+        size = {"a llama": 8 * shape.width // 3 // 16 * 16}.get(architecture, 4 * shape.width)
         same = settings(
-            tokenizer__kind="char", model__n_layer=layers, model__d_model=width, model__n_head=heads,
-            model__n_kv_head=heads, model__head_dim=width // heads, model__d_ff=8 * width // 3 // 16 * 16,
-            model__context=context, model__qk_norm=False, pretrain__batch_size=batch, pretrain__steps=steps,
+            tokenizer__kind="char", model__vocab_size=shape.vocabulary, model__n_layer=shape.layers,
+            model__d_model=shape.width, model__n_head=shape.heads, model__n_kv_head=shape.heads, model__d_ff=size,
+            model__context=shape.context, pretrain__batch_size=shape.batch, pretrain__steps=steps,
             pretrain__optimizer="adamw", pretrain__log_every=1, pretrain__eval_every=100000,
-            pretrain__save_every=100000, pretrain__eval_rows=1, pretrain__dtype="float32",
+            pretrain__save_every=100000, pretrain__eval_rows=1, pretrain__dtype=dtype, **ARCHITECTURES[architecture],
         )  # fmt: skip
         flags = ["--backend", "torch", "--data", text.resolve(), *same]
         done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
@@ -68,16 +97,20 @@ def throughput(nanogpt: Path, text: Path, shape: str, steps: int) -> Duel:
 
     def theirs(directory: Path) -> Figures:
         checkout = copied(nanogpt, text, directory)
-        sizes = [f"--n_layer={layers}", f"--n_embd={width}", f"--n_head={heads}"]
-        length = [f"--max_iters={steps}", "--eval_interval=100000", "--dtype=float32"]
-        rows = [f"--block_size={context}", f"--batch_size={batch}"]
-        command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *CPU, *sizes, *rows, *length]
+        if shape.vocabulary:  # without this file nanoGPT takes GPT-2's vocabulary
+            (checkout / "data/shakespeare_char/meta.pkl").unlink()
+        sizes = [f"--n_layer={shape.layers}", f"--n_embd={shape.width}", f"--n_head={shape.heads}"]
+        length = [f"--max_iters={steps}", "--eval_interval=100000", f"--dtype={dtype}"]
+        rows = [f"--block_size={shape.context}", f"--batch_size={shape.batch}", "--gradient_accumulation_steps=1"]
+        where = CPU if device == "cpu" else [*CPU[2:], f"--device={device}", "--compile=True"]
+        command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *where, *sizes, *rows, *length]
         done = run(command, checkout)
         times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", done.out)]
-        return {"tokens/s": batch * context / statistics.median(times[1:]), "peak MB": done.peak_mb}
+        return {"tokens/s": shape.batch * shape.context / statistics.median(times[1:]), "peak MB": done.peak_mb}
 
     contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
-    return Duel(f"training {shape}, torch", contestants, {"tokens/s": True, "peak MB": False})
+    title = f"training {name} as {architecture}, torch, {device}, {dtype}"
+    return Duel(title, contestants, {"tokens/s": True, "peak MB": False})
 
 
 def copied(nanogpt: Path, text: Path, directory: Path) -> Path:
