@@ -28,6 +28,7 @@ from comparisons import (
     nanogpt,
     report,
     speculative,
+    startup,
     tokenizing,
     tuning,
 )
@@ -46,6 +47,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Cur
     "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
     "steps": lambda given: nanogpt.throughputs(given.nanogpt, given.text, given.device, given.steps or 30),
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
+    "startup": lambda given: startup.startup(),
     "growth": lambda given: growth.growth(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
