@@ -26,6 +26,7 @@ from comparisons import (
     growth,
     mlx_training,
     nanogpt,
+    profiles,
     report,
     speculative,
     tokenizing,
@@ -38,7 +39,7 @@ from minigpt import tables
 
 RESULTS = report.RESULTS.relative_to(report.ROOT)
 PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
-COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Curve]]] = {
+COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, Any]]]] = {
     "generation": lambda given: generation.generation(),
     "batch": lambda given: [batching.batching(backend) for backend in BACKENDS],
     "speculative": lambda given: [speculative.speculative(backend, given.steps) for backend in BACKENDS],
@@ -47,6 +48,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Cur
     "steps": lambda given: nanogpt.throughputs(given.nanogpt, given.text, given.device, given.steps or 30),
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
     "growth": lambda given: growth.growth(),
+    "profile": lambda given: profiles.profiles(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
 }
@@ -55,13 +57,13 @@ NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "steps", "
 
 def main() -> int:
     arguments = _arguments()
-    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": []}
+    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": [], "profiles": []}
     for name in arguments.comparisons:
         for piece in COMPARISONS[name](arguments):
             if isinstance(piece, Duel):
                 found["results"] += map(asdict, fight(piece, arguments.rounds))
             else:
-                found["growth"].append(piece)
+                found["profiles" if "rows" in piece else "growth"].append(piece)
             if arguments.json:  # behind each piece: a later one that fails loses nothing
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if arguments.comparisons:
@@ -76,6 +78,8 @@ def show(found: dict[str, Any]) -> None:
     tables.table("Medians; ratios above 1 are in MiniGPT's favour", report.DUELS, report.duel_rows(found["results"]))
     for curve in found["growth"]:
         tables.table(curve["what"], *report.growth_table(curve))
+    for profile in found["profiles"]:
+        tables.table(profile["what"], report.PROFILE, report.profile_rows(profile))
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
 
 
