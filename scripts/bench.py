@@ -45,6 +45,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, 
     "speculative": lambda given: [speculative.speculative(backend, given.steps) for backend in BACKENDS],
     "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
     "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
+    "recipes": lambda given: [nanogpt.alone(name, given.text, given.recipe) for name in ("headline", "half-hour")],
     "steps": lambda given: nanogpt.throughputs(given.nanogpt, given.text, given.device, given.steps or 30),
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
     "growth": lambda given: growth.growth(),
@@ -52,7 +53,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, 
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
 }
-NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "steps", "tokenizing")
+NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "recipes", "steps", "tokenizing")
 
 
 def main() -> int:
