@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from torch.optim.adamw import adamw
 
 from backends import tree
-from backends.base import NEWTON_SCHULZ, Array, Backend, BackendUnavailable, rope_frequencies
+from backends.base import MUON_GROUP, NEWTON_SCHULZ, Array, Backend, BackendUnavailable, by_shape, rope_frequencies
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -193,8 +193,8 @@ class TorchBackend(Backend):
         return torch.logsumexp(x, dim=-1)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        if self.device == "cpu" and x.dtype == weight.dtype == torch.float32 and torch.is_grad_enabled():
-            return _RMSNorm.apply(x, weight, eps)
+        if self.device == "cpu" and weight.dtype == torch.float32 and torch.is_grad_enabled():
+            return _RMSNorm.apply(x.float(), weight, eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
@@ -304,6 +304,19 @@ class TorchBackend(Backend):
             )  # fmt: skip
         return params, first, second
 
+
+    def muon_update(
+        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
+        dtype: str = "float32",
+    ) -> tuple[list, list]:
+        torch._foreach_lerp_(momentum, grads, 1 - beta)
+        torch._foreach_lerp_(grads, momentum, beta)  # looked ahead
+        torch._foreach_mul_(params, 1 - lr * decay)
+        for indices in by_shape(grads, MUON_GROUP):
+            updates = self.orthogonalize(torch.stack([grads[i] for i in indices]), steps, dtype)  # (n, out, in)
+            scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
+            torch._foreach_add_([params[i] for i in indices], list(updates.unbind()), alpha=-lr * scale)
+        return params, momentum
 
     def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
         """As in the base, each iteration in three calls without a temporary for every operation."""
