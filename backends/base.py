@@ -318,6 +318,17 @@ class Backend(ABC):
         """Whether `quantized_linear` is faster than `linear` with float weights here."""
         return False
 
+    def int8_matrix(self, weight: np.ndarray) -> Any | None:
+        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linear`; None if that is no gain here."""
+        return None
+
+    def int8_linear(self, x: Array, matrix: Any, bias: Array | None = None) -> Array:
+        """x (…, in), each row rounded to 8 bits, times an `int8_matrix` (out, in) transposed, plus bias (out,).
+
+        For answers only: it has no gradient.
+        """
+        raise NotImplementedError
+
     def _shifts(self, bits: int) -> Array:
         return self.arange(0, 32 // bits) * bits
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch.optim.adamw import adamw
 
-from backends import tree
+from backends import torch_int8, tree
 from backends.base import MUON_GROUP, NEWTON_SCHULZ, Array, Backend, BackendUnavailable, by_shape, rope_frequencies
 
 DTYPES = {
@@ -263,6 +263,13 @@ class TorchBackend(Backend):
         """torch's own int4 and int8 products lose against this on CPUs in float32 (README: Quantization)."""
         bits = 32 * packed.shape[-1] // x.shape[-1]
         y = _QuantizedLinear.apply(x, packed, scales.to(x.dtype), biases.to(x.dtype), bits, self.dequantize)
+        return y if bias is None else y + bias.to(x.dtype)
+
+    def int8_matrix(self, weight: np.ndarray) -> Any | None:
+        return torch_int8.packed(self.array(weight)) if self.device == "cpu" and torch_int8.available() else None
+
+    def int8_linear(self, x: Array, matrix: Any, bias: Array | None = None) -> Array:
+        y = torch_int8.product(x.float(), matrix).to(x.dtype)
         return y if bias is None else y + bias.to(x.dtype)
 
     def token_nll(self, logits: Array, targets: Array) -> Array:

@@ -12,13 +12,10 @@ from minigpt.data.shards import Shard
 from minigpt.durable import write_whole
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world, greedy_answers
-from minigpt.events import Progress, Report, silent
-from minigpt.generate.engine import Engine
-from minigpt.machine import choose_dtype
-from minigpt.model import GPT
+from minigpt.events import Progress, Report
 from minigpt.train.control import Control
+from minigpt.train.loading import load_engine
 from minigpt.train.pipeline import run_pipeline
-from minigpt.train.quantized import loaded_quantized
 from minigpt.train.run import Run
 from minigpt.train.stages import part, reference_logprobs
 
@@ -79,19 +76,6 @@ def _write_test_pairs(run: Run, directory: Path, report: Report) -> None:
     data = run.config.data.model_copy(update={"dpo": [str(pairs)], "dpo_validation": [str(pairs)]})
     quiet = Reader("dpo", data, run.config.seed, directory)
     prepare(quiet, run.tokenizer, directory, run.config.model.context)
-
-
-def load_engine(
-    run: Run, stage: str | None, backend: Backend, bits: int = 0, kv_bits: int = 0, report: Report = silent
-) -> Engine:
-    """The finished stage of a run (by default the last one), ready to answer.
-
-    With `bits` 4 or 8 its weights are quantized, with `kv_bits` the keys and values of an answer. CPUs answer in
-    float32, whatever they trained in.
-    """
-    weights, stage = loaded_quantized(run, stage, backend, bits, report) if bits else run.weights(stage, backend)
-    dtype = "float32" if backend.device == "cpu" else choose_dtype(backend, getattr(run.config, stage).dtype)
-    return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer, kv_bits)
 
 
 def shown_rows(seed: int) -> list[dict]:

@@ -1,9 +1,9 @@
 """What a layer's leaves do to its input: one function, whatever kind of leaves a tree has at that place.
 
 A matrix is one leaf, `weight` (out, in), or the three of a quantized one: `packed`, `scales` and `biases` (see
-`Backend.quantize`). With `bias` (out,), where there is one, this is a plain layer. An adapter adds (see
-`minigpt.lora`) `lora_a` (r, in), `lora_b` (out, r), `lora_scale` (), for DoRA `lora_magnitude` (out,), and, for a
-training step with dropout, `dropout_keys` (B,) and `dropout_rate` ().
+`Backend.quantize`), or, for answers on some CPUs, `int8` (see `Backend.int8_matrix`). With `bias` (out,), where there
+is one, this is a plain layer. An adapter adds (see `minigpt.lora`) `lora_a` (r, in), `lora_b` (out, r), `lora_scale`
+(), for DoRA `lora_magnitude` (out,), and, for a training step with dropout, `dropout_keys` (B,) and `dropout_rate` ().
 """
 
 from backends.base import Array, Backend
@@ -14,7 +14,9 @@ QUANTIZED = ("packed", "scales", "biases")
 
 def linear(backend: Backend, w: Tree, x: Array) -> Array:
     """x (…, in) through the layer with the leaves `w`: (…, out)."""
-    if "packed" in w:
+    if "int8" in w:
+        y = backend.int8_linear(x, w["int8"], w.get("bias"))  # (…, out)
+    elif "packed" in w:
         y = backend.quantized_linear(x, w["packed"], w["scales"], w["biases"], w.get("bias"))  # (…, out)
     else:
         y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)

@@ -151,7 +151,7 @@ def engine_at(
 ) -> tuple["Engine", str]:  # fmt: skip
     """An engine with a stage's weights, and that stage; what the user left open is said, with the model's role."""
     from minigpt import console
-    from minigpt.demo import load_engine
+    from minigpt.train.loading import load_engine
 
     if path is not None and (path / "config.json").exists() and not (path / "config.toml").exists():
         from minigpt.exchange.importing import open_directory

@@ -25,12 +25,22 @@ def speculation_of(engine: "Engine", draft: Path | None, lookup: bool, guesses: 
     from minigpt import console
     from minigpt.generate import proposers
 
-    if draft is None:
-        return proposers.lookup(guesses) if lookup else None
+    if draft is None and not lookup:
+        return None
+    rounded = engine.model.dtype if engine.model.dtype != "float32" else "--kv-bits" if engine.kv_bits else None
+    if rounded:
+        console.note(f"With {rounded} a close call may end otherwise than it would without guesses.")
+    return proposers.lookup(guesses) if draft is None else _with_draft(engine, draft, guesses)
+
+
+def _with_draft(engine: "Engine", path: Path, guesses: int) -> "Speculation":
+    from minigpt import console
+    from minigpt.generate import proposers
+
     model = engine.model
-    drafter, _ = common.engine_at(draft, None, model.backend.name, model.backend.device, role="Draft")
-    found = proposers.drafting(engine, drafter, guesses)
-    seen, sees = model.config.context, drafter.model.config.context
+    draft, _ = common.engine_at(path, None, model.backend.name, model.backend.device, role="Draft")
+    found = proposers.drafting(engine, draft, guesses)
+    seen, sees = model.config.context, draft.model.config.context
     if sees < seen:
         console.note(f"The draft sees {sees:,} tokens, the model {seen:,}: nothing is guessed beyond them.")
     return found

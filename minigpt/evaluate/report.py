@@ -7,11 +7,11 @@ from backends.base import Backend
 from minigpt.data.batches import PackedRows, PairRows, Rows, ValidationText
 from minigpt.data.prepare import WORLD, Reader, prepare
 from minigpt.data.shards import Shard
-from minigpt.demo import load_engine
 from minigpt.evaluate.language import divergence, evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
+from minigpt.train.loading import load_engine
 from minigpt.train.pipeline import stage_of_source
 from minigpt.train.run import Run
 

@@ -11,9 +11,10 @@ instead, which keeps the distribution but not the tokens. A draft that draws wit
 random numbers) agrees often, though not as often as their rule, which is the best one there is: that is the price of
 having the same answer with and without.
 
-The logits of a wider pass differ in their last bits, so a tie may go the other way. In float32 that takes two tokens
-whose scores agree to about six digits; in bfloat16, and with keys and values in few bits (a number between two codes
-may go either way), it happens now and then.
+The logits of a wider pass differ in their last bits, so a close call may go the other way. In float32 that takes two
+tokens whose scores agree to about six digits: of 1,200 answers on each backend (a briefly trained tiny model, 200
+texts, two drafts and look-up, greedy and sampled) none was another. Where numbers are rounded more it happens: 39 of
+600 in bfloat16, and 2 of 960 with keys and values in 4 or 8 bits, as a number between two codes may go either way.
 """
 
 from collections.abc import Callable, Iterator

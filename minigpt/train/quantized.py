@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backends.base import Backend
-from backends.tree import Tree, unflatten
+from backends.tree import Tree, items, unflatten
 from minigpt.checkpoint import load_checkpoint, read_state, save_checkpoint
 from minigpt.config import ModelConfig
 from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows
@@ -13,7 +13,7 @@ from minigpt.events import Note, Progress, Report, silent
 from minigpt.gptq import error_report, gptq_weights, input_grams
 from minigpt.linear import QUANTIZED
 from minigpt.model import GPT, to_backend, weight_shapes
-from minigpt.quantize import check, dequantize_weights, quantize_weights, size_in_bytes
+from minigpt.quantize import check, dequantize_matrix, dequantize_weights, quantize_weights, size_in_bytes
 from minigpt.train.run import Run
 
 METHODS = ("plain", "gptq")
@@ -87,16 +87,43 @@ def quantized_weights(run: Run, stage: str | None, bits: int) -> tuple[Tree, str
 def loaded_quantized(
     run: Run, stage: str | None, backend: Backend, bits: int, report: Report = silent
 ) -> tuple[Tree, str]:
-    """(arrays of the backend, stage): quantized where a kernel makes that fast, else the floats that they stand for.
-
-    Both give the same logits. On CPUs unpacking the codes for every product costs more than reading floats.
-    """
+    """(arrays of the backend, stage) in the form in which the backend answers fastest, see `for_answers`."""
     weights, stage, source = quantized_weights(run, stage, bits)
-    fast = backend.fast_quantized()
-    report(Note(f"Weights in {bits} bits: {source}{'' if fast else '; unpacked here, where floats are faster'}."))
-    if not fast:
-        weights = dequantize_weights(weights, run.model_config)
-    return to_backend(backend, weights), stage
+    arrays, how = for_answers(backend, weights, run.model_config, bits)
+    report(Note(f"Weights in {bits} bits: {source}{how}."))
+    return arrays, stage
+
+
+def for_answers(backend: Backend, weights: Tree, config: ModelConfig, bits: int) -> tuple[Tree, str]:
+    """(arrays of the backend, what became of the quantized NumPy weights, in words).
+
+    They stay as they are where kernels take them. On CPUs unpacking the codes for every product costs more than
+    reading floats: there they become the floats that they stand for, which give the same logits, or, from 8 bits and
+    where the processor multiplies bytes fast, 8 bits again with one scale per row, which give nearly the same.
+    """
+    if backend.fast_quantized():
+        return to_backend(backend, weights), ""
+    rows = _in_rows(backend, weights, config) if bits == 8 else None
+    if rows is not None:
+        return rows, "; here with one scale per row, inputs rounded as well"
+    return to_backend(backend, dequantize_weights(weights, config)), "; unpacked here, where floats are faster"
+
+
+def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree | None:
+    """The tree with an `int8` leaf for each quantized matrix, None where there is no gain in that.
+
+    Embeddings keep their codes to be looked up in, and get the other form if they are the output matrix as well.
+    """
+    flat = {name: backend.array(leaf) for name, leaf in items(weights)}
+    for name, shape in weight_shapes(config).items():
+        stem, looked_up = name.removesuffix("weight"), "embed_tokens" in name
+        if f"{stem}packed" not in flat or (looked_up and not config.tie_embeddings):
+            continue
+        codes = {part: backend.numpy((flat.get if looked_up else flat.pop)(stem + part)) for part in QUANTIZED}
+        flat[f"{stem}int8"] = backend.int8_matrix(dequantize_matrix(codes, shape[1]))
+        if flat[f"{stem}int8"] is None:
+            return None
+    return unflatten(flat)
 
 
 def arranged(flat: dict, config: ModelConfig, where: Path) -> Tree:

@@ -39,8 +39,8 @@ def prepare() -> Figures:
 
 def measured(backend: str, together: bool) -> Figures:
     from backends import get_backend
-    from minigpt.demo import load_engine
     from minigpt.generate.sampling import GREEDY
+    from minigpt.train.loading import load_engine
     from minigpt.train.run import open_run
 
     engine = load_engine(open_run(Path("run")), None, get_backend(backend))

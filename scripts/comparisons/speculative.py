@@ -64,8 +64,8 @@ def table(seed: str, rows: int = 6) -> str:
 def measured(backend_name: str, guessing: bool) -> Figures:
     """Both ways, or the plain engine on the same prompts. Raises AssertionError when an answer is not the same."""
     from backends import get_backend
-    from minigpt.demo import load_engine
     from minigpt.generate.proposers import drafting, lookup
+    from minigpt.train.loading import load_engine
     from minigpt.train.run import open_run
 
     model, draft = (load_engine(open_run(Path(name)), None, get_backend(backend_name)) for name in ("model", "draft"))

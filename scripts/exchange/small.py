@@ -7,11 +7,11 @@ from tempfile import mkdtemp
 from ordeals.ordeal import count, prepared, small_config
 
 from backends import get_backend
-from minigpt.demo import load_engine
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.generate.engine import Engine
 from minigpt.tokenizer import Tokenizer
+from minigpt.train.loading import load_engine
 from minigpt.train.pipeline import learn_tokenizer
 from minigpt.train.run import Run
 from minigpt.train.stages import train_stage

@@ -8,12 +8,12 @@ from pathlib import Path
 from backends import get_backend
 from backends.base import Backend
 from minigpt.config import STAGES
-from minigpt.demo import load_engine
 from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
 from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.stop import Stop
 from minigpt.train.control import Control
+from minigpt.train.loading import load_engine
 from minigpt.train.run import Run
 from minigpt.train.stages import train_stage
 

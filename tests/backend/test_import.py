@@ -14,12 +14,12 @@ from minigpt.config import DataConfig
 from minigpt.data.check import check
 from minigpt.data.prepare import Reader, prepare
 from minigpt.data.shards import Shard
-from minigpt.demo import load_engine
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.exchange.importing import import_directory, open_directory, read_model
 from minigpt.generate.sampling import GREEDY
+from minigpt.train.loading import load_engine
 from minigpt.train.pipeline import run_pipeline
 from minigpt.train.run import open_run
 

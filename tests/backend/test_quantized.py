@@ -15,6 +15,7 @@ from minigpt.model import GPT, to_backend
 from minigpt.optim import Optimizer
 from minigpt.parity.models import make_batch, random_weights
 from minigpt.quantize import dequantize_matrix, dequantize_weights, pack, quantize_matrix, quantize_weights, unpack
+from minigpt.train.quantized import for_answers
 
 BOUND = 1e-5
 SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "vocab_size": 61, "context": 32}
@@ -206,3 +207,52 @@ def test_mlx_kernels_that_gpus_use_for_all_rows(bits):
     found, expected = (_adapter_gradients(backend, config, weights) for backend in (gpu, cpu))
     for name in found:
         assert np.abs(found[name] - expected[name]).max() < 1e-5 * np.abs(expected[name]).max() + 1e-7, name
+
+
+# ---- 8 bits with a scale per row, for answers on CPUs
+
+
+def test_rows_in_8_bits_are_whole_numbers_times_their_scales(backend):
+    """Exactly what NumPy computes with integers; rows of other sizes beside a row change nothing for it."""
+    draw = np.random.default_rng(0)
+    weight, bias = draw.standard_normal((48, 64)).astype(np.float32), draw.standard_normal(48).astype(np.float32)
+    weight[3] = 0
+    x = draw.standard_normal((2, 3, 64)).astype(np.float32) * np.array([[[1e-3], [1], [200]], [[0], [1], [1]]], "f4")
+    matrix = backend.int8_matrix(weight)
+    if matrix is None:
+        pytest.skip("no product of bytes on this framework and processor")
+
+    def rounded(rows):
+        scales = np.maximum(np.abs(rows).max(axis=-1, keepdims=True), 1e-30).astype(np.float64) / 127
+        return np.rint(rows / scales), scales
+
+    (a, x_scales), (b, w_scales) = rounded(x), rounded(weight)
+    found = backend.numpy(backend.int8_linear(backend.array(x), matrix, backend.array(bias))) - bias
+    size = np.abs(x).max(axis=-1, keepdims=True)  # with another code for a single number it would be 0.01 of that
+    assert (np.abs(found - (a @ b.T) * x_scales * w_scales[:, 0]) <= 1e-5 * size + 1e-6).all()
+    exact = x @ weight.T
+    assert 1e-3 < np.abs(found - exact)[0, 1].max() < 0.5, np.abs(exact[0, 1]).max()
+    alone = backend.numpy(backend.int8_linear(backend.array(x[:1, 1:2]), matrix))
+    assert np.array_equal(alone[0, 0], backend.numpy(backend.int8_linear(backend.array(x), matrix))[0, 1])
+
+
+@CASES
+@BITS
+def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits):
+    config = CONFIGS[name]
+    quantized = quantize_weights(random_weights(config), bits, 64)
+    arrays, how = for_answers(backend, quantized, config, bits)
+    found = backend.numpy(GPT(config, backend)(arrays, backend.array(IDS)))
+    right = logits(backend, config, quantized)
+    in_rows = any(leaf.endswith("int8") for leaf, _ in items(arrays))
+    assert in_rows == ("one scale per row" in how) and not (in_rows and bits == 4)
+    assert np.abs(found - right).max() < (0.3 if in_rows else BOUND), how
+    assert np.abs(right).max() > 1
+
+
+def test_without_fast_products_of_bytes_there_are_floats(monkeypatch):
+    torch_backend = get_backend("torch", "cpu")
+    monkeypatch.setattr(type(torch_backend), "int8_matrix", lambda *_: None)
+    quantized = quantize_weights(random_weights(CONFIGS["tied"]), 8, 64)
+    arrays, how = for_answers(torch_backend, quantized, CONFIGS["tied"], 8)
+    assert "floats" in how and {name.split(".")[-1] for name, _ in items(arrays)} == {"weight"}

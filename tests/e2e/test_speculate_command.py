@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-FLAGS = ("--max-tokens", 12, "--backend", "torch")
+from minigpt.tokenizer import FIRST_PIECE, load_tokenizer
+
+FLAGS = ("--max-tokens", 12, "--backend", "torch", "--device", "cpu")
 
 
 @pytest.mark.parametrize("sampling", [("--temperature", 0), ("--temperature", 2, "--seed", 5)], ids=str)
@@ -22,6 +24,22 @@ def test_a_draft_that_is_the_model(minigpt, trained):
     found = minigpt("generate", trained, "-p", "The", "--temperature", 0, "--draft", trained, "--guesses", 4, *FLAGS)
     assert f"Model: {trained}, stage dpo.\nDraft: {trained}, stage dpo.\n" in found.err
     assert "9 of 9 guesses were right (100%): 4.0 tokens per forward pass" in found.err
+
+
+def test_where_answers_may_differ_it_is_said(minigpt, trained):
+    flags = ("generate", trained, "-p", "The", "--lookup", *FLAGS)
+    said = "With --kv-bits a close call may end otherwise than it would without guesses.\n"
+    assert said in minigpt(*flags, "--kv-bits", 8).err and said not in minigpt(*flags).err
+
+
+def test_a_draft_of_other_tokens_is_refused(minigpt, trained, copy):
+    """The copy's tokenizer has as many tokens as the model's, but single characters."""
+    count = load_tokenizer(trained / "tokenizer").vocab_size - FIRST_PIECE
+    meta = {"kind": "char", "characters": "".join(chr(0x4E00 + i) for i in range(count))}
+    (copy / "tokenizer" / "tokenizer_meta.json").write_text(json.dumps(meta), "utf-8")
+    minigpt("generate", trained, "-p", "The", "--draft", copy, *FLAGS).refused(
+        2, "The draft's tokens are not the model's"
+    )
 
 
 def test_json_stays_json(minigpt, trained):
