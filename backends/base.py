@@ -402,7 +402,7 @@ class Backend(ABC):
         """
         new_params, new_momentum = list(params), list(momentum)
         done: list[Array] = []
-        for indices in _by_shape(grads, MUON_GROUP):
+        for indices in by_shape(grads, MUON_GROUP):
             slopes = [self.after(grads[i], done) for i in indices]
             done = [beta * momentum[i] + (1 - beta) * g for i, g in zip(indices, slopes, strict=True)]
             looked_ahead = self.stack([(1 - beta) * g + beta * m for m, g in zip(done, slopes, strict=True)])
@@ -436,7 +436,7 @@ def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
     return np.asarray(plain, np.float32)
 
 
-def _by_shape(arrays: list[Array], most: int) -> list[list[int]]:
+def by_shape(arrays: list[Array], most: int) -> list[list[int]]:
     """Positions of arrays of the same shape, together at most `most` numbers or a single array."""
     groups: dict[tuple, list[list[int]]] = {}
     for i, x in enumerate(arrays):

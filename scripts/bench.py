@@ -26,6 +26,7 @@ from comparisons import (
     growth,
     mlx_training,
     nanogpt,
+    profiles,
     report,
     speculative,
     startup,
@@ -39,31 +40,33 @@ from minigpt import tables
 
 RESULTS = report.RESULTS.relative_to(report.ROOT)
 PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")
-COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | growth.Curve]]] = {
+COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, Any]]]] = {
     "generation": lambda given: generation.generation(),
     "batch": lambda given: [batching.batching(backend) for backend in BACKENDS],
     "speculative": lambda given: [speculative.speculative(backend, given.steps) for backend in BACKENDS],
     "tokenizing": lambda given: [tokenizing.tokenizing(given.text, given.megabytes)],
     "shakespeare": lambda given: [nanogpt.time_to_loss(given.nanogpt, given.text, given.recipe)],
+    "recipes": lambda given: [nanogpt.alone(name, given.text, given.recipe) for name in ("headline", "half-hour")],
     "steps": lambda given: nanogpt.throughputs(given.nanogpt, given.text, given.device, given.steps or 30),
     "mlx": lambda given: [mlx_training.mlx_training(shape, given.steps) for shape in mlx_training.SHAPES],
     "startup": lambda given: startup.startup(),
     "growth": lambda given: growth.growth(),
+    "profile": lambda given: profiles.profiles(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
 }
-NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "steps", "tokenizing")
+NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "recipes", "steps", "tokenizing")
 
 
 def main() -> int:
     arguments = _arguments()
-    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": []}
+    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": [], "profiles": []}
     for name in arguments.comparisons:
         for piece in COMPARISONS[name](arguments):
             if isinstance(piece, Duel):
                 found["results"] += map(asdict, fight(piece, arguments.rounds))
             else:
-                found["growth"].append(piece)
+                found["profiles" if "rows" in piece else "growth"].append(piece)
             if arguments.json:  # behind each piece: a later one that fails loses nothing
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if arguments.comparisons:
@@ -78,6 +81,8 @@ def show(found: dict[str, Any]) -> None:
     tables.table("Medians; ratios above 1 are in MiniGPT's favour", report.DUELS, report.duel_rows(found["results"]))
     for curve in found["growth"]:
         tables.table(curve["what"], *report.growth_table(curve))
+    for profile in found["profiles"]:
+        tables.table(profile["what"], report.PROFILE, report.profile_rows(profile))
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from comparisons.duel import Contestant, Duel, Figures, worker
+from comparisons.duel import Contestant, Duel, Figures, given, worker
 
 SHORT, LONG, NEW = 16, 512, 128  # tokens of the two prompts, and of the answers
 FIGURES = {"tokens/s": True, "ms to first token": False, "peak MB": False}
@@ -19,16 +19,20 @@ def generation() -> list[Duel]:
     names = {"MiniGPT torch": "torch", "MiniGPT mlx": "mlx", "MiniGPT torch int8": "torch-int8"}
     peers = {"transformers": "transformers", "llama.cpp (f32)": "llama", "mlx-lm": "mlx_lm"}
     one = {name: _contestant(name, key) for name, key in (names | peers).items()}
+    pairs = {
+        "generation, torch": ["MiniGPT torch", "transformers", "llama.cpp (f32)"],
+        "generation, int8": ["MiniGPT torch int8", "MiniGPT torch"],
+        "generation, MLX": ["MiniGPT mlx", "mlx-lm"],
+    }
     return [
-        Duel("generation, torch", [one["MiniGPT torch"], one["transformers"], one["llama.cpp (f32)"]], FIGURES),
-        Duel("generation, int8", [one["MiniGPT torch int8"], one["MiniGPT torch"]], FIGURES),
-        Duel("generation, MLX", [one["MiniGPT mlx"], one["mlx-lm"]], FIGURES),
+        Duel(work, [one[name] for name in who], FIGURES, lambda directory: worker(directory, "generation", "prepare"))
+        for work, who in pairs.items()
     ]
 
 
 def _contestant(name: str, key: str) -> Contestant:
     def measure(directory: Path) -> Figures:
-        figures, done = worker(directory, "generation", key)
+        figures, done = worker(given(directory), "generation", key)
         return figures | {"peak MB": done.peak_mb}
 
     return Contestant(name, measure)
@@ -55,32 +59,31 @@ def _seconds(answer: Answer, prompt: list[int], tokens: int) -> float:
     return statistics.median(found)
 
 
-def config_and_weights():
-    """The medium preset's shape without QK-norm, a llama that all of them know, with seeded random weights."""
-    from minigpt.config import load_config
-    from minigpt.model import init_weights
+def prepare() -> None:
+    """Here: a run with seeded random weights, in 8 bits as well, and its exports for transformers, mlx-lm, llama.cpp.
 
-    sets = ["model.vocab_size=6400", "model.context=1024", "model.qk_norm=false", "model.tie_embeddings=true"]
-    config = load_config("medium", None, sets).model
-    return config, init_weights(config, 1)
+    The medium preset's shape without QK-norm, a llama that all of them know.
+    """
+    from comparisons.start import exported, llama, made_up_tokenizer, started_run
+
+    from backends import get_backend
+    from minigpt.train.quantized import quantize_stage
+
+    config = llama("medium", "model.context=1024")
+    run = started_run(Path("run"), config, made_up_tokenizer(config.tokenizer.vocab_size))
+    quantize_stage(run, None, get_backend("torch"), 8)
+    exported(run, "hf", Path("hf"))
+    exported(run, "gguf", Path("gguf"))
 
 
 def ours(name: str) -> Answer:
     from backends import get_backend
-    from minigpt.generate.engine import Engine
     from minigpt.generate.sampling import GREEDY
-    from minigpt.model import GPT, to_backend
-    from minigpt.quantize import quantize_weights
-    from minigpt.train.quantized import for_answers
+    from minigpt.train.loading import load_engine
+    from minigpt.train.run import open_run
 
-    backend_name, _, bits = name.partition("-int")
-    backend = get_backend(backend_name)
-    config, weights = config_and_weights()
-    if bits:
-        arrays, _ = for_answers(backend, quantize_weights(weights, int(bits)), config, int(bits))
-    else:
-        arrays = to_backend(backend, weights)
-    engine = Engine(GPT(config, backend), arrays, _tokenizer(config.vocab_size))
+    backend, _, bits = name.partition("-int")
+    engine = load_engine(open_run(Path("run")), None, get_backend(backend), int(bits or 0))
     return lambda prompt, tokens: len(engine.answer([prompt], GREEDY, tokens)[0].ids)
 
 
@@ -88,7 +91,7 @@ def transformers() -> Answer:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(_exported(), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained("hf", dtype=torch.float32).eval()
 
     def answer(prompt: list[int], tokens: int) -> int:
         ids = torch.tensor([prompt])
@@ -109,7 +112,7 @@ def mlx_lm() -> Answer:
     from mlx_lm import load
     from mlx_lm.generate import generate_step
 
-    model, _ = load(str(_exported()))
+    model, _ = load("hf")
 
     def answer(prompt: list[int], tokens: int) -> int:
         return sum(1 for _ in generate_step(mx.array(prompt), model, max_tokens=tokens))
@@ -124,7 +127,7 @@ def llama() -> Answer:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(_gguf())
+    params.model.path = str(next(Path("gguf").glob("*.gguf")))
     params.n_ctx = 1024
     params.n_gpu_layers = params.cache_ram_mib = params.verbosity = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
@@ -144,51 +147,13 @@ def llama() -> Answer:
     return answer
 
 
-def _tokenizer(size: int):
-    from minigpt.tokenizer import CharTokenizer
-
-    tokens = CharTokenizer("".join(chr(0x4E00 + i) for i in range(size - 288)))
-    assert tokens.vocab_size == size, tokens.vocab_size
-    return tokens
-
-
-def _exported() -> Path:
-    from minigpt.exchange.exporting import export_directory
-
-    config, weights = config_and_weights()
-    tokenizer = _tokenizer(config.vocab_size)
-    export_directory(config, weights, tokenizer, Path("model"), "float32", None, "hf", lambda _: "")
-    return Path("model")
-
-
-def _gguf() -> Path:
-    from backends.tree import items
-    from minigpt.exchange.gguf_export import export_gguf
-
-    config, weights = config_and_weights()
-    export_gguf(
-        config, dict(items(weights)), _bpe_of(config.vocab_size), Path("gguf"), "bench", "float32", None, lambda _: ""
-    )
-    return next(Path("gguf").glob("*.gguf"))
-
-
-def _bpe_of(size: int):
-    """A BPE tokenizer of exactly `size` pieces, learned from made-up words: llama.cpp takes no character tokenizer."""
-    import random
-
-    from minigpt.tokenizer import train_tokenizer
-
-    draw = random.Random(1)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [" ".join("".join(draw.choices(letters, k=7)) for _ in range(50)) for _ in range(400)]
-    tokenizer = train_tokenizer("bpe", words, size)
-    assert tokenizer.vocab_size == size, tokenizer.vocab_size
-    return tokenizer
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("who")
     who = parser.parse_args().who
     peers = {"transformers": transformers, "mlx_lm": mlx_lm, "llama": llama}
-    print(json.dumps(timed(peers[who]() if who in peers else ours(who))))
+    if who == "prepare":
+        prepare()
+        print("{}")
+    else:
+        print(json.dumps(timed(peers[who]() if who in peers else ours(who))))

@@ -8,6 +8,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")  # the JSON files that the README's tables are made from
 BEGIN, END = "<!-- bench.py writes from here -->", "<!-- to here -->"
+PROFILE = ["work", "ms", "share"]
 DUELS = ["work", "figure", "MiniGPT", "peer", "peer's", "ratio", "of the rounds"]
 
 
@@ -32,6 +33,7 @@ def markdown(files: Sequence[dict[str, Any]]) -> str:
         if measured["results"]:
             parts += [_table(DUELS, duel_rows(measured["results"]))]
         parts += [f"**{curve['what']}**\n\n{_table(*growth_table(curve))}" for curve in measured["growth"]]
+        parts += [f"**{one['what']}**\n\n{_table(PROFILE, profile_rows(one))}" for one in measured["profiles"]]
     return "\n".join(parts)
 
 
@@ -40,9 +42,10 @@ def by_machine(files: Iterable[dict[str, Any]]) -> dict[str, dict[str, list]]:
     found: dict[str, dict[str, list]] = {}
     for file in files:
         name = ", ".join(f"{key} {value}" for key, value in file["machine"].items() if value != "not installed")
-        here = found.setdefault(name, {"results": [], "growth": [], "commit": []})
+        here = found.setdefault(name, {"results": [], "growth": [], "profiles": [], "commit": []})
         here["results"] += file["results"]
         here["growth"] += file["growth"]
+        here["profiles"] += file.get("profiles", [])
         here["commit"] += [file["commit"]]
     return found
 
@@ -75,6 +78,13 @@ def growth_table(curve: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for figure in curve["figures"].values():
         last += ["", f"**{figure['fit']:.2f}**"]
     return columns, [*rows, last] if len(rows) > 1 else rows
+
+
+def profile_rows(profile: dict[str, Any]) -> list[list[str]]:
+    """A row per kind of work; then the whole step, and the machine's limit for it."""
+    rows = [[what, f"{ms:.2f}", f"{share:.0%}"] for what, ms, share in profile["rows"]]
+    limit = f"the limit of this machine (the step takes {profile['distance']:.1f} times as long)"
+    return [*rows, ["the whole step", f"{profile['ms']:.2f}", "100%"], [limit, f"{profile['limit ms']:.2f}", ""]]
 
 
 def middle(values: Sequence[float]) -> float:
