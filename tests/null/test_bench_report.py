@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from comparisons import report
+from comparisons import growth, report
 from comparisons.duel import Contestant, Duel, fight
 
 MACHINE = {"cpu": "a slow one", "cores": "2", "torch": "2.13", "mlx": "not installed"}
@@ -22,8 +22,8 @@ CURVE = {
 
 def files(directory, *contents):
     directory.mkdir()
-    for i, (results, growth) in enumerate(contents):
-        content = {"machine": MACHINE, "commit": f"c{i}", "results": results, "growth": growth}
+    for i, (results, curves) in enumerate(contents):
+        content = {"machine": MACHINE, "commit": f"c{i}", "results": results, "growth": curves}
         (directory / f"{i}.json").write_text(json.dumps(content), "utf-8")
     return directory
 
@@ -63,6 +63,26 @@ def test_only_what_is_between_the_comments_is_written(tmp_path):
 def test_the_readme_has_the_committed_figures():
     """Nobody edits them by hand: `python scripts/bench.py --readme` writes them."""
     assert report.section() in (report.ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_a_power_is_its_exponent(power):
+    found = growth.exponents([(x, 3.0 * x**power) for x in (1, 2, 8, 16, 64)])
+    assert found["exponents"] == pytest.approx([power] * 4) and found["fit"] == pytest.approx(power)
+
+
+def test_a_quadratic_end_is_seen_in_the_fit_of_the_upper_half():
+    """A cost that begins as a constant and becomes quadratic."""
+    assert growth.exponents([(x, 1.0 if x < 8 else x * x / 64) for x in (1, 2, 4, 8, 16, 32)])["fit"] == pytest.approx(
+        2
+    )
+
+
+def test_points_that_do_not_fit_are_left_out_with_a_note(monkeypatch):
+    monkeypatch.setattr(growth, "memory_total", lambda: 600_000_000)
+    monkeypatch.setattr(growth, "measured", lambda kind, asked: {"seconds a step": 1.0, "peak MB": 1.0})
+    curve = growth.steps("torch", "parameters", [128, 768], "batch 1")
+    assert [point["x"] for point in curve["points"]] == [886_144] and "98,525,376 left out" in curve["what"]
 
 
 def test_a_duel_runs_everybody_in_turn(tmp_path):
