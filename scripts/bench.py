@@ -55,6 +55,14 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, 
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
 }
+PACKAGES = {  # the peers that come as one
+    "generation": ["transformers", "mlx-lm", "xllamacpp"],
+    "tokenizing": ["tokenizers"],
+    "mlx": ["mlx-lm"],
+    "startup": ["transformers", "mlx-lm", "trl"],
+    "sft": ["trl"],
+    "dpo": ["trl"],
+}
 NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "recipes", "steps", "tokenizing")
 
 
@@ -104,6 +112,10 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"name a comparison ({', '.join(COMPARISONS)}), or --readme")
     if unknown := set(given.comparisons) - set(COMPARISONS):
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(COMPARISONS)}")
+    here = machine(*PEERS)
+    wanted = {package for name in given.comparisons for package in PACKAGES.get(name, [])}
+    if missing := sorted(package for package in wanted if here[package] == "not installed"):
+        parser.error(f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
     for names, value, flag in ((NEEDS_NANOGPT, given.nanogpt, "--nanogpt"), (NEEDS_TEXT, given.text, "--text")):
         if value is None and set(names) & set(given.comparisons):
             parser.error(f"{' and '.join(sorted(set(names) & set(given.comparisons)))} need {flag}")

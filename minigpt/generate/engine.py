@@ -125,7 +125,7 @@ class Engine:
         for position in range(steps):
             with backend.inference():  # left before the yield: it would hold for the caller as well
                 mask = self._mask(padding, cache.length, ids.shape[1])
-                hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache)
+                hidden = self.model.hidden(self.weights, backend.array(ids), mask, cache, last=1)
                 logits = self.model.logits(self.weights, hidden[:, -1])  # (B, V)
                 tokens = self._choose(logits, samplings, seen, position)
             yield tokens

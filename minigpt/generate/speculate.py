@@ -89,8 +89,9 @@ def last_logits(engine: "Engine", ids: list[int], cache: KVCache | QuantizedKVCa
     """Logits (count, V) of the last `count` of the ids, which continue what the cache holds."""
     model = engine.model
     with model.backend.inference():
-        hidden = model.hidden(engine.weights, model.backend.array(np.array([ids], np.int32)), "causal", cache)
-        return model.logits(engine.weights, hidden[0, -count:])
+        array = model.backend.array(np.array([ids], np.int32))
+        hidden = model.hidden(engine.weights, array, "causal", cache, last=count)
+        return model.logits(engine.weights, hidden[0])
 
 
 def chooser(engine: "Engine", logits: Array, sampling: Sampling, begin: int) -> Callable[[int, list[int]], int]:

@@ -57,13 +57,14 @@ def ours(stage: str) -> Figures:
 
     run, seen = open_run(Path("run")), []
     run_pipeline(run, get_backend("torch"), lambda event: seen.append((time.perf_counter(), event)), [stage])
-    shard, config = run.shards(stage)[0], getattr(run.config, stage)
+    (shard, held_out), config = run.shards(stage), getattr(run.config, stage)
     kind = {"sft": PackedRows, "dpo": PairRows}[stage]
     batches = Batches(kind(shard, run.config.model.context, run.config.seed), config.batch_size, run.config.seed)
     counts = [examples(batches(step)["segments"], stage) for step in range(config.steps)]
     seconds = [event.seconds for _, event in seen if isinstance(event, Step)]
     first = {kind: next(at for at, event in seen if isinstance(event, kind)) for kind in (StageStarted, Eval)}
-    reference = (first[Eval] - first[StageStarted]) / (len(shard) // 2) if stage == "dpo" else 0.0
+    read = (len(shard) + len(held_out)) // 2  # pairs that the reference model reads before the first evaluation ends
+    reference = (first[Eval] - first[StageStarted]) / read if stage == "dpo" else 0.0
     trained = sum(counts[WARM:])
     return {"samples/s": trained / (sum(seconds[WARM:]) + trained * reference), "examples": sum(counts)}
 

@@ -70,10 +70,10 @@ def test_a_stale_cache_would_be_seen(engine, monkeypatch):
     """The comparison can fail: with a cache that loses its keys, the answer is another one."""
     hidden = GPT.hidden
 
-    def forgets(self, weights, ids, mask="causal", cache=None):
+    def forgets(self, weights, ids, mask="causal", cache=None, **last):
         if cache is not None and cache.length > 0:
             cache.keys = [0 * k for k in cache.keys]
-        return hidden(self, weights, ids, mask, cache)
+        return hidden(self, weights, ids, mask, cache, **last)
 
     right = without_a_cache(engine, PROMPTS[0], 16)
     monkeypatch.setattr(GPT, "hidden", forgets)
@@ -162,7 +162,7 @@ def test_in_a_batch_each_answer_ends_by_itself(engine, monkeypatch):
 def test_nothing_is_computed_when_all_have_stopped(engine, monkeypatch):
     calls = []
     hidden = GPT.hidden
-    monkeypatch.setattr(GPT, "hidden", lambda *args: calls.append(1) or hidden(*args))
+    monkeypatch.setattr(GPT, "hidden", lambda *args, **rest: calls.append(1) or hidden(*args, **rest))
     scripted(engine, monkeypatch, [101, IM_END], [IM_END])
     engine.answer([[50], [50]], GREEDY, 30)
     assert len(calls) == 2

@@ -123,7 +123,11 @@ def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
 
 def test_a_mask_that_shows_later_guesses_would_be_seen(engine, monkeypatch):
     hidden = GPT.hidden
-    monkeypatch.setattr(GPT, "hidden", lambda self, w, ids, mask, cache: hidden(self, w, ids, None, cache))
+
+    def blind(self, weights, ids, mask, cache, last):
+        return hidden(self, weights, ids, None, cache, last=last)
+
+    monkeypatch.setattr(GPT, "hidden", blind)
     plain = engine.streamed([50], GREEDY, 30)  # one token after the other: the mask does not matter
     assert engine.streamed([50], GREEDY, 30, knowing(engine, [50], GREEDY, wrong=2)) != plain
 

@@ -111,6 +111,20 @@ def test_with_the_cache_as_without(backend, name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_the_last_tokens_alone_are_those_of_the_whole(backend, name):
+    """Also behind a cache and with a mask: what the other tokens leave in the cache stays the same."""
+    model, weights = ours(backend, name)
+    masks = [np.tril(np.ones((7, 7), bool)), np.tril(np.ones((5, 12), bool), 7)]
+    for given in ([backend.array(np.stack([m, m])[:, None]) for m in masks], ["causal", "causal"]):
+        caches = [KVCache(backend, model.config, 2, 12, "float32") for _ in range(2)]
+        for mask, start, stop, last in ((given[0], 0, 7, 1), (given[1], 7, 12, 3)):
+            ids = backend.array(IDS[:, start:stop])
+            whole, part = (model.hidden(weights, ids, mask, c, last=n) for c, n in zip(caches, (0, last), strict=True))
+            assert part.shape == (2, last, model.config.d_model)
+            assert np.abs(backend.numpy(part) - backend.numpy(whole)[:, -last:]).max() < BOUND
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_packed_examples_see_their_own_positions_only(backend, name):
     model, weights = ours(backend, name)
     segments = backend.array(np.repeat([[1, 2, 3]], [9, 17, 14], axis=1).astype(np.int32))
