@@ -158,9 +158,7 @@ class Engine:
         if all(s.greedy for s in samplings):
             return [int(token) for token in backend.numpy(backend.argmax(logits, axis=-1))]
         rows = backend.numpy(logits)
-        return [
-            sample(row, s, np.array(text), position) for row, s, text in zip(rows, samplings, seen, strict=True)
-        ]
+        return [sample(row, s, text, position) for row, s, text in zip(rows, samplings, seen, strict=True)]
 
 
 def chat_prompt(tokenizer: Tokenizer, messages: list[Message], context: int, reserve: int) -> tuple[list[int], int]:

@@ -1,6 +1,7 @@
 """Choosing the next token from logits. On the host in NumPy, so that every backend draws the same tokens."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
     return [replace(sampling, seed=sampling.seed + i) for i in range(count)]
 
 
-def probabilities(logits: np.ndarray, sampling: Sampling, seen: np.ndarray) -> np.ndarray:
+def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -> np.ndarray:
     """The distribution (V,) that a token is drawn from, in float64. `seen` are the ids in the text so far."""
     scores = logits.astype(np.float64)
     if sampling.repetition_penalty != 1 and len(seen):
@@ -72,7 +73,7 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: np.ndarray) -> n
     return share / share.sum()
 
 
-def sample(logits: np.ndarray, sampling: Sampling, seen: np.ndarray, position: int) -> int:
+def sample(logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position: int) -> int:
     """The next token for logits (V,): a pure function of them, the settings and the position in the answer."""
     share = probabilities(logits, sampling, seen)
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()

@@ -104,4 +104,4 @@ def chooser(engine: "Engine", logits: Array, sampling: Sampling, begin: int) -> 
         best = backend.numpy(backend.argmax(logits, axis=-1))
         return lambda row, text: int(best[row])
     scores = backend.numpy(logits)
-    return lambda row, text: sample(scores[row], sampling, np.array(text), len(text) - begin)
+    return lambda row, text: sample(scores[row], sampling, text, len(text) - begin)

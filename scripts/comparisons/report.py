@@ -1,39 +1,39 @@
-"""What bench.py measured, as tables: on the terminal, and in the README between two comments."""
+"""What bench.py measured, as tables: on the terminal, and on pages between two comments."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")  # the JSON files that the README's tables are made from
 BEGIN, END = "<!-- bench.py writes from here -->", "<!-- to here -->"
+PAGES = {"README.md": ["results"], "docs/speed.md": ["profiles", "growth"]}
 PROFILE = ["work", "ms", "share"]
 DUELS = ["work", "figure", "MiniGPT", "peer", "peer's", "ratio", "of the rounds"]
 
 
-def write_readme(readme: Path = ROOT / "README.md", results: Path = RESULTS) -> None:
-    """Put the tables of all JSON files in `results` between the comments of `readme`."""
-    text = readme.read_text("utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(before + section(results) + after, "utf-8")
+def write_pages(root: Path = ROOT, results: Path = RESULTS) -> None:
+    """Put the tables of all JSON files in `results` between the two comments of each page below `root`."""
+    for page, kinds in PAGES.items():
+        text = (root / page).read_text("utf-8")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        (root / page).write_text(before + section(kinds, results) + after, "utf-8")
 
 
-def section(results: Path = RESULTS) -> str:
-    """The part of the README from one comment to the other, both included."""
+def section(kinds: Sequence[str], results: Path = RESULTS) -> str:
+    """A page from one comment to the other, both included."""
     files = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
-    return f"{BEGIN}\n{markdown(files)}{END}"
+    return f"{BEGIN}\n{markdown(kinds, files)}{END}"
 
 
-def markdown(files: Sequence[dict[str, Any]]) -> str:
+def markdown(kinds: Sequence[str], files: Sequence[dict[str, Any]]) -> str:
     """Tables for each machine and set of versions that results are from."""
     parts = []
-    for machine, measured in by_machine(files).items():
+    for machine, measured in by_machine([file for file in files if any(file.get(kind) for kind in kinds)]).items():
         parts += [f"{machine}; measured at {', '.join(dict.fromkeys(measured['commit']))}.\n"]
-        if measured["results"]:
-            parts += [_table(DUELS, duel_rows(measured["results"]))]
-        parts += [f"**{curve['what']}**\n\n{_table(*growth_table(curve))}" for curve in measured["growth"]]
-        parts += [f"**{one['what']}**\n\n{_table(PROFILE, profile_rows(one))}" for one in measured["profiles"]]
+        for kind in kinds:
+            parts += TABLES[kind](measured[kind])
     return "\n".join(parts)
 
 
@@ -42,10 +42,9 @@ def by_machine(files: Iterable[dict[str, Any]]) -> dict[str, dict[str, list]]:
     found: dict[str, dict[str, list]] = {}
     for file in files:
         name = ", ".join(f"{key} {value}" for key, value in file["machine"].items() if value != "not installed")
-        here = found.setdefault(name, {"results": [], "growth": [], "profiles": [], "commit": []})
-        here["results"] += file["results"]
-        here["growth"] += file["growth"]
-        here["profiles"] += file.get("profiles", [])
+        here = found.setdefault(name, {"commit": []} | {kind: [] for kind in TABLES})
+        for kind in TABLES:
+            here[kind] += file.get(kind, [])
         here["commit"] += [file["commit"]]
     return found
 
@@ -100,3 +99,10 @@ def number(value: float) -> str:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES: dict[str, Callable[[list], list[str]]] = {  # what a JSON file holds: its tables in Markdown
+    "results": lambda found: [_table(DUELS, duel_rows(found))] if found else [],
+    "profiles": lambda found: [f"**{one['what']}**\n\n{_table(PROFILE, profile_rows(one))}" for one in found],
+    "growth": lambda found: [f"**{one['what']}**\n\n{_table(*growth_table(one))}" for one in found],
+}
