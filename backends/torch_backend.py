@@ -238,9 +238,11 @@ class TorchBackend(Backend):
         grouped = q.shape[1] != k.shape[1]
         if grouped and q.shape[2] == 1 and (mask is None or mask.ndim < 3 or mask.shape[-3] == 1):
             return self._one_query(q, k, v, scale, mask)
-        dtype = q.dtype
-        if self.device == "cpu" and q.requires_grad and q.shape[2] <= SLOW_GRADIENT:
+        dtype, blocks = q.dtype, _blocks(mask) if self.device == "cpu" and q.shape[2] > 1 else None
+        if self.device == "cpu" and q.requires_grad and (blocks or q.shape[2] <= SLOW_GRADIENT):
             q, k, v = q.float(), k.float(), v.float()
+        if blocks:
+            return _attention_in_blocks(q, k, v, scale, blocks).to(dtype)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
         return y.to(dtype)
 
@@ -338,6 +340,35 @@ class TorchBackend(Backend):
             square = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
         return (x.mT if tall else x).float()
+
+
+def _blocks(mask: Array | None) -> list[list[int]] | None:
+    """For a mask (B, 1, T, T) of rows that hold several examples: the lengths of each row's examples, else None.
+
+    Found once for a mask, by what it allows, and kept with it: all layers are given the same one.
+    """
+    if mask is None or mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] != mask.shape[3]:
+        return None
+    if not hasattr(mask, "blocks"):
+        places = torch.arange(mask.shape[2])
+        starts = places - mask[:, 0].sum(dim=-1) + 1  # (B, T), if a query sees all from its example's start to itself
+        seen = (places <= places[:, None]) & (places >= starts[..., None])  # (B, T, T)
+        begins = starts == places
+        follows = begins[:, 1:] | (starts[:, 1:] == starts[:, :-1])
+        fits = bool(begins[:, 0].all()) and bool(follows.all()) and torch.equal(seen, mask[:, 0])
+        ends = [torch.cat([row.nonzero()[:, 0], places[-1:] + 1]).diff().tolist() for row in begins]
+        mask.blocks = ends if fits else None
+    return mask.blocks
+
+
+def _attention_in_blocks(q: Array, k: Array, v: Array, scale: float, blocks: list[list[int]]) -> Array:
+    """Causal attention within each example alone: the arithmetic of what is allowed, not of the whole square."""
+    grouped, rows = q.shape[1] != k.shape[1], []
+    for row, lengths in zip(zip(q.split(1), k.split(1), v.split(1), strict=True), blocks, strict=True):
+        pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)  # (1, heads, length, D) each
+        one = [F.scaled_dot_product_attention(*x, is_causal=True, scale=scale, enable_gqa=grouped) for x in pieces]
+        rows.append(torch.cat(one, dim=2))
+    return torch.cat(rows)
 
 
 class _QuantizedLinear(torch.autograd.Function):
