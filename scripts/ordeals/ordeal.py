@@ -92,7 +92,7 @@ def files_of(directory: Path) -> dict[str, str]:
 def journal_of(directory: Path) -> list[dict]:
     """The journal of a stage without the seconds."""
     lines = map(json.loads, (directory / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "waited")} for line in lines]
 
 
 def difference(run: Path, right: Path, stages: tuple[str, ...] = STAGES) -> str:
