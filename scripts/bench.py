@@ -13,6 +13,7 @@ nanoGPT is a checkout: git clone https://github.com/karpathy/nanoGPT, commit 3ad
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+if not sys.stdout.isatty():
+    os.environ.setdefault("COLUMNS", "170")  # the tables are wider than the 80 columns that a file is taken for
 from comparisons import (
     batching,
     generation,
