@@ -92,8 +92,8 @@ def middle(values: Sequence[float]) -> float:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, or whole thousands."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Four digits that matter, or whole hundreds and thousands."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

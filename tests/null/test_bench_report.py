@@ -39,7 +39,7 @@ def test_tables_from_json(tmp_path):
         "",
         "| work | figure | MiniGPT | peer | peer's | ratio | of the rounds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        "| reading | pages/s | 12,346 | a friend | 0.0123 | 1.50× | 0.50 – 2.50 (3) |",
+        "| reading | pages/s | 12,346 | a friend | 0.01235 | 1.50× | 0.50 – 2.50 (3) |",
         "| reading | pauses | 3 | – |  |  |  |",
         "",
         "**Reading**",
