@@ -316,7 +316,6 @@ class TorchBackend(Backend):
             )  # fmt: skip
         return params, first, second
 
-
     def muon_update(
         self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
         dtype: str = "float32",
@@ -355,9 +354,9 @@ def _blocks(mask: Array | None) -> list[list[int]] | None:
         seen = (places <= places[:, None]) & (places >= starts[..., None])  # (B, T, T)
         begins = starts == places
         follows = begins[:, 1:] | (starts[:, 1:] == starts[:, :-1])
-        fits = bool(begins[:, 0].all()) and bool(follows.all()) and torch.equal(seen, mask[:, 0])
-        ends = [torch.cat([row.nonzero()[:, 0], places[-1:] + 1]).diff().tolist() for row in begins]
-        mask.blocks = ends if fits else None
+        mask.blocks = None
+        if begins[:, 0].all() and follows.all() and torch.equal(seen, mask[:, 0]):
+            mask.blocks = [torch.cat([row.nonzero()[:, 0], places[-1:] + 1]).diff().tolist() for row in begins]
     return mask.blocks
 
 

@@ -68,7 +68,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     weights = to_backend(backend, starting_weights(run, stage, config))
     recipe = {"pretrain": pretrain, "sft": sft, "dpo": dpo}[stage]
     loss, batches, validate = recipe(run, model, weights, config, report)
-    if config.dropout or getattr(config, "lora_dropout", 0.0):
+    if config.dropout or (is_adapted(config) and config.lora_dropout):
         batches = with_dropout_keys(batches, run.config.seed)
     base = None
     if is_adapted(config):

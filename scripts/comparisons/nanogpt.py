@@ -27,8 +27,9 @@ def time_to_loss(nanogpt: Path, text: Path, flags: list[str]) -> Duel:
 
     def theirs(directory: Path) -> Figures:
         checkout = copied(nanogpt, text, directory)
-        flags = [*CPU, *DOCUMENTED, f"--max_iters={STEPS}", f"--lr_decay_iters={STEPS}", f"--eval_interval={STEPS}"]
-        done = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *flags], checkout)
+        length = [f"--max_iters={STEPS}", f"--lr_decay_iters={STEPS}", f"--eval_interval={STEPS}"]
+        config = "config/train_shakespeare_char.py"
+        done = run([sys.executable, "train.py", config, *CPU, *DOCUMENTED, *length], checkout)
         return {"seconds": done.seconds} | worker(checkout, "nanogpt", checkout)[0]
 
     contestants = [_recipe("quick", text, flags), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
