@@ -158,6 +158,12 @@ class Backend(ABC):
     def sync(self, *trees: Any) -> None:
         """Compute the arrays of `trees` now, so that what follows is timed or freed honestly."""
 
+    def lanes(self) -> list[AbstractContextManager]:
+        """Contexts for parts of a batch that are computed side by side: more than one where an operation of the
+        framework keeps one core busy and leaves the others idle.
+        """
+        return [nullcontext()]
+
     def after(self, x: Array, earlier: list[Array]) -> Array:
         """`x`, computed only when `earlier` are: a lazy framework would otherwise hold the work of both at once."""
         return x

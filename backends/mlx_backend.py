@@ -2,10 +2,12 @@
 
 import ctypes
 import importlib.util
+import os
 import platform
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ DTYPES = {
     "int32": mx.int32, "uint8": mx.uint8, "bool": mx.bool_,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LANES = 2  # parts of a batch side by side on a CPU, where all but matrix products is computed by one thread
+STRIP = 64  # queries that attend together on a CPU
 KERNEL_GROUPS = (32, 64, 128)  # sizes of a quantized group for which mx.quantized_matmul has kernels
 
 
@@ -57,6 +61,9 @@ class MLXBackend(Backend):
         self.device = device
         if device == "cpu":
             mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
+            # Read at the first evaluation: by default a lane's operations would wait until the other's are done.
+            os.environ.setdefault("MLX_BFS_MAX_WIDTH", "200")
+        self._lanes = [mx.new_stream(mx.cpu) for _ in range(LANES)] if device == "cpu" else []
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
@@ -153,6 +160,9 @@ class MLXBackend(Backend):
     def sync(self, *trees: Any) -> None:
         mx.eval(*trees)
 
+    def lanes(self) -> list[AbstractContextManager]:
+        return [mx.stream(lane) for lane in self._lanes] or super().lanes()
+
     def after(self, x: Array, earlier: list[Array]) -> Array:
         return mx.depends([x], earlier)[0] if earlier else x
 
@@ -203,8 +213,15 @@ class MLXBackend(Backend):
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=offset, freqs=periods)
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
-        if q.shape[2] == 1 and isinstance(mask, str):
+        queries, keys = q.shape[2], k.shape[2]
+        if queries == 1 and isinstance(mask, str):
             mask = None
+        if self.device == "cpu" and queries == 1 and (mask is None or mask.ndim < 3 or mask.shape[-3] == 1):
+            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D): keys are read once for all
+            y = mx.fast.scaled_dot_product_attention(grouped, k, v, scale=scale, mask=mask)
+            return y.reshape(*q.shape[:3], -1)
+        if self.device == "cpu" and isinstance(mask, str) and queries == keys:
+            return _causal_in_strips(q, k, v, scale)
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
@@ -233,6 +250,21 @@ class MLXBackend(Backend):
 
     def fast_quantized(self) -> bool:
         return self.device == "gpu"
+
+
+def _causal_in_strips(q: Array, k: Array, v: Array, scale: float) -> Array:
+    """Causal attention of a strip of queries at a time, with the keys up to its end: half of the square is never made.
+
+    MLX's attention is not fused on CPUs, where the exponentials of its softmax take longest.
+    """
+    ends = range(STRIP, q.shape[2] + STRIP, STRIP)
+    strips = [
+        mx.fast.scaled_dot_product_attention(
+            q[:, :, end - STRIP : end], k[:, :, :end], v[:, :, :end], scale=scale, mask="causal"
+        )
+        for end in ends
+    ]
+    return mx.concatenate(strips, axis=2)
 
 
 def _chunked_nll(backend: MLXBackend, size: int) -> Callable:

@@ -17,6 +17,7 @@ DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
     "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool,
 }  # fmt: skip
+FEW_ROWS, LARGE = range(16, 49), 2**18  # rows that MKL multiplies with a weight of so many numbers faster as W xᵀ
 SLOW_GRADIENT = 256  # tokens up to which attention's gradient on a CPU takes longer in bfloat16 than in float32
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
 
@@ -253,7 +254,16 @@ class TorchBackend(Backend):
         return F.scaled_dot_product_attention(q, k, v, mask, scale=scale).reshape(batch, heads, 1, -1)
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        rows = x.numel() // x.shape[-1]
+        swapped = rows in FEW_ROWS and weight.numel() >= LARGE and x.dtype == torch.float32 and self.device == "cpu"
+        if not swapped or torch.is_grad_enabled():
+            return F.linear(x, weight, bias)
+        y = torch.mm(weight, x.reshape(rows, -1).T).T  # (rows, out)
+        if y.shape[1] <= x.shape[-1]:  # a wider layer's output is taken as it lies: turning it would cost the gain
+            y = y.contiguous()
+        y = y.reshape(*x.shape[:-1], -1)
+        return y if bias is None else y + bias
 
     def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
         codes = packed.contiguous().view(torch.uint8)  # the bytes of a word, its lowest first

@@ -99,3 +99,16 @@ def test_the_smallest_sizes(backend):
     nll = backend.token_nll(one[0], backend.array(np.zeros((1, 1), np.int32)))
     assert np.allclose(backend.numpy(nll), [[np.log(2)]])
     assert backend.numpy(backend.token_nll(one[0, :, :, :1], backend.array([[0]]))).tolist() == [[0]]
+
+
+@pytest.mark.parametrize("out", [512, 600])
+@pytest.mark.parametrize("rows", [15, 16, 48, 49])
+def test_products_with_few_rows_are_those_of_any(backend, rows, out):
+    """A batch that decodes has so few; the torch backend multiplies them the other way round."""
+    rng = np.random.default_rng(rows)
+    x, w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, 1, 512), (out, 512), (out,)))
+    with backend.inference():
+        for given in ((), (bias,)):
+            y = backend.numpy(backend.linear(*map(backend.array, (x, w, *given))))
+            right = x.astype(np.float64) @ w.T + sum(given)
+            assert y.shape == (rows, 1, out) and np.abs(y - right).max() < 1e-3

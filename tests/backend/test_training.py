@@ -140,6 +140,9 @@ def test_accumulated_parts_are_the_whole_batch(backend, tmp_path):
 
     whole = at(batch, 1)
     assert len(whole) == 2 + len(tree.leaves(weights))
+    arrays = {key: backend.array(x) for key, x in normalized(batch).items()}
+    (value, metrics), grads = backend.value_and_grad(loss)(weights, arrays)  # in one lane
+    assert relative(whole, [backend.numpy(x) for x in (value, metrics["twice"], *tree.leaves(grads))]) < 1e-5
     for parts in (2, 4):
         assert relative(at(batch, parts), whole) < 1e-5
         means = [at(part, 1) for part in split(batch, parts)]
