@@ -60,12 +60,13 @@ class GPT:
             x = x + backend.cast(backend.take(body["embed_positions"]["weight"], rows), self.dtype)
         mask = self._within_window(mask, offset, ids.shape[1])
         x = self._dropped(x, keys, 0)
+        turned = 0 if cache is None else offset + cache.origin  # the first token's rotary position
         for number, layer in enumerate(body["layers"]):
             if self.checkpointing and cache is None:
                 x = backend.checkpoint(lambda w, y, n=number: self._block(w, y, mask, 0, None, n, keys))(layer, x)
             else:
                 wanted = last if number == self.config.n_layer - 1 else 0
-                x = self._block(layer, x, mask, offset, cache, number, keys, wanted)
+                x = self._block(layer, x, mask, turned, cache, number, keys, wanted)
         if cache is not None:
             cache.length += ids.shape[1]
         return self._norm(body["norm"], x)

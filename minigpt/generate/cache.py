@@ -1,6 +1,12 @@
 """The key/value cache: what attention needs of the tokens that were already computed."""
 
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+
 from backends.base import Array, Backend
+from backends.tree import map_leaves
 from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 
@@ -23,8 +29,40 @@ def check_cache_bits(config: ModelConfig, bits: int) -> None:
         raise UsageError(message, "Leave --kv-bits out.")
 
 
+def joined(
+    caches: "Sequence[KVCache | QuantizedKVCache]", places: np.ndarray, capacity: int
+) -> "KVCache | QuantizedKVCache":
+    """One cache for `capacity` tokens with the rows of all, which end at the same place; row i of it was row places[i].
+
+    A cache's tokens begin at its origin: what lies before it is left 0 and must be masked out.
+    """
+    first, length = caches[0], caches[0].origin + caches[0].length
+    assert all(cache.origin + cache.length == length <= capacity for cache in caches), (length, capacity)
+    backend, order = first.backend, first.backend.array(places)
+
+    def placed(cache: "KVCache | QuantizedKVCache", x: Array) -> Array:
+        before, behind = ((*x.shape[:2], n, x.shape[3]) for n in (cache.origin, capacity - length))
+        kind = backend.dtype(x)
+        return backend.concat([backend.zeros(before, kind), x[:, :, : cache.length], backend.zeros(behind, kind)], 2)
+
+    def together(*leaves: Array) -> Array:
+        rows = [placed(cache, x) for cache, x in zip(caches, leaves, strict=True)]
+        return backend.take(backend.concat(rows, 0), order)  # (B, K, capacity, …)
+
+    whole = copy.copy(first)
+    whole.origin, whole.length, whole.capacity = 0, length, capacity
+    whole.keys = map_leaves(together, *(cache.keys for cache in caches))
+    whole.values = map_leaves(together, *(cache.values for cache in caches))
+    return whole
+
+
 class KVCache:
-    """Keys and values (B, K, capacity, D) per layer, filled up to `length`."""
+    """Keys and values (B, K, capacity, D) per layer, filled up to `length`.
+
+    `origin` is the rotary position of the first token, for rows that will stand further right in a joined cache.
+    """
+
+    origin = 0
 
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str):
         shape = (batch, config.n_kv_head, capacity, config.head_dim)
@@ -49,6 +87,8 @@ class QuantizedKVCache:
 
     A layer's keys and values are unpacked when it attends to them; only one layer's are there in floats.
     """
+
+    origin = 0
 
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str, bits: int):
         self.backend, self.capacity, self.length = backend, capacity, 0

@@ -9,7 +9,7 @@ from backends import tree
 from minigpt.chat import render
 from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
-from minigpt.generate.engine import Engine, chat_prompt
+from minigpt.generate.engine import Engine, _of_like_length, chat_prompt
 from minigpt.generate.sampling import GREEDY, Sampling, with_seeds
 from minigpt.model import GPT, to_backend
 from minigpt.parity.models import random_weights
@@ -87,6 +87,37 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(engine, sampling
     alone = [engine.answer([prompt], sampling, 20)[0] for prompt in PROMPTS]
     assert together == alone
     assert {answer.reason for answer in alone} >= {"length", "context"}
+
+
+@pytest.mark.parametrize("filling", [0, 4, 100])
+def test_prompts_may_be_read_together_or_each_by_itself(engine, monkeypatch, filling):
+    """Groups of equal length, of some filling, and all in one: the same answers, in the prompts' own order."""
+    monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    together = engine.answer(PROMPTS, SAMPLED, 10)
+    assert together == [engine.answer([prompt], SAMPLED, 10)[0] for prompt in PROMPTS]
+
+
+def test_keys_that_stand_elsewhere_than_they_were_turned_would_be_seen(engine, monkeypatch):
+    alone = [engine.answer([prompt], GREEDY, 10)[0] for prompt in PROMPTS]
+    monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), 0))
+    turned = GPT.hidden
+
+    def unturned(self, weights, ids, mask="causal", cache=None, **last):
+        place, cache.origin = cache.origin, 0
+        try:
+            return turned(self, weights, ids, mask, cache, **last)
+        finally:
+            cache.origin = place
+
+    monkeypatch.setattr(GPT, "hidden", unturned)
+    assert engine.answer(PROMPTS, GREEDY, 10) != alone
+
+
+def test_groups_of_prompts_take_no_more_filling_than_they_may():
+    prompts = [[0] * size for size in (5, 1, 17, 9, 5, 30)]
+    assert _of_like_length(prompts, 0) == [[5], [2], [3], [0, 4], [1]]
+    assert _of_like_length(prompts, 8) == [[5], [2, 3], [0, 1, 4]]
+    assert _of_like_length(prompts, 100) == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_filling_that_is_not_masked_would_be_seen(engine, monkeypatch):

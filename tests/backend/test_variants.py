@@ -134,10 +134,12 @@ def test_packed_examples_see_their_own_positions_only(backend, name):
         assert np.abs(packed[:, start:stop] - alone).max() < BOUND
 
 
+@pytest.mark.parametrize("filling", [0, 32])
 @pytest.mark.parametrize("name", ["mistral, window 5", "gpt2", "llama, yarn"])
-def test_prompts_of_unequal_length_are_answered_as_alone_and_as_transformers_does(backend, name):
+def test_prompts_of_unequal_length_are_answered_as_alone_and_as_transformers_does(backend, name, filling, monkeypatch):
     import torch
 
+    monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     model, weights = ours(backend, name)
     engine = Engine(model, weights, CharTokenizer(""))
     prompts = [IDS[0, :3].tolist(), IDS[1, :17].tolist(), IDS[0, :9].tolist()]
