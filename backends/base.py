@@ -164,6 +164,12 @@ class Backend(ABC):
         """
         return [nullcontext()]
 
+    def nonzero(self, mask: Array) -> Array | None:
+        """The places (n,) of the true entries of `mask`, counted through all axes; None where a traced function would
+        have to know them before it is computed.
+        """
+        return None
+
     def after(self, x: Array, earlier: list[Array]) -> Array:
         """`x`, computed only when `earlier` are: a lazy framework would otherwise hold the work of both at once."""
         return x

@@ -1,6 +1,7 @@
 """MLX: Apple's array framework for unified memory (Metal), which also runs on Linux CPUs and on CUDA."""
 
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -63,7 +64,6 @@ class MLXBackend(Backend):
             mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
             # Read at the first evaluation: by default a lane's operations would wait until the other's are done.
             os.environ.setdefault("MLX_BFS_MAX_WIDTH", "200")
-        self._lanes = [mx.new_stream(mx.cpu) for _ in range(LANES)] if device == "cpu" else []
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
@@ -161,7 +161,10 @@ class MLXBackend(Backend):
         mx.eval(*trees)
 
     def lanes(self) -> list[AbstractContextManager]:
-        return [mx.stream(lane) for lane in self._lanes] or super().lanes()
+        return [mx.stream(stream) for stream in _streams()] if self.device == "cpu" else super().lanes()
+
+    def nonzero(self, mask: Array) -> Array | None:
+        return mx.array(np.flatnonzero(np.array(mask)).astype(np.int32)) if self.device == "cpu" else None
 
     def after(self, x: Array, earlier: list[Array]) -> Array:
         return mx.depends([x], earlier)[0] if earlier else x
@@ -250,6 +253,12 @@ class MLXBackend(Backend):
 
     def fast_quantized(self) -> bool:
         return self.device == "gpu"
+
+
+@functools.cache
+def _streams() -> list:
+    """Each has a thread, which stays."""
+    return [mx.new_stream(mx.cpu) for _ in range(LANES)]
 
 
 def _causal_in_strips(q: Array, k: Array, v: Array, scale: float) -> Array:

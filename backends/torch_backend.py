@@ -150,6 +150,9 @@ class TorchBackend(Backend):
         if self.device == "gpu":
             torch.cuda.synchronize()
 
+    def nonzero(self, mask: Array) -> Array | None:
+        return mask.reshape(-1).nonzero()[:, 0] if self.device == "cpu" else None
+
     def memory(self) -> dict[str, int]:
         if self.device == "cpu":
             return {"active": 0, "peak": 0}

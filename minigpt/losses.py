@@ -10,15 +10,29 @@ from minigpt.linear import QUANTIZED, matrix
 from minigpt.model import GPT, segment_mask
 
 
-def token_losses(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+def token_losses(model: GPT, weights: Tree, batch: dict[str, Array], counted: Array | None = None) -> Array:
     """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples.
 
-    With `model.loss_chunk` only so many rows of logits exist at once.
+    Of `counted` (B, T) bool the caller uses the true ones only: no logits are computed for prompts and the unused ends
+    of rows, and these tokens get 0, where the backend can tell beforehand which they are.
     """
     packed, targets, backend = batch.get("segments"), batch["targets"], model.backend
     mask = "causal" if packed is None else segment_mask(backend, packed)
     hidden = model.hidden(weights, batch["ids"], mask, keys=batch.get("dropout"))  # (B, T, d)
-    head = model.head(weights)
+    places = None if counted is None else backend.nonzero(counted)  # (n,)
+    rows, tokens = targets.shape
+    if places is None or not 0 < places.shape[0] < rows * tokens:
+        return _losses(model, weights, hidden, targets)
+    some = backend.take(hidden.reshape(rows * tokens, -1), places)  # (n, d)
+    found = _losses(model, weights, some[None], backend.take(targets.reshape(-1), places)[None])[0]  # (n,)
+    counted = backend.cast(counted.reshape(-1), "int32")
+    which = backend.cumsum(counted, 0) * counted  # (B·T,): 1 for the first that counts, and so on, 0 for the others
+    return backend.take(backend.concat([backend.zeros((1,)), found], 0), which).reshape(rows, tokens)
+
+
+def _losses(model: GPT, weights: Tree, hidden: Array, targets: Array) -> Array:
+    """-log p(target) (B, T) behind hidden (B, T, d); with `model.loss_chunk` so many rows of logits exist at once."""
+    backend, head = model.backend, model.head(weights)
     if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
         return backend.token_nll(model.logits(weights, hidden), targets)
     flat = hidden.reshape(-1, hidden.shape[-1])  # (B·T, d)
@@ -31,7 +45,7 @@ def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
 
     Row by row: MLX's CPU device adds one number after the other, and 16,000 of them lose two digits.
     """
-    return (token_losses(model, weights, batch) * batch["weights"]).sum(axis=-1).sum()
+    return (token_losses(model, weights, batch, batch["weights"] != 0) * batch["weights"]).sum(axis=-1).sum()
 
 
 def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
@@ -39,7 +53,7 @@ def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Arr
 
     `batch["spans"]` (B, S, T) is 1 where token t belongs to the answer of sequence s.
     """
-    logprobs = -token_losses(model, weights, batch)  # (B, T)
+    logprobs = -token_losses(model, weights, batch, batch["spans"].sum(axis=1) > 0)  # (B, T)
     sums = (batch["spans"] @ logprobs[..., None])[..., 0]  # (B, S)
     return sums.reshape(sums.shape[0], -1, 2)
 

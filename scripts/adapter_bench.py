@@ -19,13 +19,13 @@ import numpy as np
 
 from backends import get_backend
 from minigpt.config import Config, ModelConfig, TuneConfig, load_config
+from minigpt.gradients import accumulated
 from minigpt.lora import is_adapted, trained_count
 from minigpt.losses import language_loss
 from minigpt.model import GPT, init_weights, to_backend
 from minigpt.optim import Optimizer
 from minigpt.quantize import quantize_weights
 from minigpt.train.adapter import adapter_recipe
-from minigpt.train.loop import accumulated
 
 WAYS = {
     "all weights": {},

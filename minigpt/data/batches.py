@@ -157,10 +157,10 @@ def normalized(batch: Batch) -> Batch:
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Equal parts along the rows; their weights still sum to 1 together."""
+    """Parts along the rows, as equal as can be; their weights still sum to 1 together."""
     if parts == 1:
         return [batch]
-    pieces = {key: np.split(values, parts) for key, values in batch.items()}
+    pieces = {key: np.array_split(values, parts) for key, values in batch.items()}
     return [{key: pieces[key][i] for key in batch} for i in range(parts)]
 
 

@@ -49,12 +49,14 @@ class Habits:
     slack: float  # of everything that the framework holds: its cache
     constant: int  # bytes
     returned: int = 1 << 62  # bytes of a block that goes back to the system at once when it is freed
+    lanes: int = 1  # of the backend: each has gradients of its own
+    strip: int = 0  # queries whose causal scores exist together, with the keys up to their own only; 0: all keys
 
 
 HABITS = {
     ("torch", "cpu"): Habits(3, 4, 2, 0, 1, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000, 32 << 20),  # glibc's malloc
     ("torch", "gpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.0, 3.5, 3.0, 0.0, 0.05, 300_000_000),
-    ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
+    ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.0, 4.0, 2.2, 6.0, 0.0, 0.06, 20_000_000, lanes=2, strip=64),
     ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
 }  # fmt: skip
 GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of matrices
@@ -77,7 +79,8 @@ def stage_memory(
     if not config.loss_chunk and FLOAT * tokens * model.vocab_size >= habits.returned:
         passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
     activations = int(kept + passing)
-    gradients = state.trained * (2 if config.accumulation > 1 else 1)
+    sets = min(habits.lanes, config.batch_size // config.accumulation) + (config.accumulation > 1)
+    gradients = state.trained * sets
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
     peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
@@ -101,7 +104,8 @@ def layer_numbers(model: ModelConfig, habits: Habits, width: int, masked: bool) 
     gated = habits.gated if model.feed_forward == "swiglu" else habits.gated - 2
     numbers = 2 * habits.norm * model.d_model + 3 * q + 2 * k + gated * model.d_ff
     numbers += habits.head_norm * (q + k) * model.qk_norm
-    return numbers + width * (habits.scores * model.n_head + habits.masked * masked) + model.n_head
+    seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
+    return numbers + seen * habits.scores * model.n_head + width * habits.masked * masked + model.n_head
 
 
 def loss_bytes(model: ModelConfig, config: StageConfig, habits: Habits, tokens: int) -> float:

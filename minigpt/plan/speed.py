@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.base import Backend
 from minigpt.config import ModelConfig, StageConfig
+from minigpt.gradients import accumulated
 from minigpt.losses import language_loss, token_losses
 from minigpt.model import GPT, init_weights, to_backend
 from minigpt.optim import Optimizer
@@ -54,7 +55,7 @@ def _extrapolated(values: list[float], depths: list[int], layers: int) -> float:
 
 
 def _sample(backend: Backend, model: ModelConfig, stage: str, config: StageConfig, seconds: float) -> tuple[int, int]:
-    """(rows, tokens of a row) that can be timed often enough in so many seconds; at least one whole row.
+    """(rows, tokens of a row) that can be timed often enough in so many seconds; at least one whole row per lane.
 
     A shorter row would cost less per token than a real one: attention grows with the square of its length.
     """
@@ -62,7 +63,8 @@ def _sample(backend: Backend, model: ModelConfig, stage: str, config: StageConfi
     rate = _rate(backend)
     flops = sum(flops_per_token(model.model_copy(update={"n_layer": n}), width) for n in (SHALLOW, DEEP))
     tokens = int(seconds * rate / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
-    return min(part, max(1, tokens // width)), width
+    lanes = len(backend.lanes())
+    return min(part, max(1, tokens // width // lanes) * lanes), width
 
 
 def _rate(backend: Backend) -> float:
@@ -78,20 +80,21 @@ def _timed(
     config = config.model_copy(update={"dtype": dtype})
     network = GPT(model, backend, dtype, config.checkpointing, config.loss_chunk, config.dropout)
     weights = to_backend(backend, init_weights(model, 0))
-    batch = {key: backend.array(x) for key, x in _batch(model, rows, width, stage != "pretrain").items()}
+    batch = _batch(model, rows, width, stage != "pretrain")
+    arrays = {key: backend.array(x) for key, x in batch.items()}
     traced = config.compile and backend.name == "mlx"  # torch.compile would take longer than the whole plan
     gradient = backend.value_and_grad(lambda w, b: (language_loss(network, w, b), {}), compiled=traced)
     optimizer = Optimizer(backend, config, weights)
     state = [weights, optimizer.init(weights)]
 
     def update() -> list:
-        slopes, _ = optimizer.clip(gradients[1])
+        slopes, _ = optimizer.clip(gradients)
         state[:] = optimizer.update(state[0], slopes, state[1], 0)
         return state
 
-    token = _shortest(backend, lambda: gradient(state[0], batch))
-    forward = _shortest(backend, lambda: token_losses(network, state[0], batch))
-    gradients = gradient(state[0], batch)
+    token = _shortest(backend, lambda: accumulated(backend, gradient, state[0], batch, 1))
+    forward = _shortest(backend, lambda: token_losses(network, state[0], arrays))
+    *_, gradients = accumulated(backend, gradient, state[0], batch, 1)
     backend.sync(gradients)
     return Speed(token, forward, _shortest(backend, update))
 

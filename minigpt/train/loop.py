@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from backends.base import Array, Backend
-from backends.tree import Tree, leaves, map_leaves, rebuild
+from backends.tree import Tree
 from minigpt.brake import Brake
 from minigpt.config import StageConfig
-from minigpt.data.batches import Batch, Batches, split
+from minigpt.data.batches import Batches
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step
+from minigpt.gradients import accumulated
 from minigpt.optim import Optimizer, rate
 from minigpt.train.adapter import Base
 from minigpt.train.control import Control
@@ -181,31 +182,3 @@ class _Training:
         kept = {"rollbacks": 1, "offset": offset, "skipped": health.skipped}
         self.health = Health(**state.get("health", {}) | kept)
         self.step = self.saved = back
-
-
-def accumulated(
-    backend: Backend, gradient: Callable, weights: Tree, batch: Batch, parts: int, rest: Callable = lambda: None
-) -> tuple[Array, dict[str, Array], Tree]:
-    """(loss, metrics, gradients) of a batch computed in equal parts.
-
-    The batch's weights sum to 1 over all parts, so the plain sums are exactly those of the whole: a mean of
-    the parts' means would be wrong when the parts have different numbers of tokens. A part is divided once more among
-    the backend's lanes, which compute at the same time. `rest` is called behind each part of several.
-    """
-    total = None
-    lanes = backend.lanes()
-    lanes = lanes[: math.gcd(len(lanes), len(batch["ids"]) // parts)]
-    for number, piece in enumerate(split(batch, parts * len(lanes)), 1):
-        with lanes[number % len(lanes)]:
-            (value, metrics), grads = gradient(weights, {key: backend.array(x) for key, x in piece.items()})
-        if total is None:
-            total = [value, metrics, leaves(grads)]
-        else:
-            total[0] = total[0] + value
-            total[1] = map_leaves(lambda a, b: a + b, total[1], metrics)
-            total[2] = backend.add_lists(total[2], leaves(grads))
-        if parts > 1 and number % len(lanes) == 0:
-            backend.sync(total)
-            rest()
-    value, metrics, sums = total
-    return value, metrics, rebuild(weights, sums)

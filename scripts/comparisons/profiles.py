@@ -70,8 +70,9 @@ def decode(backend: Backend) -> Profile:
 
 
 def _training_pieces(backend: Backend, c: ModelConfig) -> Iterator[tuple[str, float]]:
-    """(kind of work, seconds) of all layers."""
-    tokens, scale = ROWS * c.context, c.head_dim**-0.5
+    """(kind of work, seconds) of all layers; the backend's lanes share the rows, as in a step."""
+    rows, scale = ROWS // len(backend.lanes()), c.head_dim**-0.5
+    tokens = rows * c.context
     draw = _Draw(backend)
     shapes = [shape for name, shape in weight_shapes(c).items() if len(shape) == 2]  # tied: the embeddings are the head
     layer, head = shapes[1 : 1 + (len(shapes) - 1) // c.n_layer], shapes[0]
@@ -83,12 +84,12 @@ def _training_pieces(backend: Backend, c: ModelConfig) -> Iterator[tuple[str, fl
         backend, lambda x, w: backend.linear(x, w).sum(), draw(tokens, head[1]), draw(*head)
     )
     heads = [(c.n_head, c.head_dim), (c.n_kv_head, c.head_dim), (c.n_kv_head, c.head_dim)]
-    q, k, v = (draw(ROWS, n, c.context, width) for n, width in heads)
+    q, k, v = (draw(rows, n, c.context, width) for n, width in heads)
     yield "attention", c.n_layer * _gradient(backend, lambda *x: backend.attention(*x, scale).sum(), q, k, v)
     yield "rotary positions", c.n_layer * _gradient(
         backend, lambda q, k: sum(backend.rope(x, 0, c.rope_theta).sum() for x in (q, k)), q, k
     )
-    x, w = draw(ROWS, c.context, c.d_model), draw(c.d_model)
+    x, w = draw(rows, c.context, c.d_model), draw(c.d_model)
     yield "RMSNorm", 2 * c.n_layer * _gradient(backend, lambda x, w: backend.rms_norm(x, w, 1e-5).sum(), x, w)
     gate, up = draw(tokens, c.d_ff), draw(tokens, c.d_ff)
     yield "SwiGLU's gate", c.n_layer * _gradient(backend, lambda a, b: (backend.silu(a) * b).sum(), gate, up)
@@ -117,10 +118,18 @@ def _profile(whole: float, pieces: list[tuple[str, float]], limit: float) -> Pro
 
 
 def _gradient(backend: Backend, work: Callable[..., Array], *inputs: Any) -> float:
-    """Seconds of work forwards and backwards."""
+    """Seconds of work forwards and backwards, in all lanes at once."""
     gradient = backend.value_and_grad(lambda given: (work(*given), {}))
-    backend.sync(gradient(list(inputs)))
-    return seconds(lambda: backend.sync(gradient(list(inputs))))
+
+    def in_lanes() -> None:
+        found = []
+        for lane in backend.lanes():
+            with lane:
+                found.append(gradient(list(inputs)))
+        backend.sync(found)
+
+    in_lanes()
+    return seconds(in_lanes)
 
 
 def _update(backend: Backend, c: ModelConfig) -> float:

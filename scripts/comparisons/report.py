@@ -38,15 +38,22 @@ def markdown(kinds: Sequence[str], files: Sequence[dict[str, Any]]) -> str:
 
 
 def by_machine(files: Iterable[dict[str, Any]]) -> dict[str, dict[str, list]]:
-    """The results and curves of several files, put together where machine and versions are the same."""
-    found: dict[str, dict[str, list]] = {}
+    """The results and curves of several files, put together where machine and versions are the same.
+
+    A package that was not installed for one of them does not set it apart.
+    """
+    groups: list[tuple[dict[str, str], dict[str, list]]] = []
     for file in files:
-        name = ", ".join(f"{key} {value}" for key, value in file["machine"].items() if value != "not installed")
-        here = found.setdefault(name, {"commit": []} | {kind: [] for kind in TABLES})
+        known = {key: value for key, value in file["machine"].items() if value != "not installed"}
+        alike = (group for group in groups if all(group[0].get(key, value) == value for key, value in known.items()))
+        machine, here = next(alike, ({}, {"commit": []} | {kind: [] for kind in TABLES}))
+        if not machine:
+            groups.append((machine, here))
+        machine |= known
         for kind in TABLES:
             here[kind] += file.get(kind, [])
         here["commit"] += [file["commit"]]
-    return found
+    return {", ".join(f"{key} {value}" for key, value in machine.items()): here for machine, here in groups}
 
 
 def duel_rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import minigpt.losses
 from backends import tree
 from minigpt.losses import language_loss, preference_losses, sequence_logprobs
 from minigpt.model import GPT, to_backend
@@ -37,6 +38,26 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(backend, loss, tied
     assert grads.keys() == whole_grads.keys() and ("lm_head.weight" in grads) == (not tied)
     for name, right in whole_grads.items():
         assert np.abs(right).max() > 0, name
+        assert np.allclose(grads[name], right, atol=1e-5 * np.abs(right).max()), name
+
+
+@pytest.mark.parametrize("chunk", [0, 7])
+@pytest.mark.parametrize(("loss", "tokens"), [(language_loss, 14), (preference_loss, 16)])
+def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, loss, tokens, chunk):
+    """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them."""
+    seen, losses = [], minigpt.losses._losses
+
+    def watched(model, weights, hidden, targets):
+        seen.append(hidden.shape[0] * hidden.shape[1])
+        return losses(model, weights, hidden, targets)
+
+    monkeypatch.setattr("minigpt.losses._losses", watched)
+    value, grads = computed(backend, MODEL_CASES[0].config, loss, chunk)
+    monkeypatch.setattr(backend, "nonzero", lambda mask: None)
+    whole, whole_grads = computed(backend, MODEL_CASES[0].config, loss, chunk)
+    assert seen == [tokens, 24]
+    assert value == pytest.approx(whole, abs=1e-6)
+    for name, right in whole_grads.items():
         assert np.allclose(grads[name], right, atol=1e-5 * np.abs(right).max()), name
 
 

@@ -197,3 +197,25 @@ def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(BackendUnavailable, match="cpu"):
         get_backend(name, "gpu")
     assert get_backend(name, "auto").device == "cpu"
+
+
+def test_lanes_compute_what_one_does(backend):
+    """Arrays go from one lane to the other and out of it, also when a lane is entered again."""
+    x, lanes = numbers(backend, 40, 50), backend.lanes()
+    assert len(lanes) == (2 if backend.name == "mlx" and backend.device == "cpu" else 1)
+    found = []
+    for _ in range(2):
+        for lane in lanes:
+            with lane:
+                found.append(backend.exp(x) @ x.swapaxes(0, 1) + (found[-1] if found else 0.0))
+    alone = backend.numpy(backend.exp(x) @ x.swapaxes(0, 1))
+    assert np.allclose(backend.numpy(found[-1]), len(found) * alone, rtol=1e-4, atol=1e-3)
+
+
+def test_places_of_what_is_true(backend):
+    mask = np.random.default_rng(0).random((3, 4, 5)) < 0.3
+    places = backend.nonzero(backend.array(mask))
+    if backend.device == "gpu":
+        assert places is None  # a traced step cannot know them
+    else:
+        assert backend.numpy(places).tolist() == np.flatnonzero(mask).tolist()

@@ -15,11 +15,11 @@ from minigpt.data.shards import Shard, ShardWriter
 from minigpt.events import Eval, Saved, Step
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
+from minigpt.gradients import accumulated
 from minigpt.losses import language_loss
 from minigpt.model import GPT, to_backend
 from minigpt.optim import Optimizer
 from minigpt.parity.models import random_weights
-from minigpt.train.loop import accumulated
 from minigpt.train.pipeline import new_run, run_pipeline
 from minigpt.train.store import StageStore
 

@@ -54,6 +54,17 @@ def test_tables_from_json(tmp_path):
     ]
 
 
+def test_other_machines_and_versions_have_tables_of_their_own_and_missing_packages_do_not():
+    others = [{"mlx": "0.3"}, {"torch": "2.14"}, {"cpu": "a fast one"}]
+    machines = [MACHINE, *(MACHINE | other for other in others), MACHINE]
+    found = report.by_machine([{"machine": one, "commit": f"c{i}"} for i, one in enumerate(machines)])
+    assert {name: here["commit"] for name, here in found.items()} == {
+        "cpu a slow one, cores 2, torch 2.13, mlx 0.3": ["c0", "c1", "c4"],
+        "cpu a slow one, cores 2, torch 2.14": ["c2"],
+        "cpu a fast one, cores 2, torch 2.13": ["c3"],
+    }
+
+
 def test_a_profile_has_its_limit(tmp_path):
     made = report.markdown(["profiles"], [{"machine": MACHINE, "commit": "c", "profiles": [PROFILE]}])
     assert made.splitlines()[-4:] == [

@@ -29,13 +29,13 @@ MEASURED = [
     ("torch", {"accumulation": 2}, 247, 489), ("torch", {"vocab_size": 8192, "loss_chunk": 256}, 247, 607),
     ("torch", {"d_model": 512}, 247, 797), ("torch", WIDE, 247, 958),
     ("torch", WIDE | {"optimizer": "muon"}, 247, 1134),
-    ("mlx", {}, 161, 639), ("mlx", {"n_layer": 1}, 162, 409), ("mlx", {"n_layer": 8}, 162, 935),
-    ("mlx", {"batch_size": 16}, 161, 1034), ("mlx", {"batch_size": 2}, 161, 325),
-    ("mlx", {"context": 512, "batch_size": 4}, 162, 749), ("mlx", {"vocab_size": 8192}, 162, 775),
-    ("mlx", {"d_ff": 1408}, 162, 803), ("mlx", {"n_kv_head": 8}, 161, 659), ("mlx", {"qk_norm": True}, 161, 666),
-    ("mlx", {"optimizer": "muon"}, 162, 645), ("mlx", {"checkpointing": True}, 162, 497),
-    ("mlx", {"accumulation": 2}, 162, 439), ("mlx", {"vocab_size": 8192, "loss_chunk": 256}, 162, 669),
-    ("mlx", {"d_model": 512}, 161, 825), ("mlx", WIDE, 161, 887), ("mlx", WIDE | {"optimizer": "muon"}, 162, 1097),
+    ("mlx", {}, 161, 566), ("mlx", {"n_layer": 1}, 161, 363), ("mlx", {"n_layer": 8}, 161, 840),
+    ("mlx", {"batch_size": 16}, 161, 889), ("mlx", {"batch_size": 2}, 161, 317),
+    ("mlx", {"context": 512, "batch_size": 4}, 161, 609), ("mlx", {"vocab_size": 8192}, 161, 724),
+    ("mlx", {"d_ff": 1408}, 161, 722), ("mlx", {"n_kv_head": 8}, 161, 583), ("mlx", {"qk_norm": True}, 161, 595),
+    ("mlx", {"optimizer": "muon"}, 161, 563), ("mlx", {"checkpointing": True}, 161, 552),
+    ("mlx", {"accumulation": 2}, 161, 448), ("mlx", {"vocab_size": 8192, "loss_chunk": 256}, 161, 647),
+    ("mlx", {"d_model": 512}, 161, 744), ("mlx", WIDE, 161, 995), ("mlx", WIDE | {"optimizer": "muon"}, 161, 1117),
 ]  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from minigpt import gradients
 from minigpt.config import STAGES
 from minigpt.parity import trajectories
-from minigpt.train import loop
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
     def wrong(batch, parts):
         return [batches.normalized(part) for part in batches.split(batch, parts)]
 
-    monkeypatch.setattr(loop, "split", wrong)
+    monkeypatch.setattr(gradients, "split", wrong)
     monkeypatch.setattr(trajectories, "STAGES", ("pretrain", "sft"))
     monkeypatch.setattr(trajectories, "VARIATIONS", {})
     found = trajectories.compare_trajectories(both[:1])
