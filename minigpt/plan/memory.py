@@ -54,7 +54,7 @@ class Habits:
 
 
 HABITS = {
-    ("torch", "cpu"): Habits(3, 4, 2, 0, 1, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000, 32 << 20),  # glibc's malloc
+    ("torch", "cpu"): Habits(3, 4, 2, 0, 0.25, 1.0, 2.5, 3.0, 1.0, 0.13, 0.0, 8_000_000, 32 << 20),  # glibc's malloc
     ("torch", "gpu"): Habits(3, 4, 2, 0, 2, 1.0, 2.0, 3.5, 3.0, 0.0, 0.05, 300_000_000),
     ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.0, 4.0, 2.2, 6.0, 0.0, 0.06, 20_000_000, lanes=2, strip=64),
     ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
@@ -63,9 +63,13 @@ GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of m
 
 
 def stage_memory(
-    model: ModelConfig, stage: str, config: StageConfig, framework: tuple[str, str], dtype: str, base: int
-) -> Memory:
-    """The peak of a stage with the given division; `framework` is (backend, device), `base` bytes before the model."""
+    model: ModelConfig, stage: str, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
+    counted: float = 1.0,
+) -> Memory:  # fmt: skip
+    """The peak of a stage with the given division; `framework` is (backend, device), `base` bytes before the model.
+
+    `counted` is the share of the tokens that are part of the loss: CPUs compute no logits for the others.
+    """
     habits, state = HABITS[framework], state_of(model, config)
     narrow = 2 if dtype == "bfloat16" else FLOAT
     width = row_width(model, stage)
@@ -75,8 +79,9 @@ def stage_memory(
     kept, passing = model.n_layer * layer, habits.passing * layer
     if config.checkpointing:
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
-    logits = int(loss_bytes(model, config, habits, tokens))
-    if not config.loss_chunk and FLOAT * tokens * model.vocab_size >= habits.returned:
+    answered = int(tokens * (counted if framework[1] == "cpu" else 1.0))
+    logits = int(loss_bytes(model, config, habits, answered))
+    if not config.loss_chunk and FLOAT * answered * model.vocab_size >= habits.returned:
         passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
     activations = int(kept + passing)
     sets = min(habits.lanes, config.batch_size // config.accumulation) + (config.accumulation > 1)

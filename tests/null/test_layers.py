@@ -18,6 +18,7 @@ LAYERS = {
     "linear": 2, "rope": 2, "chat_template": 2,
     "imported_tokenizer": 2, "token_bytes": 2, "model": 2, "tokenizer": 2, "chat": 2, "data": 2,
     "generate": 3, "checkpoint": 3, "convert": 3, "lora": 3, "quantize": 3, "gptq": 3, "optim": 3, "losses": 3,
+    "gradients": 3,
     "train": 4, "evaluate": 4, "parity": 4, "demo": 4, "exchange": 4, "plan": 4,
     "console": 5, "progress": 5, "tables": 5, "machine_tables": 5, "serve": 5,
     "cli": 6, "commands": 6, "flags": 6, "__main__": 6,

@@ -166,6 +166,15 @@ def test_dpo_reads_its_reference_once():
     assert known[0].stages[0].tokens == 10 * 4 * 512  # rows of pairs are twice as long
 
 
+@pytest.mark.parametrize(("stage", "less"), [("pretrain", False), ("sft", True), ("dpo", True)])
+def test_logits_are_planned_for_the_built_in_worlds_answers_and_for_all_tokens_of_others(stage, less):
+    config = Config(model=ModelConfig(**SHAPE))
+    own = config.model_copy(update={"data": config.data.model_copy(update={stage: ["mine.jsonl"]})})
+    place = Place("torch", "cpu", "float32", 0, None)
+    logits = [make_plan(c, {stage: 0}, place, lambda *w: None).stages[0].memory.logits for c in (config, own)]
+    assert logits[1] > 0 and (logits[0] < 0.5 * logits[1] if less else logits[0] == logits[1])
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("20m", 1200), ("20", 1200), ("1h", 3600), ("1h30m", 5400), ("90s", 90), ("1.5 h", 5400)]
 )
