@@ -442,6 +442,17 @@ class Backend(ABC):
         return self.cast(x.swapaxes(-1, -2) if tall else x, "float32")
 
 
+def by_group(q: Array, k: Array, mask: Array | None) -> Array | None:
+    """One query q (B, H, 1, D) as the queries of its group's single head (B, K, H/K, D), so that keys are read once.
+
+    None where that is not the same: several queries, heads without groups, a mask that differs between heads.
+    """
+    batch, heads, queries, width = q.shape
+    if queries > 1 or heads == k.shape[1] or not (mask is None or mask.ndim < 3 or mask.shape[-3] == 1):
+        return None
+    return q.reshape(batch, k.shape[1], heads // k.shape[1], width)
+
+
 def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
     """Radians per position (D/2,) float32 for theta, or for frequencies that were given as they are."""
     plain = theta if isinstance(theta, np.ndarray) else theta ** (-np.arange(half) / half)

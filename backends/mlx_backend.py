@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Array, Backend, BackendUnavailable, rope_frequencies
+from backends.base import Array, Backend, BackendUnavailable, by_group, rope_frequencies
 
 
 def _load_fast_blas() -> None:
@@ -216,15 +216,12 @@ class MLXBackend(Backend):
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=offset, freqs=periods)
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
-        queries, keys = q.shape[2], k.shape[2]
-        if queries == 1 and isinstance(mask, str):
+        if q.shape[2] == 1 and isinstance(mask, str):
             mask = None
-        if self.device == "cpu" and queries == 1 and (mask is None or mask.ndim < 3 or mask.shape[-3] == 1):
-            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D): keys are read once for all
-            y = mx.fast.scaled_dot_product_attention(grouped, k, v, scale=scale, mask=mask)
-            return y.reshape(*q.shape[:3], -1)
-        if self.device == "cpu" and isinstance(mask, str) and queries == keys:
+        if self.device == "cpu" and isinstance(mask, str) and q.shape[2] == k.shape[2]:
             return _causal_in_strips(q, k, v, scale)
+        if self.device == "cpu" and not isinstance(mask, str) and (one := by_group(q, k, mask)) is not None:
+            return mx.fast.scaled_dot_product_attention(one, k, v, scale=scale, mask=mask).reshape(*q.shape[:3], -1)
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:

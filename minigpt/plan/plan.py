@@ -96,7 +96,7 @@ def make_plan(
     model = model_with_vocabulary(config, vocab_size)
     reference_rows = expected_rows(config) if reference_rows is None else reference_rows
     planned = [
-        _stage(model, stage, getattr(config, stage), done, place, speed_of, reference_rows, counted(config, stage))
+        _stage(model, stage, getattr(config, stage), done, place, speed_of, reference_rows, answered(config, stage))
         for stage, done in stages.items()
     ]
     sections = {stage: getattr(config, stage) for stage in stages}
@@ -118,7 +118,7 @@ def expected_rows(config: Config) -> int:
     return config.dpo.steps * config.dpo.batch_size
 
 
-def counted(config: Config, stage: str) -> float:
+def answered(config: Config, stage: str) -> float:
     """The share of tokens that are part of the loss: the built-in world's, or all, as rows of others may be."""
     own = set(getattr(config.data, stage)) - {"world"}
     return 1.0 if own else WORLD_COUNTED.get(stage, 1.0)
