@@ -150,6 +150,10 @@ class Backend(ABC):
     def compile(self, fn: Callable) -> Callable:
         """A traced `fn` where that pays on this device, else `fn`. Same rules as `value_and_grad(compiled=True)`."""
 
+    def compile_update(self, fn: Callable) -> Callable:
+        """`compile` for a function that only calls this backend's updates."""
+        return self.compile(fn)
+
     @abstractmethod
     def scalar(self, value: float) -> Any:
         """`value` in the form that a compiled function takes as an argument instead of baking it in."""
@@ -241,7 +245,7 @@ class Backend(ABC):
         """The approximation of gelu that GPT-2 was trained with ("gelu_new"); up to 5e-4 from the exact one."""
         return 0.5 * x * (1.0 + self.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
 
-    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
+    def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
         """Rotate x (B, H, T, D) by its positions offset … offset+T-1 (Su et al. 2021, eq. 34).
 
         The two halves of D are the two coordinates, as in Hugging Face's layout. Instead of `theta` the radians
@@ -453,9 +457,9 @@ def by_group(q: Array, k: Array, mask: Array | None) -> Array | None:
     return q.reshape(batch, k.shape[1], heads // k.shape[1], width)
 
 
-def rope_frequencies(theta: float | np.ndarray, half: int) -> np.ndarray:
+def rope_frequencies(theta: float | tuple[float, ...], half: int) -> np.ndarray:
     """Radians per position (D/2,) float32 for theta, or for frequencies that were given as they are."""
-    plain = theta if isinstance(theta, np.ndarray) else theta ** (-np.arange(half) / half)
+    plain = theta if isinstance(theta, tuple) else theta ** (-np.arange(half) / half)
     return np.asarray(plain, np.float32)
 
 

@@ -209,8 +209,8 @@ class MLXBackend(Backend):
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         return mx.fast.layer_norm(x, weight.astype(x.dtype), bias.astype(x.dtype), eps)
 
-    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
-        given = isinstance(theta, np.ndarray)
+    def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
+        given = isinstance(theta, tuple)
         periods = mx.array(1.0 / rope_frequencies(theta, len(theta))) if given else None  # MLX wants the inverse
         base = None if given else theta
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=offset, freqs=periods)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,6 @@ class TorchBackend(Backend):
     def __init__(self, device: str):
         self.device = device
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
-        self._rope_tables: dict[tuple, tuple[Array, Array]] = {}
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
@@ -144,13 +144,22 @@ class TorchBackend(Backend):
         return differentiated
 
     def checkpoint(self, fn: Callable) -> Callable:
-        return lambda *args: torch.utils.checkpoint.checkpoint(fn, *args, use_reentrant=False)
+        def checkpointed(*args: Any) -> Any:
+            if not any(x.requires_grad for x in tree.leaves(args)):  # an answer keeps nothing anyway
+                return fn(*args)
+            return torch.utils.checkpoint.checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)
+
+        return checkpointed
 
     def inference(self) -> AbstractContextManager:
         return torch.inference_mode()
 
     def compile(self, fn: Callable) -> Callable:
         return torch.compile(fn) if self.device == "gpu" else fn
+
+    def compile_update(self, fn: Callable) -> Callable:
+        """`fn`: its kernels are fused already, and a trace would be made again for every learning rate."""
+        return fn
 
     def scalar(self, value: float) -> Any:
         return value
@@ -222,26 +231,14 @@ class TorchBackend(Backend):
     def gelu_tanh(self, x: Array) -> Array:
         return F.gelu(x, approximate="tanh")
 
-    def rope(self, x: Array, offset: int, theta: float | np.ndarray) -> Array:
+    def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
         stop = offset + x.shape[2]
-        cos, sin = (table[offset:stop] for table in self._rope_table(x, stop, theta))
-        if x.shape[2] <= 64 and not torch.is_grad_enabled():  # few calls count there more than passes over memory
+        count = max(256, 1 << (stop - 1).bit_length())
+        cos, sin = _rope_table(self._device.type, x.dtype, x.shape[-1], theta, count)[:, offset:stop]  # (T, D) each
+        few = x.shape[2] <= 64 and not torch.is_grad_enabled()  # calls count there more than passes over memory
+        if few or torch.compiler.is_compiling():
             return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
         return _Rotation.apply(x, cos, sin)
-
-    def _rope_table(self, x: Array, length: int, theta: float | np.ndarray) -> tuple[Array, Array]:
-        """cos (N, D) and signed sin (N, D) for N >= length positions, kept between calls."""
-        width = x.shape[-1]
-        key = (width, theta.tobytes() if isinstance(theta, np.ndarray) else theta, x.dtype)
-        if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
-            count = max(256, 1 << (length - 1).bit_length())
-            frequencies = rope_frequencies(theta, width // 2)
-            angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
-            cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
-            sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
-            with torch.inference_mode(False):  # also a training step may use them later
-                self._rope_tables[key] = (self.array(cos).to(x.dtype), self.array(sin).to(x.dtype))
-        return self._rope_tables[key]
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
         causal = False
@@ -262,7 +259,7 @@ class TorchBackend(Backend):
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         rows = x.numel() // x.shape[-1]
-        swapped = rows in FEW_ROWS and weight.numel() >= LARGE and x.dtype == torch.float32 and self.device == "cpu"
+        swapped = self.device == "cpu" and rows in FEW_ROWS and weight.numel() >= LARGE and x.dtype == torch.float32
         if not swapped or torch.is_grad_enabled():
             return F.linear(x, weight, bias)
         y = torch.mm(weight, x.reshape(rows, -1).T).T  # (rows, out)
@@ -471,6 +468,24 @@ def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
     y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=sign)
     y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
     return y
+
+
+@torch.compiler.assume_constant_result  # a trace takes the table as it is
+def _rope_table(device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int) -> Array:
+    """cos and signed sin of `count` positions: (2, count, width), kept between calls."""
+    return _computed_rope_table(device, dtype, width, theta, count)
+
+
+@lru_cache(maxsize=64)
+def _computed_rope_table(
+    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int
+) -> Array:
+    frequencies = rope_frequencies(theta, width // 2)
+    angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
+    cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
+    sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
+    with torch.inference_mode(False):  # also a training step may use it later
+        return torch.tensor(np.stack([cos, sin]), device=device).to(dtype)
 
 
 def _inverse_size(x: Array, eps: float) -> Array:

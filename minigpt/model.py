@@ -31,7 +31,7 @@ class GPT:
         self.loss_chunk = loss_chunk  # see losses.token_losses
         self.dropout = backend.array(np.float32(dropout)) if dropout else None  # see hidden
         frequencies = rope_frequencies(config)
-        self.angles = config.rope_theta if frequencies is None else frequencies
+        self.angles = config.rope_theta if frequencies is None else tuple(frequencies.tolist())
         self.scale = config.head_dim**-0.5 * rope_amplitude(config) ** 2
 
     def __call__(self, weights: Tree, ids: Array, mask: Array | str | None = "causal", cache=None) -> Array:

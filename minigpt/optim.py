@@ -28,8 +28,8 @@ class Optimizer:
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
         self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
         self.names = [name for name, _ in named]
-        self._clip = backend.compile(lambda grads: backend.clip_by_global_norm(grads, config.clip))
-        self._update = backend.compile(self._compute)
+        self._clip = backend.compile_update(lambda grads: backend.clip_by_global_norm(grads, config.clip))
+        self._update = backend.compile_update(self._compute)
 
     def init(self, weights: Tree) -> Tree:
         """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""

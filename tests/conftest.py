@@ -10,6 +10,16 @@ from backends import BACKENDS, get_backend
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # MLX multiplies float32 matrices with fewer digits on some GPUs
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", choices=["cpu", "auto"], help="auto: on a GPU where there is one")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Where backends compute in tests that take one from here."""
+    return request.config.getoption("--device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def usual_signals():
     """Signals as in a terminal, however the tests are started: a background job ignores SIGINT, and nohup SIGHUP."""
@@ -19,12 +29,12 @@ def usual_signals():
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def backend(request):
-    """Each backend in turn, on the CPU."""
-    return get_backend(request.param, "cpu")
+def backend(request, device):
+    """Each backend in turn."""
+    return get_backend(request.param, device)
 
 
 @pytest.fixture(scope="session")
-def both():
-    """All backends in one process, on the CPU."""
-    return [get_backend(name, "cpu") for name in BACKENDS]
+def both(device):
+    """All backends in one process."""
+    return [get_backend(name, device) for name in BACKENDS]

@@ -263,7 +263,7 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
         yield Case(f"rope: offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, 10000.0),
                    bound=FP32 + offset * ROPE_PER_POSITION)  # fmt: skip
     yield Case("rope: one position, theta 1e6", (heads[:, :, :1],), lambda b, x: b.rope(x, 11, 1e6))
-    given = np.array([0.9, 0.11, 0.02, 0.0003])
+    given = (0.9, 0.11, 0.02, 0.0003)
     for offset in (0, 5):
         yield Case(f"rope: frequencies given, offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, given))
     yield _in_bf16(Case("rope: offset 7", (heads,), lambda b, x: b.rope(x, 7, 10000.0)))

@@ -75,12 +75,12 @@ def adapter_recipe(
 
     adapter = init_adapter(weight_of, lora_shapes(model, config), seed)
     base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))
-    rate = backend.array(np.float32(config.lora_dropout))
+    rate, salts = backend.array(np.float32(config.lora_dropout)), dropout_salts(adapter)
 
     def loss(adapter, batch, base):
         keys = batch.get("dropout")
         tree = join(base, adapter)
-        tree = tree if keys is None else join(tree, dropout_leaves(adapter, keys, rate))
+        tree = tree if keys is None else join(tree, dropout_leaves(salts, keys, rate))
         return whole_loss(tree, batch)
 
     def validate(adapter):
@@ -89,11 +89,16 @@ def adapter_recipe(
     return base, to_backend(backend, adapter), loss, validate
 
 
-def dropout_leaves(adapter: Tree, keys: Array, rate: Array) -> Tree:
+def dropout_salts(adapter: Tree) -> dict[str, int]:
+    """What tells the layers of an adapter apart in `dropout_leaves`: an int32 for each by its name."""
+    layers = (name.removesuffix(".lora_a") for name, _ in items(adapter) if name.endswith(".lora_a"))
+    return {layer: zlib.crc32(layer.encode()) - 2**31 for layer in layers}
+
+
+def dropout_leaves(salts: dict[str, int], keys: Array, rate: Array) -> Tree:
     """`dropout_keys` (B,) and `dropout_rate` () for each layer of an adapter; every layer has keys of its own."""
     flat = {}
-    for layer in (name.removesuffix(".lora_a") for name, _ in items(adapter) if name.endswith(".lora_a")):
-        salt = zlib.crc32(layer.encode()) - 2**31  # as an int32
+    for layer, salt in salts.items():
         flat[f"{layer}.dropout_keys"] = keys ^ salt
         flat[f"{layer}.dropout_rate"] = rate
     return unflatten(flat)
