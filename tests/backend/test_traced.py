@@ -1,0 +1,85 @@
+"""What a GPU computes is traced by torch.compile: the whole of it, and the gradients stay the same.
+
+There is no GPU here, so the operations that a GPU is given run on the CPU, traced but not compiled.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from backends import tree
+from backends.torch_backend import TorchBackend
+from minigpt.config import TuneConfig
+from minigpt.losses import language_loss
+from minigpt.model import GPT
+from minigpt.parity.models import LOSSES, MODEL_CASES, make_batch, random_weights
+from minigpt.train.adapter import adapter_recipe
+
+DROPOUT = {"dropout": np.array([5, -7], np.int32)}
+
+
+class Traced(TorchBackend):
+    """As on a GPU; a part that cannot be traced is an error."""
+
+    def __init__(self):
+        super().__init__("gpu")
+        self._device = torch.device("cpu")
+
+    def compile(self, fn):
+        return torch.compile(fn, backend="aot_eager", fullgraph=True)
+
+
+@pytest.fixture
+def traced():
+    torch._dynamo.reset()
+    yield Traced()
+    torch._dynamo.reset()
+
+
+def gradients(backend, case, loss, extra, dropout, compiled):
+    model = GPT(case.config, backend, "float32", case.checkpointing, dropout=dropout)
+    batch = {key: backend.array(x) for key, x in (make_batch(case.config) | extra).items()}
+    if not case.segments and loss is language_loss:
+        batch.pop("segments", None)
+    weights = tree.map_leaves(backend.array, random_weights(case.config))
+    gradient = backend.value_and_grad(lambda w, batch: (loss(model, w, batch), {}), compiled)
+    (value, _), grads = gradient(weights, batch)
+    return float(value), [backend.numpy(g) for g in tree.leaves(grads)]
+
+
+def check_alike(plain, whole):
+    assert whole[0] == pytest.approx(plain[0], rel=1e-6)
+    for a, b in zip(plain[1], whole[1], strict=True):
+        assert np.abs(a - b).max() <= 2e-6 * np.abs(a).max() + 1e-8
+
+
+@pytest.mark.parametrize("case", MODEL_CASES, ids=lambda case: case.name)
+def test_models(traced, case):
+    check_alike(*(gradients(traced, case, language_loss, DROPOUT, 0.2, compiled) for compiled in (False, True)))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "language"])
+def test_losses_of_preferences(traced, name):
+    check_alike(*(gradients(traced, MODEL_CASES[6], LOSSES[name], {}, 0.0, compiled) for compiled in (False, True)))
+
+
+def test_an_adapter_with_dropout(traced):
+    case, found = MODEL_CASES[1], []
+    config = TuneConfig(lora_rank=2, lora_dropout=0.3, dora=True)
+    model = GPT(case.config, traced)
+    batch = {key: traced.array(x) for key, x in (make_batch(case.config) | DROPOUT).items()}
+    for compiled in (False, True):
+        weights = tree.map_leaves(traced.array, random_weights(case.config))
+        recipe = (lambda w, batch: (language_loss(model, w, batch), {}), None)
+        base, adapter, loss, _ = adapter_recipe(traced, case.config, config, weights, 1, recipe)
+        (value, _), grads = traced.value_and_grad(loss, compiled)(adapter, batch, base)
+        found.append((float(value), [traced.numpy(g) for g in tree.leaves(grads)]))
+    check_alike(*found)
+
+
+def test_a_part_that_cannot_be_traced_is_found(traced):
+    def loss(weights):
+        return (weights["w"].sum() if float(weights["w"].sum()) > 0 else weights["w"].sum()), {}
+
+    with pytest.raises(Exception, match="(?i)data-dependent|unsupported|item"):
+        traced.value_and_grad(loss, True)({"w": traced.array(np.ones(3))})
