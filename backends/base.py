@@ -162,6 +162,10 @@ class Backend(ABC):
     def sync(self, *trees: Any) -> None:
         """Compute the arrays of `trees` now, so that what follows is timed or freed honestly."""
 
+    def begin(self, *trees: Any) -> None:
+        """`sync`, or less where the arrays of `trees` are computed while the program goes on."""
+        self.sync(*trees)
+
     def lanes(self) -> list[AbstractContextManager]:
         """Contexts for parts of a batch that are computed side by side: more than one where an operation of the
         framework keeps one core busy and leaves the others idle.
@@ -285,6 +289,10 @@ class Backend(ABC):
         """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
         y = x @ self.cast(weight, self.dtype(x)).swapaxes(0, 1)
         return y if bias is None else y + self.cast(bias, self.dtype(x))
+
+    def linears(self, x: Array, weights: list[Array], biases: list[Array | None]) -> list[Array]:
+        """`linear` of one x (…, in) with several weights (out_i, in) and biases (out_i,): arrays (…, out_i)."""
+        return [self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
     # ---- numbers in few bits: the affine layout of mlx.core.quantize -----------------------------------------
     #

@@ -9,6 +9,8 @@ is one, this is a plain layer. An adapter adds (see `minigpt.lora`) `lora_a` (r,
 from backends.base import Array, Backend
 from backends.tree import Tree
 
+GOLDEN = -1640531527  # 0x9E3779B9: 2³² / golden ratio, as an int32
+INVERSE = 340573321  # INVERSE · GOLDEN = 1 mod 2³²
 QUANTIZED = ("packed", "scales", "biases")
 
 
@@ -21,6 +23,13 @@ def linear(backend: Backend, w: Tree, x: Array) -> Array:
     else:
         y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)
     return _adapted(backend, w, x, y) if "lora_a" in w else y
+
+
+def linears(backend: Backend, layers: list[Tree], x: Array) -> list[Array]:
+    """x (…, in) through each of several layers."""
+    if any(set(w) - {"weight", "bias"} for w in layers):
+        return [linear(backend, w, x) for w in layers]
+    return backend.linears(x, [w["weight"] for w in layers], [w.get("bias") for w in layers])
 
 
 def embed(backend: Backend, w: Tree, ids: Array, width: int) -> Array:
@@ -62,12 +71,13 @@ def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
     """x (B, …) with a share `rate` of its numbers 0 and the others divided by 1 - rate (Srivastava et al. 2014).
 
     Which ones is a hash of the row's key (B,) int32 and the number's place in its row, the same on every backend,
-    however a batch is divided and whatever is computed again.
+    however a batch is divided and whatever is computed again. The hash of place · GOLDEN + key is computed as
+    (place + key · INVERSE) · GOLDEN: torch.compile multiplies a bare place without wrapping around.
     """
     rows, size = x.shape[0], 1
     for extent in x.shape[1:]:
         size *= extent
-    bits = _mix(backend.arange(0, size)[None, :] * -1640531527 + keys[:, None])  # (B, T · in) int32
+    bits = _mix((backend.arange(0, size)[None, :] + keys[:, None] * INVERSE) * GOLDEN)  # (B, T · in) int32
     kept = bits >= backend.cast(rate * 2.0**32 - 2.0**31, "int32")  # int32 from -2^31 on
     x = backend.where(kept.reshape(rows, *x.shape[1:]), x, 0.0)
     return x * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))

@@ -13,7 +13,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt.config import ModelConfig
-from minigpt.linear import dropout, embed, linear
+from minigpt.linear import dropout, embed, linear, linears
 from minigpt.rope import rope_amplitude, rope_frequencies
 
 
@@ -97,11 +97,15 @@ class GPT:
     def _attention(self, w: Tree, x: Array, mask, offset: int, cache, number: int, last: int = 0) -> Array:
         c, backend = self.config, self.backend
         batch, tokens, _ = x.shape
-        asking = x[:, -last:] if last else x
-        queries = asking.shape[1]
-        q = self._linear(w["q_proj"], asking).reshape(batch, queries, c.n_head, c.head_dim)
-        k = self._linear(w["k_proj"], x).reshape(batch, tokens, c.n_kv_head, c.head_dim)
-        v = self._linear(w["v_proj"], x).reshape(batch, tokens, c.n_kv_head, c.head_dim)
+        queries = min(last or tokens, tokens)
+        if last:
+            q = self._linear(w["q_proj"], x[:, -queries:])
+            k, v = linears(backend, [w["k_proj"], w["v_proj"]], x)
+        else:
+            q, k, v = linears(backend, [w["q_proj"], w["k_proj"], w["v_proj"]], x)
+        q = q.reshape(batch, queries, c.n_head, c.head_dim)
+        k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
+        v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if c.qk_norm:
             q = backend.rms_norm(q, w["q_norm"]["weight"], c.norm_eps)
             k = backend.rms_norm(k, w["k_norm"]["weight"], c.norm_eps)
@@ -120,8 +124,8 @@ class GPT:
         if self.config.feed_forward != "swiglu":
             gelu = {"gelu": self.backend.gelu, "gelu_tanh": self.backend.gelu_tanh}[self.config.feed_forward]
             return self._linear(w["down_proj"], gelu(self._linear(w["up_proj"], x)))
-        gated = self.backend.silu(self._linear(w["gate_proj"], x)) * self._linear(w["up_proj"], x)  # (B, T, d_ff)
-        return self._linear(w["down_proj"], gated)
+        gate, up = linears(self.backend, [w["gate_proj"], w["up_proj"]], x)  # (B, T, d_ff) each
+        return self._linear(w["down_proj"], self.backend.silu(gate) * up)
 
     def _norm(self, w: Tree, x: Array) -> Array:
         if self.config.norm == "layer":

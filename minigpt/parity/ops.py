@@ -254,6 +254,9 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
     y, matrix, bias = draw.normal(2, 3, 6), draw.normal(5, 6), draw.normal(5)
     yield Case("linear", (y, matrix), lambda b, x, w: b.linear(x, w))
     yield Case("linear: bias", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c))
+    yield Case("linears", (y, matrix, bias),
+               lambda b, x, w, c: b.concat(b.linears(x, [w, w[:2]], [c, c[:2]]), -1))  # fmt: skip
+    yield Case("linears: no bias", (y, matrix), lambda b, x, w: b.concat(b.linears(x, [w[1:], w], [None, None]), -1))
     yield Case("linear: rows", (y[0], matrix, bias), lambda b, x, w, c: b.linear(x, w, c))
     yield _in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)), casts=[0])
     yield _in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)))

@@ -94,7 +94,7 @@ class _Training:
             return
         if verdict == "good":
             self.weights, self.moments = self.optimizer.update(self.weights, slopes, self.moments, self.step)
-            self.backend.sync(self.weights, self.moments)
+            self.backend.begin(self.weights, self.moments)
         self.step += 1
         rested = self.rest() - rested
         event = Step(
