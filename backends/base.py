@@ -182,6 +182,9 @@ class Backend(ABC):
         """`x`, computed only when `earlier` are: a lazy framework would otherwise hold the work of both at once."""
         return x
 
+    def repeat_exactly(self, wanted: bool) -> None:  # noqa: B027 - most need nothing
+        """Whether the same computation must give the same bits every time, where that is not so by itself."""
+
     @abstractmethod
     def memory(self) -> dict[str, int]:
         """Bytes: {"active": …, "peak": …} as far as the framework counts them (zeros where it does not)."""

@@ -1,5 +1,6 @@
 """PyTorch for CUDA GPUs and for CPUs."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -28,6 +29,7 @@ DTYPES = {
     "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool,
 }  # fmt: skip
 FEW_ROWS, LARGE = range(16, 49), 2**18  # rows that MKL multiplies with a weight of so many numbers faster as W xᵀ
+PINNED = 2**18  # numbers of a batch, not of a weight: pinned memory is not given back
 SLOW_GRADIENT = 256  # tokens up to which attention's gradient on a CPU takes longer in bfloat16 than in float32
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
 
@@ -54,7 +56,10 @@ class TorchBackend(Backend):
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
         narrow = {"float64": np.float32, "int64": np.int32, "uint16": np.int32, "uint32": np.int32}
-        x = torch.tensor(values.astype(narrow.get(values.dtype.name, values.dtype), copy=False), device=self._device)
+        x = torch.tensor(values.astype(narrow.get(values.dtype.name, values.dtype), copy=False))
+        if self._device.type == "cuda":
+            pinned = values.size <= PINNED  # from there it is copied without waiting for the GPU's work so far
+            x = (x.pin_memory() if pinned else x).to(self._device, non_blocking=pinned)
         return x if dtype is None else x.to(DTYPES[dtype])
 
     def numpy(self, x: Array) -> np.ndarray:
@@ -173,6 +178,12 @@ class TorchBackend(Backend):
 
     def nonzero(self, mask: Array) -> Array | None:
         return mask.reshape(-1).nonzero()[:, 0] if self.device == "cpu" else None
+
+    def repeat_exactly(self, wanted: bool) -> None:
+        if self.device == "gpu":  # a CPU does anyway
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.use_deterministic_algorithms(wanted)
 
     def memory(self) -> dict[str, int]:
         if self.device == "cpu":

@@ -144,6 +144,7 @@ class StageConfig(Section):
     checkpointing: bool = False
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole part")
     compile: bool = True
+    repeatable: bool = Field(False, description="bit for bit the same every time on a CUDA GPU, too, at some speed")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     eval_every: int = Field(100, ge=1)
     eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")

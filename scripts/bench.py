@@ -71,7 +71,8 @@ NEEDS_NANOGPT, NEEDS_TEXT = ("shakespeare", "steps"), ("shakespeare", "recipes",
 
 def main() -> int:
     arguments = _arguments()
-    found = {"machine": machine(*PEERS), "commit": commit(report.ROOT), "results": [], "growth": [], "profiles": []}
+    found = {"machine": machine(*PEERS, device=arguments.device), "commit": commit(report.ROOT)}
+    found |= {"results": [], "growth": [], "profiles": []}
     for name in arguments.comparisons:
         for piece in COMPARISONS[name](arguments):
             if isinstance(piece, Duel):

@@ -63,6 +63,7 @@ class _Training:
         gradient = backend.value_and_grad(loss, compiled=config.compile)
         self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
         self.weights, self.moments = weights, self.optimizer.init(weights)
+        self.clock = time.perf_counter()  # when the last step ended, or the measuring or saving behind it
 
     def begin(self) -> None:
         """Take up the last checkpoint, or measure the weights that training starts from."""
@@ -76,31 +77,35 @@ class _Training:
             self.report(Resumed(self.stage, self.step))
         else:
             self._evaluate()
+        self.clock = time.perf_counter()
 
     def advance(self) -> None:
         """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""
-        rested, began = self.rest(), time.perf_counter()
+        came = time.perf_counter()
+        rested, asked = self.rest(), time.perf_counter()
         batch = self.batches(self.step + self.health.offset)
-        waited = time.perf_counter() - began
+        waited = time.perf_counter() - asked
+        self.clock += asked - came  # this rest was owed for other work
         value, metrics, grads = accumulated(
             self.backend, self.gradient, self.weights, batch, self.config.accumulation, self.rest
         )
         slopes, norm = self.optimizer.clip(grads)
-        self.backend.sync(value, norm)
-        learns = bool(batch["weights"].any())
-        verdict = self.health.judge(float(value), float(norm), learns, self.config.bad_steps, self.config.spike)
+        self.backend.sync(value, norm, metrics)
+        loss, size = float(value), float(norm)  # read here: behind the update a read would wait for that
+        measured, learns = {name: float(x) for name, x in metrics.items()}, bool(batch["weights"].any())
+        verdict = self.health.judge(loss, size, learns, self.config.bad_steps, self.config.spike)
         if verdict == "failing":
-            self._go_back(float(value))
+            self._go_back(loss)
             return
         if verdict == "good":
             self.weights, self.moments = self.optimizer.update(self.weights, slopes, self.moments, self.step)
             self.backend.begin(self.weights, self.moments)
         self.step += 1
-        rested = self.rest() - rested
+        rested, began, self.clock = self.rest() - rested, self.clock, time.perf_counter()
         event = Step(
-            self.stage, self.step, self.config.steps, float(value),
-            self.config.learning_rate * rate(self.config, self.step - 1), float(norm), batch["ids"].size,
-            time.perf_counter() - began, {name: float(x) for name, x in metrics.items()}, rested, waited,
+            self.stage, self.step, self.config.steps, loss,
+            self.config.learning_rate * rate(self.config, self.step - 1), size, batch["ids"].size,
+            self.clock - began, measured, rested, waited,
         )  # fmt: skip
         self.report(event)
         self._record(event, "" if verdict == "good" else NOT_FINITE if learns else NOTHING_TO_LEARN)
@@ -121,6 +126,7 @@ class _Training:
                 self.save()
             self.report(Paused(self.stage, self.step, PAUSES[action], self.saved == self.step))
             self.report(Continued(self.stage, self.step, brake.pause(action)))
+            self.clock = time.perf_counter()
 
     def save(self, measured: dict[str, float] = UNMEASURED) -> None:
         """A checkpoint of this step, unless there is one. What may be ruined counts as unmeasured: never the best."""
@@ -151,6 +157,8 @@ class _Training:
         finally:  # an evaluation that fails costs no training
             if saving:
                 self.save(measured)
+            if saving or measured is not UNMEASURED:
+                self.clock = time.perf_counter()
 
     def _evaluate(self) -> dict[str, float]:
         measured = self.validate(self.weights)
@@ -182,3 +190,4 @@ class _Training:
         kept = {"rollbacks": 1, "offset": offset, "skipped": health.skipped}
         self.health = Health(**state.get("health", {}) | kept)
         self.step = self.saved = back
+        self.clock = time.perf_counter()

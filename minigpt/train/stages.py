@@ -54,6 +54,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     planned = control.plan.of(stage) if control.plan is not None else None
     config = fitted(store, getattr(run.config, stage), control.less_memory, planned and planned.division)
     config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
+    backend.repeat_exactly(config.repeatable)
     model = GPT(run.model_config, backend, config.dtype, config.checkpointing, config.loss_chunk, config.dropout)
     parameters = parameter_count(run.model_config)
     report(StageStarted(stage, config.steps, parameters, backend.name, backend.device, model.dtype))

@@ -151,9 +151,13 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def machine(*packages: str) -> dict[str, str]:
-    """What the figures depend on: the processor, its cores, and versions."""
+def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
+    """What the figures depend on: the processor, its cores, the GPU if one computes, and versions."""
     versions = {}
+    if device != "cpu":
+        from backends import get_backend
+
+        versions["gpu"] = get_backend("torch", "gpu").versions()["device"]
     for package in ("minigpt", "torch", "mlx", *packages):
         try:
             versions[package] = metadata.version(package)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pickle
 import re
 import shutil
 import statistics
@@ -11,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, settings, trained, worker
+from comparisons.gpu import on_gpu
+
+from minigpt.plan.costs import flops_per_token
+from minigpt.train.run import open_run
 
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
 STEPS = 2000
@@ -67,7 +72,7 @@ class Shape:
 
 
 SHAPES = {"0.8 M": Shape(4, 128, 4, 64, 12), "26 M": Shape(8, 512, 8, 512, 4)}
-GPU_SHAPES = {"26 M": Shape(8, 512, 8, 512, 32), "124 M": Shape(12, 768, 12, 1024, 8, 50304)}
+GPU_SHAPES = {"medium, 26 M": Shape(8, 512, 8, 512, 32, 6400), "124 M": Shape(12, 768, 12, 1024, 12, 50304)}
 # Ours is a llama, with about as many numbers; as a GPT-2 it is nanoGPT's own shape, matrix for matrix.
 ARCHITECTURES = {
     "a llama": dict(model__qk_norm=False),
@@ -78,17 +83,21 @@ ARCHITECTURES = {
 
 
 def throughputs(nanogpt: Path, text: Path, device: str, steps: int) -> Iterator[Duel]:
-    """Every shape, as a llama and as nanoGPT's own; in both number formats, on a GPU with torch.compile."""
+    """Every shape, as a llama and as nanoGPT's own: on a CPU in both number formats, on a GPU in bfloat16, compiled."""
     for name, shape in (SHAPES if device == "cpu" else GPU_SHAPES).items():
         for architecture in ARCHITECTURES:
-            for dtype in ("float32", "bfloat16"):  # on a CPU nanoGPT takes float32 for both
+            for dtype in ("float32", "bfloat16") if device == "cpu" else ("bfloat16",):  # nanoGPT's CPU knows one
                 yield throughput(nanogpt, text, name, shape, architecture, device, dtype, steps)
 
 
 def throughput(
     nanogpt: Path, text: Path, name: str, shape: Shape, architecture: str, device: str, dtype: str, steps: int
 ) -> Duel:
-    """Tokens per second of a training step with AdamW, the same sizes and batch on both sides."""
+    """Tokens per second of a training step with AdamW, the same sizes and batch on both sides.
+
+    Memory is the process's on a CPU, that of tensors on a GPU, where the share of its matrix rate is told as well:
+    6 N + 12 L q T operations per token (Chowdhery et al. 2022) at the rate of a large bfloat16 product.
+    """
 
     def ours(directory: Path) -> Figures:
         size = {"a llama": 8 * shape.width // 3 // 16 * 16}.get(architecture, 4 * shape.width)
@@ -100,21 +109,33 @@ def throughput(
             pretrain__save_every=100000, pretrain__eval_rows=1, pretrain__dtype=dtype, **ARCHITECTURES[architecture],
         )  # fmt: skip
         flags = ["--backend", "torch", "--data", text.resolve(), *same]
-        done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
-        return trained(directory / "run") | {"peak MB": done.peak_mb}
+        if device == "cpu":
+            done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
+            return trained(directory / "run") | {"peak MB": done.peak_mb}
+        command = ["train", "pretrain", "--no-supervise", "--run", "run", *flags]
+        found, _ = on_gpu(directory, "minigpt.cli", *command)
+        figures = trained(directory / "run")
+        rate = figures["tokens/s"] * flops_per_token(open_run(directory / "run").model_config, shape.context)
+        utilisation = {"model FLOPs utilisation": rate / (1e12 * found["TFLOP/s"])}
+        return figures | utilisation | {"peak MB": found["peak MB"], "TFLOP/s of a large product": found["TFLOP/s"]}
 
     def theirs(directory: Path) -> Figures:
         checkout = copied(nanogpt, text, directory)
         if shape.vocabulary:  # without this file nanoGPT takes GPT-2's vocabulary
-            (checkout / "data/shakespeare_char/meta.pkl").unlink()
+            (checkout / "data/shakespeare_char/meta.pkl").write_bytes(pickle.dumps({"vocab_size": shape.vocabulary}))
         sizes = [f"--n_layer={shape.layers}", f"--n_embd={shape.width}", f"--n_head={shape.heads}"]
         length = [f"--max_iters={steps}", "--eval_interval=100000", f"--dtype={dtype}"]
         rows = [f"--block_size={shape.context}", f"--batch_size={shape.batch}", "--gradient_accumulation_steps=1"]
         where = CPU if device == "cpu" else [*CPU[2:], f"--device={device}", "--compile=True"]
-        command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *where, *sizes, *rows, *length]
-        done = run(command, checkout)
-        times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", done.out)]
-        return {"tokens/s": shape.batch * shape.context / statistics.median(times[1:]), "peak MB": done.peak_mb}
+        command = ["train.py", "config/train_shakespeare_char.py", *where, *sizes, *rows, *length]
+        if device == "cpu":
+            done = run([sys.executable, *command], checkout)
+            printed, peak = done.out, done.peak_mb
+        else:
+            found, printed = on_gpu(checkout, *command)
+            peak = found["peak MB"]
+        times = [float(found) / 1000 for found in re.findall(r"iter \d+: .* time ([\d.]+)ms", printed)]
+        return {"tokens/s": shape.batch * shape.context / statistics.median(times[1:]), "peak MB": peak}
 
     contestants = [Contestant("MiniGPT", ours), Contestant(f"nanoGPT {commit(nanogpt)}", theirs)]
     title = f"training {name} as {architecture}, torch, {device}, {dtype}"

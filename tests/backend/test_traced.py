@@ -84,3 +84,15 @@ def test_a_part_that_cannot_be_traced_is_found(traced):
 
     with pytest.raises(Exception, match="(?i)data-dependent|unsupported|item"):
         traced[1].value_and_grad(loss, compiled=True)({"w": traced[1].array(np.ones(3))})
+
+
+def test_a_gpu_can_be_told_to_repeat_itself(traced):
+    plain, whole = traced
+    plain.repeat_exactly(True)
+    assert not torch.are_deterministic_algorithms_enabled()  # CPUs do so anyway
+    try:
+        whole.repeat_exactly(True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        whole.repeat_exactly(False)
+    assert not torch.are_deterministic_algorithms_enabled()
