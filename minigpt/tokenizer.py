@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ class Tokenizer(ABC):
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def varied(self, dropout: float, seed: int) -> "Tokenizer":
+        """A tokenizer that cuts a text into other tokens of this one each time: BPE-dropout (Provilkov et al. 2020).
+
+        Each merge of two pieces is left out with probability `dropout`. What it is given in which order, and the
+        seed, decide what it returns. Raises DataError for a kind that has no merges.
+        """
+        hint = "Set data.pretrain_copies to 1, or tokenizer.kind to bpe."
+        raise DataError(f"A tokenizer of the kind {self.kind!r} cuts a text one way only.", hint)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens disappear, bytes that are no UTF-8 become U+FFFD."""
@@ -145,24 +155,44 @@ class BPETokenizer(Tokenizer):
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         for text in texts:
             check_text(text)
-        encoded = self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
+        encoded = self._cut(texts)
         return [
             self._encode_with_marker(text) if "\u2581" in text else ids
             for text, ids in zip(texts, encoded, strict=True)
         ]
 
+    def _cut(self, texts: list[str]) -> list[list[int]]:
+        return self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
+
     def _encode_with_marker(self, text: str) -> list[int]:
         """U+2581 is SentencePiece's sign for a space: a real one in the text goes in as its bytes."""
         marker = [FIRST_BYTE + byte for byte in "\u2581".encode()]
         ids: list[int] = []
-        for number, part in enumerate(text.split("\u2581")):
-            ids += (marker if number else []) + self._processor.encode(part)
+        for number, part in enumerate(self._cut(text.split("\u2581"))):
+            ids += (marker if number else []) + part
         return ids
+
+    def varied(self, dropout: float, seed: int) -> "Tokenizer":
+        return _VariedBPE(self.model, dropout, seed)
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.model").write_bytes(self.model)
         (directory / "tokenizer_meta.json").write_text(json.dumps({"kind": "bpe"}), "utf-8")
+
+
+class _VariedBPE(BPETokenizer):
+    def __init__(self, model: bytes, dropout: float, seed: int):
+        from sentencepiece import set_random_generator_seed
+
+        super().__init__(model)
+        self.dropout = dropout
+        # a thread of SentencePiece has its own random numbers, which begin with the seed that it finds at first
+        self._thread = ThreadPoolExecutor(1, initializer=set_random_generator_seed, initargs=(seed % 2**32,))
+
+    def _cut(self, texts: list[str]) -> list[list[int]]:
+        settings = {"enable_sampling": True, "alpha": self.dropout, "nbest_size": -1}
+        return self._thread.submit(lambda: [self._processor.encode(text, **settings) for text in texts]).result()
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:

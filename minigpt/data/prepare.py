@@ -1,6 +1,7 @@
 """From a stage's sources to token shards: rows are read, checked, split, rendered and tokenized in one stream."""
 
 import hashlib
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -150,7 +151,8 @@ def prepare(
     """Write `directory/train` and `directory/validation` as token shards.
 
     SFT examples longer than `context` are cut at their end, or dropped when no answer is left; preference
-    pairs with an answer that does not fit are dropped. Raises DataError when nothing usable is left.
+    pairs with an answer that does not fit are dropped. Of a pretraining text the training shard has as many copies as
+    the configuration says, all but the first with BPE-dropout. Raises DataError when nothing usable is left.
     """
     stage = reader.stage
     result = Prepared({}, {}, 0, 0, 0)
@@ -169,6 +171,9 @@ def prepare(
                     if item.split == "train":
                         spare = replace(item, ends_document=True)
             report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens))
+        documents = {name: writer.sequences for name, writer in writers.items()}
+        if stage == "pretrain":
+            _write_copies(train, reader, tokenizer, report)
         if spare is None:
             raise _nothing_usable(reader, result)
         if not validation.sequences:  # so few rows that none was drawn: show the last one
@@ -177,11 +182,23 @@ def prepare(
             report(Note(f"{stage}: so few rows that none was held out; the last one is used for validation as well."))
     report(Progress(f"tokenizing {stage}", train.tokens + validation.tokens, finished=True))
     for name, writer in writers.items():
-        result.tokens[name], result.sequences[name] = writer.tokens, writer.sequences
+        result.tokens[name], result.sequences[name] = writer.tokens, documents.get(name) or writer.sequences
     result.bad = len(reader.bad)
     result.in_both = int(np.isin(digests["validation"], digests["train"]).sum())
     _tell(stage, reader, result, context, report)
     return result
+
+
+def _write_copies(train: ShardWriter, reader: Reader, tokenizer: Tokenizer, report: Report) -> None:
+    """The text again, as often as `pretrain_copies` says, each time cut into other tokens."""
+    c = reader.config
+    for copy in range(1, c.pretrain_copies):
+        varied = tokenizer.varied(c.bpe_dropout, zlib.crc32(f"{reader.seed} {copy}".encode()))
+        again = replace(reader, report=silent, bad=[], forms=Counter())  # all was counted and told before
+        for chunk in _blocks(item for item in again if item.split == "train"):
+            for item, encoded in zip(chunk, _encode(chunk, again, varied), strict=True):
+                _write(train, encoded, item, 0, Prepared({}, {}, 0, 0, 0))
+            report(Progress(f"tokenizing {reader.stage}", train.tokens))
 
 
 def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -287,6 +304,8 @@ def _tell(stage: str, reader: Reader, result: Prepared, context: int, report: Re
     )
     if pairs := stage == "sft" and reader.forms["dpo"] + reader.forms["dpo-implicit"]:
         report(Note(f"sft: {pairs:,} rows are preference pairs; of these the chosen answers are learned."))
+    if stage == "pretrain" and (copies := reader.config.pretrain_copies) > 1:
+        report(Note(f"pretrain: the text is there {copies} times, all but the first with BPE-dropout."))
     if result.in_both:
         report(
             Note(

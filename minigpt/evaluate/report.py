@@ -36,7 +36,7 @@ def evaluate_run(
         downloads = run.directory / "data" / "downloads"
         kind = stage_of_source(data[0], downloads)
         with tempfile.TemporaryDirectory() as directory:
-            fields = {kind: data, f"{kind}_validation": data}
+            fields = {kind: data, f"{kind}_validation": data, "pretrain_copies": 1}
             reader = Reader(kind, run.config.data.model_copy(update=fields), run.config.seed, downloads)
             prepared = prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
             lost = {"rows_cut": prepared.cut // 2, "rows_left_out": prepared.dropped // 2}  # each row is read twice

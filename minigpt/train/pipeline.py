@@ -64,6 +64,10 @@ def check_possible(run: Run, stages: Sequence[str]) -> None:
     if "pretrain" in stages and run.config.tokenizer.kind == "imported":
         message = f"The model of {run.directory} was imported: its pretraining is finished."
         raise UsageError(message, "Go on with conversations (train sft) or preference pairs (train dpo).")
+    copies, kind = run.config.data.pretrain_copies, run.config.tokenizer.kind
+    if "pretrain" in stages and copies > 1 and kind != "bpe":
+        message = f"data.pretrain_copies = {copies}: a tokenizer of the kind {kind!r} cuts a text one way only."
+        raise UsageError(message, "Set it to 1, or tokenizer.kind to bpe.")
     for stage in stages:
         if not getattr(run.config.data, stage) and not run.data(stage).is_dir():
             raise UsageError(
@@ -117,6 +121,7 @@ def _made_from(config: Config, stages: Sequence[str]) -> dict:
     names: list[str] = []
     for stage in stages:
         names += ["validation_fraction", stage, f"{stage}_validation"]
+        names += ["pretrain_copies", "bpe_dropout"] * (stage == "pretrain")
         if WORLD in getattr(config.data, stage) + getattr(config.data, f"{stage}_validation"):
             names.append({"pretrain": "world_texts", "sft": "world_instructions", "dpo": "world_pairs"}[stage])
     data = {name: getattr(config.data, name) for name in names}

@@ -131,6 +131,7 @@ def test_rows_for_another_stage(minigpt, files, copy, stage, name, words):
         (["--set", "model.context=1"], ["model.context: must be greater than or equal to 2 (got 1)"]),
         (["--set", "model.d_model=30"], ["d_model = 30 cannot be divided by n_head = 4"]),
         (["--set", "tokenizer.vocab_size=100"], ["tokenizer.vocab_size: must be greater than or equal to 300"]),
+        (["--set", "tokenizer.kind=char", "--set", "data.pretrain_copies=2"], ["data.pretrain_copies = 2", "'char'"]),
         (["--set", "pretrain.optimizer=adam"], ["pretrain.optimizer: must be 'adamw' or 'muon' (got 'adam')"]),
         (["--set", "pretrain.learning_rate=nan"], ["must be a finite number"]),
         (["--seed", "-1"], ["'--seed'", "minigpt run --help"]),

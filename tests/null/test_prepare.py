@@ -4,15 +4,17 @@ import json
 import time
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from minigpt.config import DataConfig
+from minigpt.data import world
 from minigpt.data.prepare import Reader, prepare, split_of
 from minigpt.data.rows import Text
 from minigpt.data.shards import Shard
 from minigpt.errors import DataError
 from minigpt.events import Note
-from minigpt.tokenizer import END_OF_TEXT, CharTokenizer
+from minigpt.tokenizer import END_OF_TEXT, CharTokenizer, train_tokenizer
 
 BYTES = CharTokenizer("")
 
@@ -90,6 +92,27 @@ def test_the_smallest_texts_still_have_something_to_validate_on(tmp_path, text):
     _, train, validation, _ = prepared(tmp_path, "pretrain", [source])
     assert len(train.ids) >= 2 and len(validation.ids) >= 2  # a token to predict, besides the end
     assert validation.ends[-1] == len(validation.ids)
+
+
+def test_copies_of_a_text_are_cut_differently(tmp_path):
+    """Only what is trained on, each copy anew; documents and bad rows are counted once."""
+    lines = "".join(row["text"] + "\n" for row in world.texts(1, 200))
+    sources = [text_file(tmp_path / "a.txt", lines), rows_file(tmp_path / "b.jsonl", [{"text": "four"}, {"no": 1}])]
+    bpe = train_tokenizer("bpe", [lines], 600)
+    once, train, validation, _ = prepared(tmp_path, "pretrain", sources, tokenizer=bpe, skip_bad=True)
+    plain, held_out = np.array(train.ids), np.array(validation.ids)
+    many, train, validation, notes = prepared(
+        tmp_path, "pretrain", sources, tokenizer=bpe, skip_bad=True, pretrain_copies=3, bpe_dropout=0.2
+    )
+    assert (validation.ids == held_out).all() and (train.ids[: len(plain)] == plain).all()
+    text = bpe.decode(plain)
+    assert bpe.decode(train.ids) == 3 * text
+    copies = np.split(train.ids, [train.ends[len(train) // 3 * i - 1] for i in (1, 2)])
+    assert [bpe.decode(copy) for copy in copies] == [text] * 3
+    assert len({len(plain), *map(len, copies)}) == 3  # the first is the plain one
+    assert (many.sequences, many.bad) == (once.sequences, once.bad)
+    assert many.tokens["train"] == len(train.ids) > 3 * once.tokens["train"]
+    assert "pretrain: the text is there 3 times, all but the first with BPE-dropout." in notes
 
 
 def test_a_large_text_needs_little_memory(tmp_path):

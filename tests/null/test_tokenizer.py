@@ -144,6 +144,38 @@ def test_training_is_deterministic():
     assert train_tokenizer("char", reversed(SAMPLE), 0).characters == TOKENIZERS["char"].characters
 
 
+# ---- BPE-dropout
+
+
+def test_varied_tokens_are_other_ones_for_the_same_text():
+    bpe = TOKENIZERS["bpe"]
+    varied = bpe.varied(0.1, seed=1)
+    texts = [*SAMPLE[:50], *ODD]
+    first, second = varied.encode_batch(texts), varied.encode_batch(texts)
+    assert [bpe.decode(ids) for ids in first] == [bpe.decode(ids) for ids in second] == texts
+    plain = [i for ids in bpe.encode_batch(texts) for i in ids]
+    once, again = ([i for ids in found for i in ids] for found in (first, second))
+    assert once != again and plain not in (once, again)
+    assert 1.01 < len(once) / len(plain) < 1.5  # what is not merged takes more tokens
+    assert bpe.encode_batch(texts) == TOKENIZERS["bpe"].encode_batch(texts)  # itself it cuts as ever
+
+
+def test_varied_tokens_are_decided_by_the_seed_and_the_share():
+    def tokens(dropout, seed):
+        return TOKENIZERS["bpe"].varied(dropout, seed).encode_batch(SAMPLE[:50])
+
+    assert tokens(0.1, 1) == tokens(0.1, 1) != tokens(0.1, 2)
+    assert tokens(0.1, 2**40 + 1) == tokens(0.1, 1)  # any seed serves
+    sizes = [sum(map(len, tokens(dropout, 1))) for dropout in (0.02, 0.2, 0.9)]
+    assert sizes == sorted(sizes) and sizes[2] > 1.5 * sizes[0]
+
+
+@pytest.mark.parametrize("kind", ["char", "byte"])
+def test_a_tokenizer_without_merges_has_no_other_tokens(kind):
+    with pytest.raises(DataError, match="one way only.*|data.pretrain_copies"):
+        TOKENIZERS[kind].varied(0.1, 1)
+
+
 def test_a_small_text_has_fewer_pieces_than_asked_for():
     tokenizer = train_tokenizer("bpe", ["abab abab"], 5000)
     assert 288 < tokenizer.vocab_size < 310
