@@ -15,6 +15,8 @@ from minigpt.model import GPT
 from minigpt.parity.models import LOSSES, MODEL_CASES, make_batch, random_weights
 from minigpt.train.adapter import adapter_recipe
 
+# what a trace may stumble over: masks, checkpoints, layers with and without biases, the kinds of positions
+CASES = [case for case in MODEL_CASES if case.checkpointing or case.segments or case.config.qkv_bias]
 DROPOUT = {"dropout": np.array([5, -7], np.int32)}
 
 
@@ -54,7 +56,7 @@ def check_alike(plain, whole):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max() + 1e-7
 
 
-@pytest.mark.parametrize("case", MODEL_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_models(traced, case):
     check_alike(*(gradients(backend, case, language_loss, DROPOUT, 0.2) for backend in traced))
 
