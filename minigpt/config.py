@@ -115,8 +115,8 @@ class DataConfig(Section):
     sft_validation: list[str] = []
     dpo_validation: list[str] = []
     validation_fraction: float = Field(0.05, gt=0, lt=1)
-    pretrain_copies: int = Field(1, ge=1, description="times the text is learned from; see bpe_dropout")
-    bpe_dropout: float = Field(0.1, gt=0, lt=1, description="share of merges left out in all copies but the first")
+    pretrain_copies: int = Field(1, ge=1, description="times the text is in its training data; see bpe_dropout")
+    bpe_dropout: float = Field(0.1, gt=0, lt=1, description="share of merges left out in every second copy")
     skip_bad: bool = False
     world_texts: int = Field(20_000, ge=1, description="texts that the built-in world writes for pretraining")
     world_instructions: int = Field(24_000, ge=1)

@@ -95,24 +95,25 @@ def test_the_smallest_texts_still_have_something_to_validate_on(tmp_path, text):
 
 
 def test_copies_of_a_text_are_cut_differently(tmp_path):
-    """Only what is trained on, each copy anew; documents and bad rows are counted once."""
+    """Only what is trained on, every second copy anew; documents and bad rows are counted once."""
     lines = "".join(row["text"] + "\n" for row in world.texts(1, 200))
     sources = [text_file(tmp_path / "a.txt", lines), rows_file(tmp_path / "b.jsonl", [{"text": "four"}, {"no": 1}])]
     bpe = train_tokenizer("bpe", [lines], 600)
     once, train, validation, _ = prepared(tmp_path, "pretrain", sources, tokenizer=bpe, skip_bad=True)
     plain, held_out = np.array(train.ids), np.array(validation.ids)
     many, train, validation, notes = prepared(
-        tmp_path, "pretrain", sources, tokenizer=bpe, skip_bad=True, pretrain_copies=3, bpe_dropout=0.2
+        tmp_path, "pretrain", sources, tokenizer=bpe, skip_bad=True, pretrain_copies=4, bpe_dropout=0.2
     )
     assert (validation.ids == held_out).all() and (train.ids[: len(plain)] == plain).all()
     text = bpe.decode(plain)
-    assert bpe.decode(train.ids) == 3 * text
-    copies = np.split(train.ids, [train.ends[len(train) // 3 * i - 1] for i in (1, 2)])
-    assert [bpe.decode(copy) for copy in copies] == [text] * 3
-    assert len({len(plain), *map(len, copies)}) == 3  # the first is the plain one
+    assert bpe.decode(train.ids) == 4 * text
+    copies = np.split(train.ids, [train.ends[len(train) // 4 * i - 1] for i in (1, 2, 3)])
+    assert [bpe.decode(copy) for copy in copies] == [text] * 4
+    assert [len(copy) == len(plain) for copy in copies] == [True, False, True, False]
+    assert copies[1].tolist() != copies[3].tolist()
     assert (many.sequences, many.bad) == (once.sequences, once.bad)
-    assert many.tokens["train"] == len(train.ids) > 3 * once.tokens["train"]
-    assert "pretrain: the text is there 3 times, all but the first with BPE-dropout." in notes
+    assert many.tokens["train"] == len(train.ids) > 4 * once.tokens["train"]
+    assert "pretrain: the text is there 4 times, every second one with BPE-dropout." in notes
 
 
 def test_a_large_text_needs_little_memory(tmp_path):
