@@ -131,6 +131,9 @@ class _Recorder(GPT):
             self.grams[name] = self.grams.get(name, 0.0) + gram
         return super()._linear(w, x)
 
+    def _linears(self, layers: list[Tree], x: Array) -> list[Array]:
+        return [self._linear(w, x) for w in layers]
+
 
 # ---- what it costs -----------------------------------------------------------------------------------------
 

@@ -100,9 +100,9 @@ class GPT:
         queries = min(last or tokens, tokens)
         if last:
             q = self._linear(w["q_proj"], x[:, -queries:])
-            k, v = linears(backend, [w["k_proj"], w["v_proj"]], x)
+            k, v = self._linears([w["k_proj"], w["v_proj"]], x)
         else:
-            q, k, v = linears(backend, [w["q_proj"], w["k_proj"], w["v_proj"]], x)
+            q, k, v = self._linears([w["q_proj"], w["k_proj"], w["v_proj"]], x)
         q = q.reshape(batch, queries, c.n_head, c.head_dim)
         k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
@@ -124,7 +124,7 @@ class GPT:
         if self.config.feed_forward != "swiglu":
             gelu = {"gelu": self.backend.gelu, "gelu_tanh": self.backend.gelu_tanh}[self.config.feed_forward]
             return self._linear(w["down_proj"], gelu(self._linear(w["up_proj"], x)))
-        gate, up = linears(self.backend, [w["gate_proj"], w["up_proj"]], x)  # (B, T, d_ff) each
+        gate, up = self._linears([w["gate_proj"], w["up_proj"]], x)  # (B, T, d_ff) each
         return self._linear(w["down_proj"], self.backend.silu(gate) * up)
 
     def _norm(self, w: Tree, x: Array) -> Array:
@@ -152,6 +152,9 @@ class GPT:
 
     def _linear(self, w: Tree, x: Array) -> Array:
         return linear(self.backend, w, x)
+
+    def _linears(self, layers: list[Tree], x: Array) -> list[Array]:
+        return linears(self.backend, layers, x)
 
 
 def segment_mask(backend: Backend, segments: Array) -> Array:

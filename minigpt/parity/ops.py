@@ -320,7 +320,7 @@ def _attention_cases(draw: _Draw) -> Iterator[Case]:
     few = _Draw(seed=9)
     for shape in ((2, 1, 1, 5), (2, 4, 1, 5), (1, 5)):
         yield Case(f"attention: one query, mask {shape}", (q[:, :, :1], k, v, few.bools(*shape)), masked)
-    longer = (few.normal(2, 4, 150, 4), few.normal(2, 2, 150, 4), few.normal(2, 2, 150, 4))
+    longer = (few.normal(1, 4, 150, 2), few.normal(1, 2, 150, 2), few.normal(1, 2, 150, 2))
     yield Case("attention: causal, 150 tokens", longer, lambda b, q, k, v: b.attention(q, k, v, 0.7))
     shapes = ((3, 5), (1, 4), (4, 4))
     yield fixed("causal_mask", (), lambda b: [b.causal_mask(*s) for s in shapes], "bool")
