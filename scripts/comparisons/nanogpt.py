@@ -21,7 +21,7 @@ DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4",
 STEPS = 2000
 CPU = ["--device=cpu", "--compile=False", "--dropout=0.0", "--log_interval=1", "--eval_iters=1"]
 RECIPES = Path(__file__).with_name("recipes")  # what `minigpt train pretrain --config` takes, with the reasons
-ALONE = ("headline", "ten-minutes")  # those without a peer
+ALONE = ("headline", "ten-minutes", "half-hour")  # those without a peer
 
 
 def time_to_loss(nanogpt: Path, text: Path, flags: list[str]) -> Duel:
