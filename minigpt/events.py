@@ -54,8 +54,8 @@ class Skipped:
 class Step:
     """One update. `loss` is per token (or pair), `norm` the gradient's before clipping.
 
-    `seconds` are this step's, with those that it `rested` to keep the CPU limit and those that it `waited` for its
-    batch.
+    `seconds` are those since the step before it, or since what was measured and saved in between, with those that it
+    `rested` to keep the CPU limit and those that it `waited` for its batch.
     """
 
     stage: str
