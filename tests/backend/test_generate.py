@@ -97,6 +97,18 @@ def test_prompts_may_be_read_together_or_each_by_itself(engine, monkeypatch, fil
     assert together == [engine.answer([prompt], SAMPLED, 10)[0] for prompt in PROMPTS]
 
 
+def test_only_groups_that_are_read_side_by_side_start_lanes(engine, monkeypatch):
+    """MLX's lanes keep threads, and with them every later token of a single answer took twice as long."""
+    asked = []
+    lanes = engine.model.backend.lanes
+    monkeypatch.setattr(engine.model.backend, "lanes", lambda: asked.append(1) or lanes())
+    engine.answer([PROMPTS[0]], GREEDY, 2)
+    assert not asked
+    monkeypatch.setattr("minigpt.generate.engine.FILLING", {"cpu": 0, "gpu": 0})
+    engine.answer(PROMPTS, GREEDY, 2)
+    assert asked
+
+
 def test_keys_that_stand_elsewhere_than_they_were_turned_would_be_seen(engine, monkeypatch):
     alone = [engine.answer([prompt], GREEDY, 10)[0] for prompt in PROMPTS]
     monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), 0))
