@@ -63,7 +63,6 @@ class _Training:
         gradient = backend.value_and_grad(loss, compiled=config.compile)
         self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
         self.weights, self.moments = weights, self.optimizer.init(weights)
-        self.clock = time.perf_counter()  # when the last step ended, or the measuring or saving behind it
 
     def begin(self) -> None:
         """Take up the last checkpoint, or measure the weights that training starts from."""
@@ -77,7 +76,7 @@ class _Training:
             self.report(Resumed(self.stage, self.step))
         else:
             self._evaluate()
-        self.clock = time.perf_counter()
+        self.clock = time.perf_counter()  # when the last step ended, or the measuring or saving behind it
 
     def advance(self) -> None:
         """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""

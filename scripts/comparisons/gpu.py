@@ -9,7 +9,6 @@ import runpy
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from comparisons.duel import Figures, worker
 
@@ -44,7 +43,7 @@ def product_rate(backend: Backend) -> float:
     return 2e-12 * TIMES * SIZE**3 / products(TIMES)
 
 
-def _run(program: str) -> Any:
+def _run(program: str) -> None:
     try:
         if program.endswith(".py"):
             runpy.run_path(program, run_name="__main__")
