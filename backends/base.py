@@ -346,11 +346,11 @@ class Backend(ABC):
         return False
 
     def int8_matrix(self, weight: np.ndarray) -> Any | None:
-        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linear`; None if that is no gain here."""
+        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linears`; None if that is no gain here."""
         return None
 
-    def int8_linear(self, x: Array, matrix: Any, bias: Array | None = None) -> Array:
-        """x (…, in), each row rounded to 8 bits, times an `int8_matrix` (out, in) transposed, plus bias (out,).
+    def int8_linears(self, x: Array, matrices: list[Any], biases: list[Array | None]) -> list[Array]:
+        """`linears` with each row of x (…, in) rounded to 8 bits, and the `int8_matrix` (out_i, in) of each weight.
 
         For answers only: it has no gradient.
         """

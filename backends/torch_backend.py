@@ -308,9 +308,9 @@ class TorchBackend(Backend):
     def int8_matrix(self, weight: np.ndarray) -> Any | None:
         return torch_int8.packed(self.array(weight)) if self.device == "cpu" and torch_int8.available() else None
 
-    def int8_linear(self, x: Array, matrix: Any, bias: Array | None = None) -> Array:
-        y = torch_int8.product(x.float(), matrix).to(x.dtype)
-        return y if bias is None else y + bias.to(x.dtype)
+    def int8_linears(self, x: Array, matrices: list[Any], biases: list[Array | None]) -> list[Array]:
+        ys = [y.to(x.dtype) for y in torch_int8.products(x.float(), matrices)]
+        return [y if bias is None else y + bias.to(x.dtype) for y, bias in zip(ys, biases, strict=True)]
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
         rows = logits.reshape(-1, logits.shape[-1]).float()

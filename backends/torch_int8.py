@@ -6,6 +6,7 @@ well, in groups of 32.) Groups within a row of the matrix, as files have them, w
 measured, they lose against floats.
 """
 
+import math
 import warnings
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ def available() -> bool:
     """Whether torch has the product here and computes it rightly: older processors clip sums to 16 bits."""
     try:
         ones = torch.ones(8, 64)
-        return bool(torch.allclose(product(ones, packed(ones)), torch.full((8, 8), 64.0)))
+        return bool(torch.allclose(products(ones, [packed(ones)])[0], torch.full((8, 8), 64.0)))
     except (AttributeError, RuntimeError):
         return False
 
@@ -34,12 +35,18 @@ def packed(weight: torch.Tensor) -> Any:
     return torch.ops.quantized.linear_prepack(codes, None)
 
 
-def product(x: torch.Tensor, matrix: Any) -> torch.Tensor:
-    """x (…, in) float32 times a packed matrix (out, in) transposed: (…, out). Has no gradient.
+def products(x: torch.Tensor, matrices: list[Any]) -> list[torch.Tensor]:
+    """x (…, in) float32 times each packed matrix (out, in) transposed: (…, out). Has no gradient.
 
     The kernel knows one scale for the whole input, so it gets rows whose largest number is 127; it adds 128.
     """
     rows = x.reshape(-1, x.shape[-1])
-    peaks = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(SMALLEST)  # (N, 1)
-    y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows * (127 / peaks), 1.0, 128, matrix)
-    return y.mul_(peaks.div_(127)).reshape(*x.shape[:-1], -1)
+    scales = torch.linalg.vector_norm(rows, math.inf, -1, keepdim=True).clamp_min_(SMALLEST).mul_(1 / 127)  # (N, 1)
+    scaled, shape = rows / scales, x.shape[:-1]
+    return [_kernel()(scaled, 1.0, 128, matrix).mul_(scales).reshape(*shape, -1) for matrix in matrices]
+
+
+@cache
+def _kernel() -> Any:
+    """Looked up once: by its short name torch goes through its overloads at every call."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default

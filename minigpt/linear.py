@@ -17,7 +17,7 @@ QUANTIZED = ("packed", "scales", "biases")
 def linear(backend: Backend, w: Tree, x: Array) -> Array:
     """x (…, in) through the layer with the leaves `w`: (…, out)."""
     if "int8" in w:
-        y = backend.int8_linear(x, w["int8"], w.get("bias"))  # (…, out)
+        y = backend.int8_linears(x, [w["int8"]], [w.get("bias")])[0]  # (…, out)
     elif "packed" in w:
         y = backend.quantized_linear(x, w["packed"], w["scales"], w["biases"], w.get("bias"))  # (…, out)
     else:
@@ -27,9 +27,10 @@ def linear(backend: Backend, w: Tree, x: Array) -> Array:
 
 def linears(backend: Backend, layers: list[Tree], x: Array) -> list[Array]:
     """x (…, in) through each of several layers."""
-    if any(set(w) - {"weight", "bias"} for w in layers):
-        return [linear(backend, w, x) for w in layers]
-    return backend.linears(x, [w["weight"] for w in layers], [w.get("bias") for w in layers])
+    for leaf, together in (("weight", backend.linears), ("int8", backend.int8_linears)):
+        if all({leaf} <= set(w) <= {leaf, "bias"} for w in layers):
+            return together(x, [w[leaf] for w in layers], [w.get("bias") for w in layers])
+    return [linear(backend, w, x) for w in layers]
 
 
 def embed(backend: Backend, w: Tree, ids: Array, width: int) -> Array:

@@ -227,13 +227,16 @@ def test_rows_in_8_bits_are_whole_numbers_times_their_scales(backend):
         return np.rint(rows / scales), scales
 
     (a, x_scales), (b, w_scales) = rounded(x), rounded(weight)
-    found = backend.numpy(backend.int8_linear(backend.array(x), matrix, backend.array(bias))) - bias
+    found = backend.numpy(backend.int8_linears(backend.array(x), [matrix], [backend.array(bias)])[0]) - bias
     size = np.abs(x).max(axis=-1, keepdims=True)  # with another code for a single number it would be 0.01 of that
     assert (np.abs(found - (a @ b.T) * x_scales * w_scales[:, 0]) <= 1e-5 * size + 1e-6).all()
     exact = x @ weight.T
     assert 1e-3 < np.abs(found - exact)[0, 1].max() < 0.5, np.abs(exact[0, 1]).max()
-    alone = backend.numpy(backend.int8_linear(backend.array(x[:1, 1:2]), matrix))
-    assert np.array_equal(alone[0, 0], backend.numpy(backend.int8_linear(backend.array(x), matrix))[0, 1])
+    several = [backend.int8_matrix(weight[:8]), matrix]
+    few, plain = map(backend.numpy, backend.int8_linears(backend.array(x), several, [None, None]))
+    assert np.array_equal(few, plain[..., :8]) and np.abs(plain + bias - (found + bias)).max() < 1e-4
+    alone = backend.numpy(backend.int8_linears(backend.array(x[:1, 1:2]), [matrix], [None])[0])
+    assert np.array_equal(alone[0, 0], plain[0, 1])
 
 
 @CASES

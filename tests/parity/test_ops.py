@@ -12,7 +12,7 @@ from minigpt.parity.reference import NumPyBackend, difference, row
 # tests/backend has these
 LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "compile_update", "scalar", "sync", "begin",
               "repeat_exactly", "memory", "set_limits", "clear_cache", "inference", "lanes", "nonzero", "fast_bfloat16",
-              "fast_quantized", "int8_matrix", "int8_linear", "shares_memory", "versions"}  # fmt: skip
+              "fast_quantized", "int8_matrix", "int8_linears", "shares_memory", "versions"}  # fmt: skip
 METHODS = {name: fn for name, fn in vars(Backend).items() if callable(fn) and not name.startswith("_")}
 COMPOSED = {name: fn for name, fn in METHODS.items() if name not in Backend.__abstractmethods__}
 
