@@ -32,6 +32,7 @@ class Backend(ABC):
 
     name: str
     device: str  # "cpu" or "gpu"
+    lazy = False  # whether an operation only notes what is to be computed
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -165,6 +166,9 @@ class Backend(ABC):
     def begin(self, *trees: Any) -> None:
         """`sync`, or less where the arrays of `trees` are computed while the program goes on."""
         self.sync(*trees)
+
+    def start(self, x: Array) -> None:  # noqa: B027 - most have
+        """Have `x` computed while the program goes on."""
 
     def lanes(self) -> list[AbstractContextManager]:
         """Contexts for parts of a batch that are computed side by side: more than one where an operation of the

@@ -57,6 +57,7 @@ class MLXBackend(Backend):
     """MLX on the default device. Lazy: arrays are computed when they are read or at `sync`."""
 
     name = "mlx"
+    lazy = True
 
     def __init__(self, device: str):
         self.device = device
@@ -159,6 +160,9 @@ class MLXBackend(Backend):
 
     def sync(self, *trees: Any) -> None:
         mx.eval(*trees)
+
+    def start(self, x: Array) -> None:
+        mx.async_eval(x)
 
     def lanes(self) -> list[AbstractContextManager]:
         return [mx.stream(stream) for stream in _streams()] if self.device == "cpu" else super().lanes()

@@ -123,16 +123,25 @@ class Engine:
         steps, longest = self._steps(prompts, max_tokens), max(map(len, prompts))
         padding = [longest - len(prompt) for prompt in prompts]
         seen = [list(prompt) for prompt in prompts]
-        for position in range(steps):
-            with backend.inference():  # left before the yield: it would hold for the caller as well
-                if position == 0:
-                    logits, cache = self._read(prompts, longest + steps)
-                else:
-                    logits = self._next_logits([text[-1:] for text in seen], padding, cache)
-                tokens = self._choose(logits, samplings, seen, position)
+        with backend.inference():  # left before a yield: it would hold for the caller as well
+            logits, cache = self._read(prompts, longest + steps)
+            chosen = self._choose(logits, samplings, seen, 0)
+
+        def behind(ids: Array, position: int) -> list[int] | Array:
+            with backend.inference():
+                return self._choose(self._next_logits(ids, padding, cache), samplings, seen, position)
+
+        for position in range(1, steps + 1):
+            read, following = isinstance(chosen, list), None
+            if backend.lazy and not read and position < steps:
+                following = behind(chosen[:, None], position)  # begun before this token is read
+            tokens = chosen if read else [int(token) for token in backend.numpy(chosen)]
             yield tokens
             for text, token in zip(seen, tokens, strict=True):
                 text.append(token)
+            if position < steps:
+                last = np.array(tokens, np.int32)[:, None]  # (B, 1)
+                chosen = behind(backend.array(last), position) if following is None else following
 
     def _read(self, prompts: Sequence[list[int]], capacity: int) -> tuple[Array, KVCache | QuantizedKVCache]:
         """The logits (B, V) behind each prompt, and a cache for `capacity` tokens in which all end at the same place.
@@ -152,19 +161,17 @@ class Engine:
             cache = new_cache(backend, model.config, len(group), room, model.dtype, self.kv_bits)
             cache.origin = longest - length
             with lanes[number % len(lanes)]:
-                found.append(self._next_logits(ids, padding, cache))
+                found.append(self._next_logits(backend.array(np.array(ids, np.int32)), padding, cache))
             caches.append(cache)
         if len(groups) == 1:
             return found[0], caches[0]
         places = np.argsort(np.concatenate(groups))  # where in the groups each prompt stands
         return backend.take(backend.concat(found, 0), backend.array(places)), joined(caches, places, capacity)
 
-    def _next_logits(self, ids: list[list[int]], padding: list[int], cache: KVCache | QuantizedKVCache) -> Array:
+    def _next_logits(self, ids: Array, padding: list[int], cache: KVCache | QuantizedKVCache) -> Array:
         """Logits (B, V) behind ids (B, T) that continue the cache, whose rows begin with so much filling."""
-        backend = self.model.backend
-        array = backend.array(np.array(ids, np.int32))  # (B, T)
-        mask = self._mask(padding, cache.length, array.shape[1])
-        hidden = self.model.hidden(self.weights, array, mask, cache, last=1)
+        mask = self._mask(padding, cache.length, ids.shape[1])
+        hidden = self.model.hidden(self.weights, ids, mask, cache, last=1)
         return self.model.logits(self.weights, hidden[:, -1])
 
     def _steps(self, prompts: Sequence[list[int]], max_tokens: int) -> int:
@@ -186,10 +193,15 @@ class Engine:
         same = real[:, None, :] | ~real[:, start:, None]  # (B, Tq, Tk); filling sees filling: no row without a key
         return self.model.backend.array((same & (keys <= keys[start:, None]))[:, None])
 
-    def _choose(self, logits: Array, samplings: Sequence[Sampling], seen: list[list[int]], position: int) -> list[int]:
+    def _choose(
+        self, logits: Array, samplings: Sequence[Sampling], seen: list[list[int]], position: int
+    ) -> list[int] | Array:
+        """The next tokens; where all are the likeliest ones, an array (B,) int32 that may still be computed."""
         backend = self.model.backend
         if all(s.greedy for s in samplings):
-            return [int(token) for token in backend.numpy(backend.argmax(logits, axis=-1))]
+            tokens = backend.argmax(logits, axis=-1)
+            backend.start(tokens)
+            return tokens
         rows = backend.numpy(logits)
         return [sample(row, s, text, position) for row, s, text in zip(rows, samplings, seen, strict=True)]
 

@@ -211,6 +211,26 @@ def test_nothing_is_computed_when_all_have_stopped(engine, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=str)
+def test_nothing_is_computed_behind_the_last_token(engine, monkeypatch, sampling):
+    calls = []
+    hidden = GPT.hidden
+    monkeypatch.setattr(GPT, "hidden", lambda *args, **rest: calls.append(1) or hidden(*args, **rest))
+    engine.answer([[50], [51, 52]], sampling, 4)
+    assert len(calls) == 4
+
+
+def test_a_token_that_is_begun_early_is_one_at_most(engine, monkeypatch):
+    """A greedy answer ends at its stop token; a lazy framework has begun the token behind that, and no more."""
+    calls = []
+    hidden = GPT.hidden
+    first, *_ = engine.answer([[50]], GREEDY, 1)[0].ids
+    monkeypatch.setattr(type(engine.tokenizer), "stops", {first})
+    monkeypatch.setattr(GPT, "hidden", lambda *args, **rest: calls.append(1) or hidden(*args, **rest))
+    assert engine.answer([[50]], GREEDY, 30)[0].reason == "stop"
+    assert len(calls) == (2 if engine.model.backend.lazy else 1)
+
+
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "length", "reason"),
     [(5, 7, 7, "length"), (5, CONTEXT - 5, CONTEXT - 5, "length"), (5, 100, CONTEXT - 5, "context"),

@@ -10,7 +10,7 @@ from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import NumPyBackend, difference, row
 
 # tests/backend has these
-LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "compile_update", "scalar", "sync", "begin",
+LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "compile_update", "scalar", "sync", "begin", "start",
               "repeat_exactly", "memory", "set_limits", "clear_cache", "inference", "lanes", "nonzero", "fast_bfloat16",
               "fast_quantized", "int8_matrix", "int8_linears", "shares_memory", "versions"}  # fmt: skip
 METHODS = {name: fn for name, fn in vars(Backend).items() if callable(fn) and not name.startswith("_")}
