@@ -167,8 +167,8 @@ class Backend(ABC):
         """`sync`, or less where the arrays of `trees` are computed while the program goes on."""
         self.sync(*trees)
 
-    def start(self, x: Array) -> None:  # noqa: B027 - most have
-        """Have `x` computed while the program goes on."""
+    def start(self, x: Array) -> None:  # noqa: B027 - most have nothing to do
+        """Have `x` computed while the program goes on. Never waits, as `begin` may: that one ends a training step."""
 
     def lanes(self) -> list[AbstractContextManager]:
         """Contexts for parts of a batch that are computed side by side: more than one where an operation of the
