@@ -181,7 +181,8 @@ class TorchBackend(Backend):
 
     def repeat_exactly(self, wanted: bool) -> None:
         if self.device == "gpu":  # a CPU does anyway
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            if wanted:
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.utils.deterministic.fill_uninitialized_memory = False
             torch.use_deterministic_algorithms(wanted)
 

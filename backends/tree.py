@@ -25,7 +25,9 @@ def items(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def leaves(tree: Tree) -> list[Any]:
     """The leaves in the tree's own order."""
-    return [leaf for _, leaf in items(tree)]
+    found: list[Any] = []
+    _gather(tree, found)
+    return found
 
 
 def names(tree: Tree) -> list[str]:
@@ -45,7 +47,7 @@ def map_leaves(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 def rebuild(tree: Tree, new_leaves: list[Any]) -> Tree:
     """A tree of the same shape as `tree` with `new_leaves` in its places."""
     remaining = iter(new_leaves)
-    built = map_leaves(lambda _: next(remaining), tree)
+    built = _filled(tree, remaining)
     assert next(remaining, None) is None, f"{len(new_leaves)} leaves for a tree of {len(leaves(tree))}"
     return built
 
@@ -70,6 +72,20 @@ def unflatten(flat: dict[str, Any]) -> Tree:
             node = node.setdefault(key, {})
         node[last] = leaf
     return _lists(root)
+
+
+def _gather(tree: Tree, found: list[Any]) -> None:
+    if isinstance(tree, (dict, list, tuple)):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            _gather(child, found)
+    else:
+        found.append(tree)
+
+
+def _filled(tree: Tree, remaining: Iterator[Any]) -> Tree:
+    if isinstance(tree, dict):
+        return {key: _filled(child, remaining) for key, child in tree.items()}
+    return [_filled(child, remaining) for child in tree] if isinstance(tree, (list, tuple)) else next(remaining)
 
 
 def _lists(node: Tree) -> Tree:

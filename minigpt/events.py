@@ -55,7 +55,8 @@ class Step:
     """One update. `loss` is per token (or pair), `norm` the gradient's before clipping.
 
     `seconds` are those since the step before it, or since what was measured and saved in between, with those that it
-    `rested` to keep the CPU limit and those that it `waited` for its batch.
+    `rested` to keep the CPU limit and those that it `waited` for its batch (none for one that was made while a GPU
+    computed the step before).
     """
 
     stage: str

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from backends.base import Array, Backend
-from backends.tree import Tree, items, rebuild
+from backends.tree import Tree, items, leaves, rebuild
 from minigpt.config import StageConfig
 from minigpt.errors import UsageError
 
@@ -39,7 +39,7 @@ class Optimizer:
 
     def clip(self, grads: Tree) -> tuple[list[Array], Array]:
         """The leaves of the gradients, clipped, and their norm before that. `grads` must not be used again."""
-        return self._clip([g for _, g in items(grads)])
+        return self._clip(leaves(grads))
 
     def update(self, weights: Tree, slopes: list[Array], state: Tree, step: int) -> tuple[Tree, Tree]:
         """The weights and state after update number `step` (from 0) with the clipped gradients.
@@ -58,12 +58,12 @@ class Optimizer:
 
     def _compute(self, weights: Tree, slopes: list[Array], state: Tree, settings: dict[str, Any]):
         c, backend = self.config, self.backend
-        params = [w for _, w in items(weights)]
+        params = leaves(weights)
         first = [state["first"][name] for name in self.names]
         second = [state["second"][self.names[i]] for i in self.adamw]
 
-        def pick(leaves: list, indices: list[int]) -> list:
-            return [leaves[i] for i in indices]
+        def pick(arrays: list, indices: list[int]) -> list:
+            return [arrays[i] for i in indices]
 
         if self.adamw:
             new_params, new_first, second = backend.adamw_update(
@@ -105,6 +105,6 @@ def rate(config: StageConfig, step: int) -> float:
     return config.final_fraction + (1 - config.final_fraction) * left
 
 
-def _put(leaves: list, indices: list[int], values: list) -> None:
+def _put(arrays: list, indices: list[int], values: list) -> None:
     for i, value in zip(indices, values, strict=True):
-        leaves[i] = value
+        arrays[i] = value

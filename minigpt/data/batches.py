@@ -126,6 +126,21 @@ class Batches:
         return self.rows.count / self.batch_size
 
 
+class Ahead:
+    """`batches(step)`, and one of them made before it is asked for: it is the same, whenever it is made."""
+
+    def __init__(self, batches: Callable[[int], Batch]):
+        self._batches = batches
+        self._made: dict[int, Batch] = {}
+
+    def __call__(self, step: int) -> Batch:
+        return self._made.pop(step) if step in self._made else self._batches(step)
+
+    def make(self, step: int) -> None:
+        """Have the batch of `step` ready; what was made for another step is let go."""
+        self._made = {step: self._batches(step)}
+
+
 def with_dropout_keys(batches: Batches, seed: int) -> Callable[[int], Batch]:
     """The same batches with a random int32 `dropout` (B,) per row: a pure function of (seed, step), too."""
 

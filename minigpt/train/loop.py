@@ -9,7 +9,7 @@ from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.brake import Brake
 from minigpt.config import StageConfig
-from minigpt.data.batches import Batches
+from minigpt.data.batches import Ahead, Batches
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step
 from minigpt.gradients import accumulated
@@ -58,7 +58,7 @@ class _Training:
 
     def __init__(self, backend, stage, config, weights, loss, batches, validate, store, report, base, rest):
         self.backend, self.stage, self.config, self.base = backend, stage, config, base
-        self.batches, self.validate, self.store, self.report, self.rest = batches, validate, store, report, rest
+        self.batches, self.validate, self.store, self.report, self.rest = Ahead(batches), validate, store, report, rest
         self.optimizer = Optimizer(backend, config, weights)
         gradient = backend.value_and_grad(loss, compiled=config.compile)
         self.gradient = gradient if base is None else lambda weights, batch: gradient(weights, batch, base.weights)
@@ -82,13 +82,17 @@ class _Training:
         """One step with all that is due behind it; or, when training fails, the way back to a good checkpoint."""
         came = time.perf_counter()
         rested, asked = self.rest(), time.perf_counter()
-        batch = self.batches(self.step + self.health.offset)
+        number = self.step + self.health.offset
+        batch = self.batches(number)
         waited = time.perf_counter() - asked
         self.clock += asked - came  # this rest was owed for other work
         value, metrics, grads = accumulated(
             self.backend, self.gradient, self.weights, batch, self.config.accumulation, self.rest
         )
         slopes, norm = self.optimizer.clip(grads)
+        if self.backend.device == "gpu":  # which computes this step while the next one's batch is made
+            self.backend.start(norm)
+            self.batches.make(number + 1)
         self.backend.sync(value, norm, metrics)
         loss, size = float(value), float(norm)  # read here: behind the update a read would wait for that
         measured, learns = {name: float(x) for name, x in metrics.items()}, bool(batch["weights"].any())

@@ -107,6 +107,28 @@ def test_an_evaluation_that_fails_costs_no_training(backend, tmp_path):
     assert store.by_loss()[0].name == "step-000005"  # a step without a measurement is never the best
 
 
+def test_a_gpu_computes_while_the_next_batch_is_made(backend, tmp_path, monkeypatch):
+    told, sync = [], backend.sync if backend.name == "mlx" else lambda *trees: None
+
+    class Told(Batches):
+        def __call__(self, step):
+            told.append(step)
+            return super().__call__(step)
+
+    def trained(name):
+        told.clear()
+        weights, _ = toy_train(backend, tmp_path / name, batches=Told(Points(), 2, seed=1), steps=3, compile=False)
+        return float(weights["w"][0])
+
+    on_cpu = trained("cpu")
+    assert told == [0, 1, 2]
+    monkeypatch.setattr(backend, "device", "gpu")
+    monkeypatch.setattr(backend, "sync", lambda *trees: told.append("waits") or sync(*trees))
+    assert trained("gpu") == on_cpu
+    assert [step for step in told if step != "waits"] == [0, 1, 2, 3]
+    assert told[:3] == [0, 1, "waits"]
+
+
 # ---- accumulation
 
 

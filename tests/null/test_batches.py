@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt.data.batches import (
+    Ahead,
     Batches,
     PackedRows,
     PairRows,
@@ -242,6 +243,18 @@ def test_a_batch_depends_on_seed_and_step_only(tmp_path):
     assert batches(1)(37)["ids"].tolist() == forwards[37]  # what a resumed run sees
     assert batches(2)(0)["ids"].tolist() != forwards[0]
     assert all(a != b for a, b in pairwise(forwards))
+
+
+def test_a_batch_that_was_made_before_is_the_same_and_is_made_once():
+    asked = []
+    ahead = Ahead(lambda step: asked.append(step) or {"ids": np.array([step])})
+    ahead.make(1)
+    assert [int(ahead(step)["ids"][0]) for step in (0, 1, 1)] == [0, 1, 1]  # after a way back too
+    assert asked == [1, 0, 1]
+    ahead.make(2)
+    ahead.make(3)  # the second is let go
+    assert [int(ahead(step)["ids"][0]) for step in (3, 2)] == [3, 2]
+    assert asked == [1, 0, 1, 2, 3, 2]
 
 
 def test_which_examples_share_a_row_is_a_function_of_the_seed(tmp_path):
