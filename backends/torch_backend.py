@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch.optim.adamw import adamw
 
-from backends import torch_int8, tree
+from backends import torch_int8, torch_rows, tree
 from backends.base import (
     MUON_GROUP,
     NEWTON_SCHULZ,
@@ -28,7 +28,6 @@ DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
     "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool,
 }  # fmt: skip
-FEW_ROWS, LARGE = range(16, 49), 2**18  # rows that MKL multiplies with a weight of so many numbers faster as W xᵀ
 PINNED = 2**18  # numbers of a batch, not of a weight: pinned memory is not given back
 SLOW_GRADIENT = 256  # tokens up to which attention's gradient on a CPU takes longer in bfloat16 than in float32
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
@@ -234,6 +233,8 @@ class TorchBackend(Backend):
             wide = x.float()
             if torch.is_grad_enabled():
                 return _RMSNorm.apply(wide, weight, eps).to(x.dtype)
+            if x.numel() <= 32 * x.shape[-1]:  # the fewest calls
+                return F.rms_norm(wide, weight.shape, weight, eps).to(x.dtype)
             return (wide * _inverse_size(wide, eps)).mul_(weight).to(x.dtype)  # 512 rows in a seventh of torch's time
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
@@ -272,24 +273,19 @@ class TorchBackend(Backend):
         return y.to(dtype)
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        rows = x.numel() // x.shape[-1]
-        swapped = self.device == "cpu" and rows in FEW_ROWS and weight.numel() >= LARGE and x.dtype == torch.float32
-        if not swapped or torch.is_grad_enabled():
-            return F.linear(x, weight, bias)
-        y = torch.mm(weight, x.reshape(rows, -1).T).T  # (rows, out)
-        if y.shape[1] <= x.shape[-1]:  # a wider layer's output is taken as it lies: turning it would cost the gain
-            y = y.contiguous()
-        y = y.reshape(*x.shape[:-1], -1)
-        return y if bias is None else y + bias
+        return self.linears(x, [weight], [bias])[0]
 
     def linears(self, x: Array, weights: list[Array], biases: list[Array | None]) -> list[Array]:
         """On a GPU as one product with all weights; a CPU computes the single ones as fast, without the copy."""
-        if self.device == "cpu" or any((bias is None) != (biases[0] is None) for bias in biases):
-            return super().linears(x, weights, biases)
-        joined = torch.cat([weight.to(x.dtype) for weight in weights])
-        bias = None if biases[0] is None else torch.cat([bias.to(x.dtype) for bias in biases])
-        return list(F.linear(x, joined, bias).split([len(weight) for weight in weights], dim=-1))
+        weights = [weight.to(x.dtype) for weight in weights]
+        biases = [None if bias is None else bias.to(x.dtype) for bias in biases]
+        if self.device == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            return torch_rows.products(x, weights, biases)
+        alike = all((bias is None) == (biases[0] is None) for bias in biases)
+        if self.device == "cpu" or len(weights) == 1 or not alike:
+            return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        bias = None if biases[0] is None else torch.cat(biases)
+        return list(F.linear(x, torch.cat(weights), bias).split([len(weight) for weight in weights], dim=-1))
 
     def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
         codes = packed.contiguous().view(torch.uint8)  # the bytes of a word, its lowest first

@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob("*.py")])
-FRAMEWORKS = {"mlx": {"backends/mlx_backend.py"}, "torch": {"backends/torch_backend.py", "backends/torch_int8.py"}}
+FRAMEWORKS = {
+    "mlx": {"backends/mlx_backend.py"},
+    "torch": {"backends/torch_backend.py", "backends/torch_int8.py", "backends/torch_rows.py"},
+}
 # Only where something is exported or imported, lazily.
 EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
