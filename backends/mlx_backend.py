@@ -7,30 +7,30 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backends.base import Array, Backend, BackendUnavailable, by_group, rope_frequencies
+from backends.processor import made_by_amd
 
 
-def _load_fast_blas() -> None:
+def _load_fast_blas() -> ctypes.CDLL | None:
     """Give MLX's Linux wheel a fast BLAS: it ships a reference one, 30 times slower than torch's library.
 
     The symbols are found when the library is loaded globally before `mlx.core` is. Macs use Accelerate.
     """
     if sys.platform != "linux" or "mlx.core" in sys.modules:
-        return
+        return None
     torch = importlib.util.find_spec("torch")
     library = Path(torch.origin).parent / "lib" / "libtorch_cpu.so" if torch and torch.origin else None
-    if library is not None and library.exists():
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL) if library is not None and library.exists() else None
 
 
-_load_fast_blas()
+BLAS = _load_fast_blas()
 import mlx.core as mx  # noqa: E402
 
 DTYPES = {
@@ -61,6 +61,7 @@ class MLXBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
+        self._entered: set[int] = set()  # the lanes that were given work since the last `sync`
         if device == "cpu":
             mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
             # Read at the first evaluation: by default a lane's operations would wait until the other's are done.
@@ -73,6 +74,7 @@ class MLXBackend(Backend):
         return x if dtype is None else x.astype(DTYPES[dtype])
 
     def numpy(self, x: Array) -> np.ndarray:
+        self.sync(x)
         return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
@@ -159,13 +161,17 @@ class MLXBackend(Backend):
         return value if self.device == "cpu" else mx.array(value, mx.float32)
 
     def sync(self, *trees: Any) -> None:
-        mx.eval(*trees)
+        with _one_thread_each() if len(self._entered) > 1 else nullcontext():
+            mx.eval(*trees)
+        self._entered.clear()
 
     def start(self, x: Array) -> None:
         mx.async_eval(x)
 
     def lanes(self) -> list[AbstractContextManager]:
-        return [mx.stream(stream) for stream in _streams()] if self.device == "cpu" else super().lanes()
+        if self.device != "cpu":
+            return super().lanes()
+        return [_Lane(number, stream, self._entered) for number, stream in enumerate(_streams())]
 
     def nonzero(self, mask: Array) -> Array | None:
         return mx.array(np.flatnonzero(np.array(mask)).astype(np.int32)) if self.device == "cpu" else None
@@ -224,7 +230,8 @@ class MLXBackend(Backend):
             mask = None
         if self.device == "cpu" and isinstance(mask, str) and q.shape[2] == k.shape[2]:
             return _causal_in_strips(q, k, v, scale)
-        if self.device == "cpu" and not isinstance(mask, str) and (one := by_group(q, k, mask)) is not None:
+        grouped = self.device == "cpu" and not isinstance(mask, str) and not (BLAS and made_by_amd())
+        if grouped and (one := by_group(q, k, mask)) is not None:  # a gain of half; on an EPYC a loss of as much
             return mx.fast.scaled_dot_product_attention(one, k, v, scale=scale, mask=mask).reshape(*q.shape[:3], -1)
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
@@ -260,6 +267,36 @@ class MLXBackend(Backend):
 def _streams() -> list:
     """Each has a thread, which stays."""
     return [mx.new_stream(mx.cpu) for _ in range(LANES)]
+
+
+class _Lane:
+    """A context, to be entered as often as wanted, whose operations another thread computes."""
+
+    def __init__(self, number: int, stream: Any, entered: set[int]):
+        self._number, self._entered, self._context = number, entered, mx.stream(stream)
+
+    def __enter__(self) -> None:
+        self._entered.add(self._number)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Each product within is computed by one thread: that of its lane. Two would wait for each other's cores."""
+    count = getattr(BLAS, "MKL_Get_Max_Threads", None)
+    choose = getattr(BLAS, "mkl_serv_set_num_threads", None)  # the public name is not in torch's library
+    if count is None or choose is None:
+        yield
+        return
+    before = count()
+    choose(1)
+    try:
+        yield
+    finally:
+        choose(before)
 
 
 def _causal_in_strips(q: Array, k: Array, v: Array, scale: float) -> Array:

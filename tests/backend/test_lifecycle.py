@@ -1,5 +1,7 @@
 """What a backend does with functions: gradients, checkpointing, compiling; and its housekeeping."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -210,6 +212,26 @@ def test_lanes_compute_what_one_does(backend):
                 found.append(backend.exp(x) @ x.swapaxes(0, 1) + (found[-1] if found else 0.0))
     alone = backend.numpy(backend.exp(x) @ x.swapaxes(0, 1))
     assert np.allclose(backend.numpy(found[-1]), len(found) * alone, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("lanes", "chosen"), [(2, [1, 7]), (1, [])])
+def test_a_product_in_one_of_several_lanes_has_one_thread(backend, monkeypatch, lanes, chosen):
+    if backend.name != "mlx" or backend.device != "cpu":
+        pytest.skip("no lanes")
+    from backends import mlx_backend
+
+    told = []
+    blas = SimpleNamespace(MKL_Get_Max_Threads=lambda: 7, mkl_serv_set_num_threads=told.append)
+    monkeypatch.setattr(mlx_backend, "BLAS", blas)
+    x = numbers(backend, 4, 5)
+    found = []
+    for lane in backend.lanes()[:lanes]:
+        with lane:
+            found.append(backend.exp(x))
+    backend.sync(found)
+    assert told == chosen
+    backend.sync(backend.exp(x))  # no lane is at work any more
+    assert told == chosen
 
 
 def test_places_of_what_is_true(backend):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from backends import torch_rows
+from backends import processor, torch_rows
 from backends.torch_rows import LARGE, NEAR, products
 
 WIDE = [(512, 512), (1408, 512), (96, 1408), (512, 1600), (6, 40)]  # large and small ones, near and far
@@ -31,8 +31,7 @@ def test_the_shapes_reach_every_kernel():
     assert sizes == {(True, True), (True, False), (False, True)}
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch without MKL")
 @pytest.mark.parametrize(("says", "amd"), [("vendor_id : AuthenticAMD", True), ("vendor_id : GenuineIntel", False)])
 def test_the_maker_is_asked(monkeypatch, says, amd):
-    monkeypatch.setattr(torch_rows, "_maker", lambda: says)
-    assert torch_rows.on_amd.__wrapped__() == amd
+    monkeypatch.setattr(processor, "_described", lambda: says)
+    assert processor.made_by_amd.__wrapped__() == amd
