@@ -279,9 +279,8 @@ class TorchBackend(Backend):
         """On a GPU as one product with all weights; a CPU computes the single ones as fast, without the copy."""
         weights = [weight.to(x.dtype) for weight in weights]
         biases = [None if bias is None else bias.to(x.dtype) for bias in biases]
-        if self.device == "cpu" and x.dtype == torch.float32:
-            chosen = torch_rows.learned if torch.is_grad_enabled() else torch_rows.products
-            return chosen(x, weights, biases)
+        if self.device == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            return torch_rows.products(x, weights, biases)
         alike = all((bias is None) == (biases[0] is None) for bias in biases)
         if self.device == "cpu" or len(weights) == 1 or not alike:
             return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]

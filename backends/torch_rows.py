@@ -1,14 +1,12 @@
-"""Products of rows with float32 weights on a CPU: the kernel that takes least, as measured.
+"""Products of rows with float32 weights on a CPU, where nothing is learned: the kernel that takes least, as measured.
 
 torch gives such a product to Intel's MKL. With 16 to 48 rows that is faster as W xᵀ. On AMD's processors MKL reads the
 weight of a single row at a quarter of the memory's speed, at full speed as W xᵀ for two rows that stay in the nearest
-cache (an EPYC of 2024: 0.1 ms in place of 0.3 for 1,408 × 512 numbers), and oneDNN is ahead for all others, also of a
-training step's: by a tenth in the output and the input's gradient; the weight's is left to MKL.
+cache (an EPYC of 2024: 0.1 ms in place of 0.3 for 1,408 × 512 numbers), and oneDNN is ahead for all others.
 """
 
 import math
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,30 +32,6 @@ def products(x: Array, weights: list[Array], biases: list[Array | None]) -> list
     return [_turned(x, columns, w, b) if w.numel() >= SMALL else F.linear(x, w, b) for w, b in pairs]
 
 
-def learned(x: Array, weights: list[Array], biases: list[Array | None]) -> list[Array]:
-    """As `products`, with gradients."""
-    if not on_amd():
-        return [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
-    pairs = zip(weights, biases, strict=True)
-    return [_Learned.apply(x, w, b) if w.numel() >= LARGE else F.linear(x, w, b) for w, b in pairs]
-
-
-class _Learned(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Array, weight: Array, bias: Array | None) -> Array:
-        ctx.save_for_backward(x, weight)
-        return _onednn()(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def backward(ctx: Any, slope: Array) -> tuple:
-        x, weight = ctx.saved_tensors
-        slopes = slope.reshape(-1, slope.shape[-1]).contiguous()  # (rows, out)
-        wanted = ctx.needs_input_grad
-        dx = _onednn()(slopes, weight.T, None, "none", [], "").reshape(x.shape) if wanted[0] else None
-        dweight = slopes.T @ x.reshape(-1, x.shape[-1]) if wanted[1] else None
-        return dx, dweight, slopes.sum(0) if wanted[2] else None
-
-
 @cache
 def on_amd() -> bool:
     """Whether MKL computes on a processor of AMD, and oneDNN is there to help."""
@@ -77,5 +51,5 @@ def _turned(x: Array, columns: Array, weight: Array, bias: Array | None) -> Arra
 
 
 @cache
-def _onednn() -> Any:
+def _onednn():
     return torch.ops.mkldnn._linear_pointwise.default  # looked up once: by its short name torch tries all overloads

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from backends import processor, torch_rows
-from backends.torch_rows import LARGE, NEAR, learned, products
+from backends.torch_rows import LARGE, NEAR, products
 
 WIDE = [(512, 512), (1408, 512), (96, 1408), (512, 1600), (6, 40)]  # large and small ones, near and far
 
@@ -24,24 +24,6 @@ def test_every_kernel_gives_the_plain_product(monkeypatch, amd, shape, rows):
     for y, wanted in ((one, x @ first.T + bias), (other, x @ second.T)):
         assert tuple(y.shape) == wanted.shape
         assert np.abs(y.numpy() - wanted).max() < 1e-6 * shape[1]
-
-
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch without oneDNN")
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("rows", [(1,), (3, 40)])
-def test_gradients_are_those_of_the_plain_product(monkeypatch, rows, frozen):
-    draw, found = np.random.default_rng(1), []
-    given = [torch.tensor(draw.standard_normal(s), dtype=torch.float32) for s in ((*rows, 512), (640, 512), (640,))]
-    slope = torch.tensor(draw.standard_normal((*rows, 640)), dtype=torch.float32)
-    for amd in (True, False):
-        monkeypatch.setattr(torch_rows, "on_amd", lambda amd=amd: amd)
-        x, weight, bias = leaves = [a.clone().requires_grad_(i == 0 or not frozen) for i, a in enumerate(given)]
-        (with_bias,), (without,) = learned(x, [weight], [bias]), learned(x, [weight], [None])
-        ((with_bias * slope).sum() + without.sum()).backward()  # the second slope is one number, seen everywhere
-        found.append([a.grad for a in leaves])
-    for a, b in list(zip(*found, strict=True))[: 1 if frozen else 3]:
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-3)
-    assert not frozen or found[0][1:] == [None, None]
 
 
 def test_the_shapes_reach_every_kernel():
