@@ -61,7 +61,7 @@ class MLXBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
-        self._entered: set[int] = set()  # the lanes that were given work since the last `sync`
+        self._entered: set[int] = set()  # the lanes given work since the last `sync` or `start`
         if device == "cpu":
             mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
             # Read at the first evaluation: by default a lane's operations would wait until the other's are done.
@@ -167,6 +167,7 @@ class MLXBackend(Backend):
 
     def start(self, x: Array) -> None:
         mx.async_eval(x)
+        self._entered.clear()
 
     def lanes(self) -> list[AbstractContextManager]:
         if self.device != "cpu":

@@ -262,6 +262,8 @@ class TorchBackend(Backend):
             causal = q.shape[2] == k.shape[2] and q.shape[2] > 1
             mask = None if causal or q.shape[2] == 1 else self.causal_mask(q.shape[2], k.shape[2])
         grouped = q.shape[1] != k.shape[1]
+        if q.stride(-1) != 1:  # a product may lie turned, and torch's fused kernel wants rows: a third of the time
+            q = q.contiguous()
         if (one := by_group(q, k, mask)) is not None:  # half the time
             return F.scaled_dot_product_attention(one, k, v, mask, scale=scale).reshape(*q.shape[:3], -1)
         dtype, blocks = q.dtype, _blocks(mask) if self.device == "cpu" and q.shape[2] > 1 else None

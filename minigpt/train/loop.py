@@ -92,7 +92,8 @@ class _Training:
         slopes, norm = self.optimizer.clip(grads)
         if self.backend.device == "gpu":  # which computes this step while the next one's batch is made
             self.backend.start(norm)
-            self.batches.make(number + 1)
+            if self.step + 1 < self.config.steps:
+                self.batches.make(number + 1)
         self.backend.sync(value, norm, metrics)
         loss, size = float(value), float(norm)  # read here: behind the update a read would wait for that
         measured, learns = {name: float(x) for name, x in metrics.items()}, bool(batch["weights"].any())
