@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -233,8 +233,6 @@ class TorchBackend(Backend):
             wide = x.float()
             if torch.is_grad_enabled():
                 return _RMSNorm.apply(wide, weight, eps).to(x.dtype)
-            if x.numel() <= 32 * x.shape[-1]:  # the fewest calls
-                return F.rms_norm(wide, weight.shape, weight, eps).to(x.dtype)
             return (wide * _inverse_size(wide, eps)).mul_(weight).to(x.dtype)  # 512 rows in a seventh of torch's time
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
@@ -248,9 +246,7 @@ class TorchBackend(Backend):
         return F.gelu(x, approximate="tanh")
 
     def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
-        stop = offset + x.shape[2]
-        count = max(256, 1 << (stop - 1).bit_length())
-        cos, sin = _rope_table(self._device.type, x.dtype, x.shape[-1], theta, count)[:, offset:stop]  # (T, D) each
+        cos, sin = _rope_rows(self._device.type, x.dtype, x.shape[-1], theta, offset, offset + x.shape[2])
         few = x.shape[2] <= 64 and not torch.is_grad_enabled()  # calls count there more than passes over memory
         if few or torch.compiler.is_compiling():
             return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
@@ -491,16 +487,27 @@ def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
     return y
 
 
-@torch.compiler.assume_constant_result  # a trace takes the table as it is
-def _rope_table(device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int) -> Array:
-    """cos and signed sin of `count` positions: (2, count, width), kept between calls."""
-    return _computed_rope_table(device, dtype, width, theta, count)
+@torch.compiler.assume_constant_result  # a trace takes the rows as they are
+def _rope_rows(
+    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], start: int, stop: int
+) -> tuple[Array, Array]:
+    """cos and signed sin (T, width) of the positions from `start` to `stop`."""
+    return _found_rope_rows(device, dtype, width, theta, start, stop)
+
+
+@lru_cache(maxsize=8)  # all layers of a step ask for the same rows
+def _found_rope_rows(
+    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], start: int, stop: int
+) -> tuple[Array, Array]:
+    count = max(256, 1 << (stop - 1).bit_length())
+    with torch.inference_mode(False):  # also a training step may use them later
+        cos, sin = _rope_table(device, dtype, width, theta, count)[:, start:stop]
+    return cos, sin
 
 
 @lru_cache(maxsize=64)
-def _computed_rope_table(
-    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int
-) -> Array:
+def _rope_table(device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int) -> Array:
+    """cos and signed sin of `count` positions: (2, count, width)."""
     frequencies = rope_frequencies(theta, width // 2)
     angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
     cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
@@ -511,8 +518,14 @@ def _computed_rope_table(
 
 def _inverse_size(x: Array, eps: float) -> Array:
     """1 / sqrt(mean(x²) + eps) over the last axis: (…, 1)."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    norm = torch.linalg.vector_norm(x, 2, -1, True)
+    return torch.addcmul(_constant(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+@cache
+def _constant(value: float) -> Array:
+    with torch.inference_mode(False):  # also a training step may use it later
+        return torch.tensor([value])
 
 
 class _RMSNorm(torch.autograd.Function):
