@@ -61,7 +61,7 @@ class MLXBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
-        self._entered: set[int] = set()  # the lanes given work since the last `sync` or `start`
+        self._entered: set[int] = set()  # the lanes given work that nothing has waited for
         if device == "cpu":
             mx.disable_compile()  # on CPUs mx.compile runs a C++ compiler for every kernel: minutes, no gain
             # Read at the first evaluation: by default a lane's operations would wait until the other's are done.
@@ -167,7 +167,6 @@ class MLXBackend(Backend):
 
     def start(self, x: Array) -> None:
         mx.async_eval(x)
-        self._entered.clear()
 
     def lanes(self) -> list[AbstractContextManager]:
         if self.device != "cpu":
