@@ -18,7 +18,7 @@ def get_backend(name: str, device: str = "auto") -> Backend:
     if name not in BACKENDS:
         raise BackendUnavailable(f"There is no backend {name!r}; choose one of {', '.join(BACKENDS)}.")
     try:
-        module = importlib.import_module(f"backends.{name}_backend")
+        module = importlib.import_module(f"backends.{name}.backend")
     except ImportError as error:
         raise BackendUnavailable(
             f"The {name} backend cannot be imported ({error}). Install it with: pip install 'minigpt[{name}]'"

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class RopeScaling(Section):
-    """Rotary positions stretched beyond the `original_context`, as imported models have them (see minigpt.rope)."""
+    """Rotary positions stretched beyond the `original_context`, as imported models have them (see model.rope)."""
 
     kind: Literal["none", "linear", "llama3", "yarn"] = "none"
     factor: float = Field(1.0, ge=1)

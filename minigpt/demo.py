@@ -5,19 +5,19 @@ from pathlib import Path
 
 from backends.base import Backend
 from minigpt.config import STAGES, Config
-from minigpt.data import world
 from minigpt.data.batches import PairRows, ValidationText
 from minigpt.data.prepare import Reader, prepare
 from minigpt.data.shards import Shard
-from minigpt.durable import write_whole
+from minigpt.data.world import rows as world
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world, greedy_answers
 from minigpt.events import Progress, Report
+from minigpt.runs.loading import load_engine
+from minigpt.runs.pipeline import run_pipeline
+from minigpt.runs.run import Run
+from minigpt.stages.stages import part, reference_logprobs
+from minigpt.store.durable import write_whole
 from minigpt.train.control import Control
-from minigpt.train.loading import load_engine
-from minigpt.train.pipeline import run_pipeline
-from minigpt.train.run import Run
-from minigpt.train.stages import part, reference_logprobs
 
 TEST_ROWS = 300
 WORLD = {"pretrain": ["world"], "sft": ["world"], "dpo": ["world"]}

@@ -19,13 +19,13 @@ import numpy as np
 
 from backends import get_backend
 from minigpt.config import Config, ModelConfig, TuneConfig, load_config
-from minigpt.gradients import accumulated
-from minigpt.lora import is_adapted, trained_count
-from minigpt.losses import language_loss
-from minigpt.model import GPT, init_weights, to_backend
-from minigpt.optim import Optimizer
-from minigpt.quantize import quantize_weights
-from minigpt.train.adapter import adapter_recipe
+from minigpt.model.gpt import GPT, init_weights, to_backend
+from minigpt.model.lora import is_adapted, trained_count
+from minigpt.quantize.codes import quantize_weights
+from minigpt.stages.adapter import adapter_recipe
+from minigpt.train.gradients import accumulated
+from minigpt.train.losses import language_loss
+from minigpt.train.optim import Optimizer
 
 WAYS = {
     "all weights": {},

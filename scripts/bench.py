@@ -39,7 +39,7 @@ from comparisons import (
 from comparisons.duel import Duel, commit, fight, machine
 
 from backends import BACKENDS
-from minigpt import tables
+from minigpt.cli import tables
 
 RESULTS = report.RESULTS.relative_to(report.ROOT)
 PEERS = ("transformers", "trl", "tokenizers", "mlx-lm", "xllamacpp", "sentencepiece")

@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 
 from backends import get_backend
-from minigpt import tables
+from minigpt.cli import tables
 from minigpt.config import STAGES
-from minigpt.data import world
 from minigpt.data.batches import PackedRows, PairRows, normalized, stacked
 from minigpt.data.prepare import Reader, prepare
 from minigpt.data.shards import Shard
+from minigpt.data.world import rows as world
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
-from minigpt.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
-from minigpt.model import GPT
+from minigpt.model.gpt import GPT
 from minigpt.parity.trajectories import tiny_config
-from minigpt.train.pipeline import make_data, make_tokenizer
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
+from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
+from minigpt.train.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 
 ROWS = 24
 BETA = 0.2

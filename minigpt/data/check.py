@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minigpt.chat import render
-from minigpt.data.fields import RowError
+from minigpt.data.examples import Conversation, Preference, Text
+from minigpt.data.parse.fields import RowError
 from minigpt.data.prepare import Item, Reader, digest_of
-from minigpt.data.rows import Conversation, Preference, Text
 from minigpt.errors import DataError
-from minigpt.tokenizer import Tokenizer
+from minigpt.text.chatml import render
+from minigpt.text.tokenizer import Tokenizer
 
 
 @dataclass

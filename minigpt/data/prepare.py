@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt.chat import render
 from minigpt.config import DataConfig
-from minigpt.data import world
-from minigpt.data.fields import RowError
-from minigpt.data.files import is_text
-from minigpt.data.formats import detect, parse_row, require
-from minigpt.data.named import resolve
-from minigpt.data.raw_rows import BadRow, Row
-from minigpt.data.rows import Conversation, Parsed, Preference, Text
+from minigpt.data.examples import Conversation, Parsed, Preference, Text
+from minigpt.data.parse.fields import RowError
+from minigpt.data.parse.formats import detect, parse_row, require
+from minigpt.data.read.files import is_text
+from minigpt.data.read.named import resolve
+from minigpt.data.read.raw_rows import BadRow, Row
+from minigpt.data.read.sources import read_rows
+from minigpt.data.read.text import read_text
 from minigpt.data.shards import ShardWriter
-from minigpt.data.sources import read_rows
-from minigpt.data.text import read_text
+from minigpt.data.world import rows as world
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
-from minigpt.tokenizer import Tokenizer
+from minigpt.text.chatml import render
+from minigpt.text.tokenizer import Tokenizer
 
 WORLD = "world"  # the built-in bilingual world as a source
 BLOCK = 256  # rows that are tokenized together

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt.durable import whole_directory
 from minigpt.errors import DataError
+from minigpt.store.durable import whole_directory
 
 
 class ShardWriter:

@@ -8,9 +8,9 @@ import numpy as np
 
 from backends.tree import Tree
 from minigpt.data.batches import Rows, in_order, stacked
-from minigpt.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
-from minigpt.model import GPT, segment_mask
-from minigpt.tokenizer import Tokenizer
+from minigpt.model.gpt import GPT, segment_mask
+from minigpt.text.tokenizer import Tokenizer
+from minigpt.train.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
 
 
 def evaluate_language(

@@ -11,9 +11,9 @@ from minigpt.evaluate.language import divergence, evaluate_language, evaluate_pr
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
-from minigpt.train.loading import load_engine
-from minigpt.train.pipeline import stage_of_source
-from minigpt.train.run import Run
+from minigpt.runs.loading import load_engine
+from minigpt.runs.pipeline import stage_of_source
+from minigpt.runs.run import Run
 
 BATCH = 16
 DIVERGENCE_BATCH = 4  # two sets of logits at once

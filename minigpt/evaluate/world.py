@@ -5,10 +5,10 @@ from itertools import islice
 
 import numpy as np
 
-from minigpt.chat import render
-from minigpt.data import world
+from minigpt.data.world import rows as world
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
+from minigpt.text.chatml import render
 
 MAX_ANSWER = 64  # tokens; the world's right answers are shorter
 BATCH = 50

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import __version__
-from minigpt.checkpoint import read_state
 from minigpt.config import STAGES
-from minigpt.exchange.architectures import model_type_of
-from minigpt.exchange.checks import Check
-from minigpt.model import parameter_count
-from minigpt.train.run import Run
+from minigpt.exchange.hf.architectures import model_type_of
+from minigpt.exchange.readers.checks import Check
+from minigpt.model.gpt import parameter_count
+from minigpt.runs.run import Run
+from minigpt.store.checkpoint import read_state
 
 TAGS = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf"}
 SETTINGS = (

@@ -9,25 +9,25 @@ from typing import Any
 from backends.base import Backend
 from backends.tree import Tree, items, leaves, map_leaves
 from minigpt.config import ModelConfig
-from minigpt.durable import whole_directory
 from minigpt.errors import UsageError, check_name
-from minigpt.exchange.architectures import config_json, model_type_of
 from minigpt.exchange.card import model_card
-from minigpt.exchange.checks import Card, Check, refuse_differences
-from minigpt.exchange.directory_check import check_directory
-from minigpt.exchange.gguf_export import export_gguf
-from minigpt.exchange.gguf_file import FORMATS
-from minigpt.exchange.readers import MLXReader, cannot_read
-from minigpt.exchange.tensor_files import rounded, write_tensors
-from minigpt.exchange.tensors import to_hugging_face
-from minigpt.exchange.tokenizer_files import write_json, write_tokenizer
+from minigpt.exchange.gguf.export import export_gguf
+from minigpt.exchange.gguf.file import FORMATS
+from minigpt.exchange.hf.architectures import config_json, model_type_of
+from minigpt.exchange.hf.directory_check import check_directory
+from minigpt.exchange.hf.tensor_files import rounded, write_tensors
+from minigpt.exchange.hf.tensors import to_hugging_face
+from minigpt.exchange.hf.tokenizer_files import write_json, write_tokenizer
+from minigpt.exchange.readers.checks import Card, Check, refuse_differences
+from minigpt.exchange.readers.readers import MLXReader, cannot_read
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
-from minigpt.model import GPT, to_backend, weight_shapes
-from minigpt.quantize import is_quantized
-from minigpt.tokenizer import Tokenizer
-from minigpt.train.quantized import quantized_weights
-from minigpt.train.run import Run
+from minigpt.model.gpt import GPT, to_backend, weight_shapes
+from minigpt.quantize.codes import is_quantized
+from minigpt.runs.quantized import quantized_weights
+from minigpt.runs.run import Run
+from minigpt.store.durable import whole_directory
+from minigpt.text.tokenizer import Tokenizer
 
 TARGETS = ("hf", "mlx", "gguf")
 DTYPES = ("float32", "float16", "bfloat16")

@@ -5,21 +5,21 @@ from pathlib import Path
 
 from backends.base import Backend
 from backends.tree import Tree, unflatten
-from minigpt.checkpoint import save_checkpoint
 from minigpt.config import Config, ModelConfig, build_config
-from minigpt.durable import whole_directory
 from minigpt.errors import UsageError
-from minigpt.exchange.checks import Check, refuse_differences
-from minigpt.exchange.directory_check import check_directory
-from minigpt.exchange.foreign_config import model_config
-from minigpt.exchange.foreign_files import read_config, read_tokenizer, read_weights
-from minigpt.exchange.readers import TransformersReader
-from minigpt.exchange.tensors import from_hugging_face
+from minigpt.exchange.hf.directory_check import check_directory
+from minigpt.exchange.hf.foreign_config import model_config
+from minigpt.exchange.hf.foreign_files import read_config, read_tokenizer, read_weights
+from minigpt.exchange.hf.tensors import from_hugging_face
+from minigpt.exchange.readers.checks import Check, refuse_differences
+from minigpt.exchange.readers.readers import TransformersReader
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
-from minigpt.imported_tokenizer import ImportedTokenizer
-from minigpt.model import GPT, parameter_count, to_backend
-from minigpt.train.run import Run
+from minigpt.model.gpt import GPT, parameter_count, to_backend
+from minigpt.runs.run import Run
+from minigpt.store.checkpoint import save_checkpoint
+from minigpt.store.durable import whole_directory
+from minigpt.text.imported import ImportedTokenizer
 
 CONTEXT = 2048  # tokens that training rows hold at most, unless more are asked for
 # Finished models are changed gently: rates usual for full fine-tuning of 0.1 to 8 B parameters.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minigpt.checkpoint import check_room
 from minigpt.errors import ResourceError, UsageError
+from minigpt.store.checkpoint import check_room
 
 
 @contextmanager

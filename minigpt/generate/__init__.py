@@ -1,0 +1,1 @@
+"""From prompts to answers: the engine, its cache, sampling, speculative decoding."""

@@ -9,14 +9,14 @@ import numpy as np
 
 from backends.base import Array
 from backends.tree import Tree
-from minigpt.chat import render
-from minigpt.data.rows import Message
+from minigpt.data.examples import Message
 from minigpt.errors import UsageError
 from minigpt.generate.cache import KVCache, QuantizedKVCache, check_cache_bits, joined, new_cache
 from minigpt.generate.sampling import Sampling, sample
 from minigpt.generate.speculate import Speculation, speculated
-from minigpt.model import GPT
-from minigpt.tokenizer import Tokenizer
+from minigpt.model.gpt import GPT
+from minigpt.text.chatml import render
+from minigpt.text.tokenizer import Tokenizer
 
 # Tokens of filling that cost about as much as reading a prompt by itself, as every pass reads all weights. On CPUs 16
 # to 64 do equally well; on GPUs, where a pass is worth more tokens, it is not measured.

@@ -11,11 +11,11 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.losses import language_loss, preference_losses, sequence_logprobs
-from minigpt.model import GPT
+from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, Loss, compare_losses
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
+from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
 
 
 def check_controls(backend: Backend) -> list[Row]:

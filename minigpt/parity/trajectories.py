@@ -12,9 +12,9 @@ from backends.base import Backend
 from minigpt.config import STAGES, Config, build_config
 from minigpt.events import Event, Saved, Step, silent
 from minigpt.parity.reference import Row, difference, row
-from minigpt.train.pipeline import make_data, make_tokenizer
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
+from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
 
 STEPS = 20
 # Rounding differs by 1e-7 per step between frameworks and between whole and divided batches, and Adam divides by

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from backends.base import Backend
-from minigpt.durable import write_whole
 from minigpt.events import Compared
 from minigpt.machine.ceiling import give_back
 from minigpt.plan.plan import StagePlan
+from minigpt.store.durable import write_whole
 
 PEAK_AGAIN = Path("/proc/self/clear_refs")  # Linux: writing 5 lets the high-water mark begin again
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigpt.config import ModelConfig, StageConfig
-from minigpt.lora import is_adapted, lora_shapes
-from minigpt.model import parameter_count, weight_shapes
+from minigpt.model.gpt import parameter_count, weight_shapes
+from minigpt.model.lora import is_adapted, lora_shapes
 
 FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model computes in
 

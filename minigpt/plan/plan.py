@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from minigpt.config import Config, ModelConfig, StageConfig
-from minigpt.lora import trained_count
-from minigpt.model import parameter_count
+from minigpt.model.gpt import parameter_count
+from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, disk_bytes, flops_per_token, row_width, step_tokens
 from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import Memory, stage_memory

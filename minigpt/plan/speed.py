@@ -12,11 +12,11 @@ import numpy as np
 
 from backends.base import Backend
 from minigpt.config import ModelConfig, StageConfig
-from minigpt.gradients import accumulated
-from minigpt.losses import language_loss, token_losses
-from minigpt.model import GPT, init_weights, to_backend
-from minigpt.optim import Optimizer
+from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.plan.costs import flops_per_token, row_width
+from minigpt.train.gradients import accumulated
+from minigpt.train.losses import language_loss, token_losses
+from minigpt.train.optim import Optimizer
 
 SHALLOW, DEEP = 1, 3  # layers of the two models that are timed
 SEGMENT = 64  # tokens of the examples in packed rows

@@ -1,0 +1,1 @@
+"""Training: the loop, gradients, losses, optimizers, and what watches over them."""

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from minigpt.brake import Brake
 from minigpt.config import StageConfig
 from minigpt.errors import OutOfMemory, ResourceError, says_out_of_memory
 from minigpt.events import Event, Progress, Report
+from minigpt.machine.brake import Brake
 from minigpt.plan.plan import Plan
-from minigpt.stop import Stop
+from minigpt.train.stop import Stop
 
 LONG_REST = 3.0  # seconds: what one piece of work that cannot be interrupted took beyond that is forgiven
 

@@ -7,17 +7,17 @@ from dataclasses import asdict
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.brake import Brake
 from minigpt.config import StageConfig
 from minigpt.data.batches import Ahead, Batches
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step
-from minigpt.gradients import accumulated
-from minigpt.optim import Optimizer, rate
-from minigpt.train.adapter import Base
+from minigpt.machine.brake import Brake
+from minigpt.stages.adapter import Base
+from minigpt.store.stage import StageStore
 from minigpt.train.control import Control
+from minigpt.train.gradients import accumulated
 from minigpt.train.health import Health
-from minigpt.train.store import StageStore
+from minigpt.train.optim import Optimizer, rate
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]

@@ -40,8 +40,8 @@ def prepare() -> Figures:
 def measured(backend: str, together: bool) -> Figures:
     from backends import get_backend
     from minigpt.generate.sampling import GREEDY
-    from minigpt.train.loading import load_engine
-    from minigpt.train.run import open_run
+    from minigpt.runs.loading import load_engine
+    from minigpt.runs.run import open_run
 
     engine = load_engine(open_run(Path("run")), None, get_backend(backend))
     prompts = [[300 + (7 * i + 13 * length) % 6000 for i in range(length)] for length in LENGTHS]

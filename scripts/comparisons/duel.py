@@ -121,7 +121,7 @@ def minigpt(directory: Path, *arguments: str | Path) -> Finished:
     words = list(map(str, arguments))
     if words[0] in ("run", "train", "demo"):
         words.insert(1, "--no-supervise")
-    return run([sys.executable, "-m", "minigpt.cli", *words], directory)
+    return run([sys.executable, "-m", "minigpt", *words], directory)
 
 
 def trained(run: Path, stage: str = "pretrain") -> Figures:

@@ -67,7 +67,7 @@ def prepare() -> None:
     from comparisons.start import exported, llama, made_up_tokenizer, started_run
 
     from backends import get_backend
-    from minigpt.train.quantized import quantize_stage
+    from minigpt.runs.quantized import quantize_stage
 
     config = llama("medium", "model.context=1024")
     run = started_run(Path("run"), config, made_up_tokenizer(config.tokenizer.vocab_size))
@@ -79,8 +79,8 @@ def prepare() -> None:
 def ours(name: str) -> Answer:
     from backends import get_backend
     from minigpt.generate.sampling import GREEDY
-    from minigpt.train.loading import load_engine
-    from minigpt.train.run import open_run
+    from minigpt.runs.loading import load_engine
+    from minigpt.runs.run import open_run
 
     backend, _, bits = name.partition("-int")
     engine = load_engine(open_run(Path("run")), None, get_backend(backend), int(bits or 0))

@@ -13,7 +13,7 @@ from comparisons.duel import Figures, worker
 
 from minigpt.config import Config, load_config
 from minigpt.machine.now import memory_total
-from minigpt.model import parameter_count
+from minigpt.model.gpt import parameter_count
 from minigpt.plan.memory import stage_memory
 
 BASE = 400_000_000  # bytes of Python and a framework, about: only to leave out what does not fit

@@ -34,7 +34,7 @@ def decode(backend: str, context: int) -> Figures:
     from backends import get_backend
     from minigpt.generate.engine import Engine
     from minigpt.generate.sampling import GREEDY
-    from minigpt.model import GPT, init_weights, to_backend
+    from minigpt.model.gpt import GPT, init_weights, to_backend
 
     framework, new = get_backend(backend, "cpu"), 17
     shape = config_of(context=context + new).model
@@ -66,8 +66,8 @@ def packing(size: int) -> Figures:
 
 def logging(size: int) -> Figures:
     """What `size` steps cost beside their computation: the verdict on the loss and a line in metrics.jsonl."""
+    from minigpt.store.stage import StageStore
     from minigpt.train.health import Health
-    from minigpt.train.store import StageStore
 
     def log() -> None:
         store, health = StageStore(Path("pretrain")), Health()

@@ -15,7 +15,7 @@ from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, se
 from comparisons.gpu import on_gpu
 
 from minigpt.plan.costs import flops_per_token
-from minigpt.train.run import open_run
+from minigpt.runs.run import open_run
 
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
 STEPS = 2000
@@ -113,7 +113,7 @@ def throughput(
             done = minigpt(directory, "train", "pretrain", "--run", "run", *flags)
             return trained(directory / "run") | {"peak MB": done.peak_mb}
         command = ["train", "pretrain", "--no-supervise", "--run", "run", *flags]
-        found, _ = on_gpu(directory, "minigpt.cli", *command)
+        found, _ = on_gpu(directory, "minigpt.cli.app", *command)
         figures = trained(directory / "run")
         rate = figures["tokens/s"] * flops_per_token(open_run(directory / "run").model_config, shape.context)
         utilisation = {"model FLOPs utilisation": rate / (1e12 * found["TFLOP/s"])}

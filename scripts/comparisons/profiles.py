@@ -19,7 +19,7 @@ from backends import BACKENDS, get_backend
 from backends.base import Array, Backend
 from minigpt.config import Config, ModelConfig, load_config
 from minigpt.machine.check import matmul_rate
-from minigpt.model import GPT, init_weights, to_backend, weight_shapes
+from minigpt.model.gpt import GPT, init_weights, to_backend, weight_shapes
 from minigpt.plan.costs import flops_per_token
 
 ROWS, BEFORE = 4, 512  # rows of a training step; tokens before the decoded one
@@ -133,7 +133,7 @@ def _gradient(backend: Backend, work: Callable[..., Array], *inputs: Any) -> flo
 
 
 def _update(backend: Backend, c: ModelConfig) -> float:
-    from minigpt.optim import Optimizer
+    from minigpt.train.optim import Optimizer
 
     weights = to_backend(backend, init_weights(c, 1))
     optimizer = Optimizer(backend, _config().sft, weights)

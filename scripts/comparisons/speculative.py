@@ -45,7 +45,7 @@ def speculative(backend: str, steps: int | None = None) -> Duel:
 
 def texts(count: int, split: str = "train") -> list[str]:
     """`count` texts of the world, and a table for every fourth."""
-    from minigpt.data import world
+    from minigpt.data.world import rows as world
 
     stories = [row["text"] for row in world.texts(1, count, split)]
     return stories + [table(f"{split} {number}") for number in range(count // 4)]
@@ -53,7 +53,7 @@ def texts(count: int, split: str = "train") -> list[str]:
 
 def table(seed: str, rows: int = 6) -> str:
     """Lines of JSON about who has how many of what, and where."""
-    from minigpt.data.world_words import COLOURS, NAMES, NOUNS, PLACES
+    from minigpt.data.world.words import COLOURS, NAMES, NOUNS, PLACES
 
     draw = random.Random(seed)
     columns = {"name": NAMES, "colour": COLOURS, "thing": NOUNS, "place": PLACES}
@@ -65,8 +65,8 @@ def measured(backend_name: str, guessing: bool) -> Figures:
     """Both ways, or the plain engine on the same prompts. Raises AssertionError when an answer is not the same."""
     from backends import get_backend
     from minigpt.generate.proposers import drafting, lookup
-    from minigpt.train.loading import load_engine
-    from minigpt.train.run import open_run
+    from minigpt.runs.loading import load_engine
+    from minigpt.runs.run import open_run
 
     model, draft = (load_engine(open_run(Path(name)), None, get_backend(backend_name)) for name in ("model", "draft"))
     held_out = texts(4 * PROMPTS, "test")

@@ -3,12 +3,12 @@
 import random
 from pathlib import Path
 
-from minigpt.checkpoint import save_checkpoint
 from minigpt.config import Config, load_config
 from minigpt.exchange.exporting import export_run
-from minigpt.model import init_weights
-from minigpt.tokenizer import Tokenizer, train_tokenizer
-from minigpt.train.run import Run
+from minigpt.model.gpt import init_weights
+from minigpt.runs.run import Run
+from minigpt.store.checkpoint import save_checkpoint
+from minigpt.text.tokenizer import Tokenizer, train_tokenizer
 
 
 def llama(preset: str, *sets: str) -> Config:

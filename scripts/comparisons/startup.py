@@ -11,9 +11,9 @@ from comparisons.duel import Contestant, Duel, Figures, given, run, worker
 TIMES = 5
 ALONE = {
     "python -c 'import minigpt'": [sys.executable, "-c", "import minigpt"],
-    "minigpt --version": [sys.executable, "-m", "minigpt.cli", "--version"],
-    "minigpt doctor": [sys.executable, "-m", "minigpt.cli", "doctor"],
-    "minigpt plan": [sys.executable, "-m", "minigpt.cli", "plan", "--preset", "tiny"],
+    "minigpt --version": [sys.executable, "-m", "minigpt", "--version"],
+    "minigpt doctor": [sys.executable, "-m", "minigpt", "doctor"],
+    "minigpt plan": [sys.executable, "-m", "minigpt", "plan", "--preset", "tiny"],
 }
 TRANSFORMERS = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +27,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=8)[0]))
 def startup() -> Iterator[Duel]:
     """Help and eight tokens from the tiny model against the peers' commands; then commands that they do not have."""
     peers = {name: [Path(sys.executable).with_name(name), "--help"] for name in ("mlx_lm.generate", "trl")}
-    yield _duel("minigpt --help", {"MiniGPT": [sys.executable, "-m", "minigpt.cli", "--help"]} | peers)
+    yield _duel("minigpt --help", {"MiniGPT": [sys.executable, "-m", "minigpt", "--help"]} | peers)
     yield _duel(
         "8 tokens, torch",
         {"MiniGPT": generate("torch"), "transformers": [sys.executable, "-c", TRANSFORMERS]},
@@ -40,7 +40,7 @@ def startup() -> Iterator[Duel]:
 
 def generate(backend: str) -> list[str]:
     words = ["generate", "run", "--prompt", "hello", "--max-tokens", "8", "--backend", backend]
-    return [sys.executable, "-m", "minigpt.cli", *words]
+    return [sys.executable, "-m", "minigpt", *words]
 
 
 def _duel(work: str, commands: dict[str, Sequence[str | Path]]) -> Duel:

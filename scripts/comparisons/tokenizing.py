@@ -29,8 +29,8 @@ def tokenizing(text: Path, megabytes: int) -> Duel:
 
 def ours(text: Path, megabytes: int) -> float:
     """Seconds of MiniGPT's way: stream the file's blocks, tokenize, write a memory-mapped shard."""
+    from minigpt.data.read.text import read_text
     from minigpt.data.shards import ShardWriter
-    from minigpt.data.text import read_text
 
     tokenizer = _tokenizer(text)
     began = time.perf_counter()
@@ -47,8 +47,8 @@ def theirs(text: Path, megabytes: int) -> float:
     import numpy as np
     from tokenizers import Tokenizer as HuggingFace
 
-    from minigpt.data.text import read_text
-    from minigpt.exchange.tokenizer_files import tokenizer_json
+    from minigpt.data.read.text import read_text
+    from minigpt.exchange.hf.tokenizer_files import tokenizer_json
 
     own = _tokenizer(text)
     peer = HuggingFace.from_str(json.dumps(tokenizer_json(own)))
@@ -62,7 +62,7 @@ def theirs(text: Path, megabytes: int) -> float:
 
 
 def _tokenizer(text: Path):
-    from minigpt.tokenizer import train_tokenizer
+    from minigpt.text.tokenizer import train_tokenizer
 
     return train_tokenizer("bpe", [text.read_text("utf-8")], 2048)
 

@@ -52,8 +52,8 @@ def ours(stage: str) -> Figures:
     from backends import get_backend
     from minigpt.data.batches import Batches, PackedRows, PairRows
     from minigpt.events import Eval, StageStarted, Step
-    from minigpt.train.pipeline import run_pipeline
-    from minigpt.train.run import open_run
+    from minigpt.runs.pipeline import run_pipeline
+    from minigpt.runs.run import open_run
 
     run, seen = open_run(Path("run")), []
     run_pipeline(run, get_backend("torch"), lambda event: seen.append((time.perf_counter(), event)), [stage])

@@ -10,14 +10,14 @@ from pathlib import Path
 from comparisons.start import exported, llama, started_run
 
 from minigpt.config import Config
-from minigpt.data import world
 from minigpt.data.batches import PackedRows, PairRows
-from minigpt.data.formats import parse_row
+from minigpt.data.parse.formats import parse_row
 from minigpt.data.prepare import Reader
 from minigpt.data.prepare import prepare as make_shards
+from minigpt.data.read.sources import read_rows
 from minigpt.data.shards import Shard
-from minigpt.data.sources import read_rows
-from minigpt.tokenizer import Tokenizer, train_tokenizer
+from minigpt.data.world import rows as world
+from minigpt.text.tokenizer import Tokenizer, train_tokenizer
 
 EXAMPLES = {"sft": 8, "dpo": 4}  # of a step, about: ours are packed into whole rows
 SAME = ["optimizer=adamw", "schedule=linear", "learning_rate=1e-5", "warmup_steps=0", "dtype=float32", "eval_rows=1",

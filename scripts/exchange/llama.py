@@ -7,10 +7,10 @@ from ordeals.ordeal import Outcome
 
 from exchange.small import count, engine, exported, trained
 from minigpt.exchange.exporting import export_run
-from minigpt.exchange.gguf_check import check_gguf, prompt_ids
-from minigpt.exchange.gguf_file import FORMATS
-from minigpt.exchange.llama_cpp import is_installed, llama_cpp
-from minigpt.exchange.probes import random_conversations, random_texts
+from minigpt.exchange.gguf.check import check_gguf, prompt_ids
+from minigpt.exchange.gguf.file import FORMATS
+from minigpt.exchange.gguf.llama_cpp import is_installed, llama_cpp
+from minigpt.exchange.readers.probes import random_conversations, random_texts
 
 
 def read_gguf(directory: Path, scale: float) -> list[Outcome]:

@@ -17,9 +17,9 @@ from ordeals.ordeal import Outcome
 
 from backends import get_backend
 from exchange.small import engine, exported
-from minigpt.chat import render
 from minigpt.exchange.importing import open_directory
 from minigpt.generate.sampling import GREEDY
+from minigpt.text.chatml import render
 
 PROMPTS = ("Hello!", "How many plums are there?", "她在哪里？", "Finish the story: Tom was angry.")
 TOKENS = 20

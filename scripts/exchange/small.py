@@ -10,11 +10,11 @@ from backends import get_backend
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.generate.engine import Engine
-from minigpt.tokenizer import Tokenizer
-from minigpt.train.loading import load_engine
-from minigpt.train.pipeline import learn_tokenizer
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
+from minigpt.runs.loading import load_engine
+from minigpt.runs.pipeline import learn_tokenizer
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
+from minigpt.text.tokenizer import Tokenizer
 
 __all__ = ["count", "engine", "exported", "learned_tokenizer", "trained"]
 

@@ -6,12 +6,12 @@ from ordeals.ordeal import Outcome, count
 
 from exchange.small import learned_tokenizer
 from minigpt.config import ModelConfig
-from minigpt.exchange.directory_check import differs
 from minigpt.exchange.exporting import write_model
-from minigpt.exchange.probes import random_conversations, random_texts
-from minigpt.exchange.readers import TransformersReader
-from minigpt.model import init_weights
-from minigpt.tokenizer import Tokenizer
+from minigpt.exchange.hf.directory_check import differs
+from minigpt.exchange.readers.probes import random_conversations, random_texts
+from minigpt.exchange.readers.readers import TransformersReader
+from minigpt.model.gpt import init_weights
+from minigpt.text.tokenizer import Tokenizer
 
 
 def same_tokens(directory: Path, scale: float) -> list[Outcome]:

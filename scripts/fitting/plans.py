@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt import tables
+from minigpt.cli import tables
 from minigpt.config import STAGES
-from minigpt.limits import gigabytes
+from minigpt.machine.limits import gigabytes
 
 MEMORY, TIME = 0.15, 0.25  # bounds: how far a plan may be off
 STEPS = {"tiny": 40, "small": 6, "medium": 3}  # enough to outweigh what happens once
@@ -62,7 +62,7 @@ def _train(run: Path, preset: str, backend: str, steps: int, settings: dict) -> 
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     flags = ["--run", run, "--preset", preset, "--backend", backend, "--power", "full"]
     # A time that cannot be exceeded: with a limit even the shortest run is measured before it starts.
-    command = [sys.executable, "-m", "minigpt.cli", "run", *flags, "--time", "10000h", *sets]
+    command = [sys.executable, "-m", "minigpt", "run", *flags, "--time", "10000h", *sets]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{preset} on {backend}: {done.stderr[-2000:]}")

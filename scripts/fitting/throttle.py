@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from backends import BACKENDS
-from minigpt import tables
+from minigpt.cli import tables
 from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.processes import processes, total, tree
 
@@ -132,7 +132,7 @@ def training(
 ) -> Iterator[subprocess.Popen]:
     """A pretraining of the tiny preset in processes of its own, on the first `cores` cores; stopped at the end."""
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "minigpt.cli", "train", "pretrain", "--run", str(run), "--data", "world"]
+    command = [sys.executable, "-m", "minigpt", "train", "pretrain", "--run", str(run), "--data", "world"]
     threads = str(cores or max(1, int(usable_cores())))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(

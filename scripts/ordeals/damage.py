@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from backends import get_backend
-from minigpt.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.errors import CheckpointError, ResourceError
 from minigpt.events import Note, silent
-from minigpt.train.stages import train_stage
-from minigpt.train.store import StageStore
+from minigpt.stages.stages import train_stage
+from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
+from minigpt.store.stage import StageStore
 
 from .ordeal import Outcome, count, difference, prepared, small_config
 

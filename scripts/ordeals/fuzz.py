@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from minigpt import cli
+from minigpt.cli import app as cli
 from minigpt.config import PRESETS, Config, preset_values
 
 from .ordeal import Outcome, count

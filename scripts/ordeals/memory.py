@@ -58,6 +58,6 @@ def _start(run: Path, backend: str, parts: int, supervise: str, limit: int | Non
 
     values = SETTINGS | {"pretrain.accumulation": parts}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "minigpt.cli", "train", "pretrain", "--run", run, "--backend", backend, *sets]
+    command = [sys.executable, "-m", "minigpt", "train", "pretrain", "--run", run, "--backend", backend, *sets]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([*map(str, command), "--device", "cpu", supervise], preexec_fn=bounded, **streams)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from backends import get_backend
 from backends.tree import leaves, map_leaves
-from minigpt.checkpoint import load_checkpoint
 from minigpt.config import STAGES
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note, Skipped, silent
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
+from minigpt.store.checkpoint import load_checkpoint
 from minigpt.train import loop
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
 
 from .ordeal import Outcome, count, prepared, small_config
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minigpt import tables
+from minigpt.cli import tables
 from minigpt.config import STAGES, Config
 from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
-from minigpt.train.pipeline import make_data, make_tokenizer
-from minigpt.train.run import Run
+from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.run import Run
 
 
 @dataclass

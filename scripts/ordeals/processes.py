@@ -130,6 +130,6 @@ def _start(run: Path, backend: str, directory: Path, supervise: str = "--no-supe
     if not config.exists():
         sizes = small_config(steps=STEPS, save_every=3, eval_every=15, eval_rows=2, batch_size=2)
         config.write_text(to_toml(sizes.model_copy(update={"seed": 3})), "utf-8")
-    command = [sys.executable, "-m", "minigpt.cli", "run", "--config", config, "--run", run, supervise]
+    command = [sys.executable, "-m", "minigpt", "run", "--config", config, "--run", run, supervise]
     return subprocess.Popen([*map(str, command), "--backend", backend, "--device", "cpu"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip

@@ -11,11 +11,11 @@ from minigpt.config import STAGES
 from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
 from minigpt.generate.sampling import GREEDY, Sampling
-from minigpt.stop import Stop
+from minigpt.runs.loading import load_engine
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
 from minigpt.train.control import Control
-from minigpt.train.loading import load_engine
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
+from minigpt.train.stop import Stop
 
 from .ordeal import Outcome, count, difference, prepared, small_config
 

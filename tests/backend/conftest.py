@@ -7,9 +7,9 @@ import pytest
 from minigpt.config import STAGES
 from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
-from minigpt.train.pipeline import make_data, make_tokenizer
-from minigpt.train.run import Run
-from minigpt.train.stages import train_stage
+from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.run import Run
+from minigpt.stages.stages import train_stage
 
 
 @pytest.fixture(scope="session")

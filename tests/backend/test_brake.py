@@ -5,17 +5,17 @@ import signal
 import pytest
 from test_resume import results
 
-from minigpt.brake import Brake, Machine
 from minigpt.config import STAGES
 from minigpt.errors import Interrupted, OutOfMemory
 from minigpt.events import Continued, Note, Paused, Progress, Saved, Step, Usage, silent
-from minigpt.limits import Limits
+from minigpt.machine.brake import Brake, Machine
+from minigpt.machine.limits import Limits
 from minigpt.machine.now import CRITICAL, Conditions
-from minigpt.stop import Stop
-from minigpt.throttle import LONGEST
+from minigpt.machine.throttle import LONGEST
+from minigpt.stages.stages import train_stage
 from minigpt.train.control import Control
 from minigpt.train.loop import PAUSES
-from minigpt.train.stages import train_stage
+from minigpt.train.stop import Stop
 
 SETTINGS = {"steps": 5, "save_every": 3, "eval_every": 2, "log_every": 1, "warmup_steps": 1}
 SHORT, HOT = Conditions(pressure=CRITICAL), Conditions(heat=CRITICAL)

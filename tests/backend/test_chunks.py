@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import minigpt.losses
+import minigpt.train.losses
 from backends import tree
-from minigpt.losses import language_loss, preference_losses, sequence_logprobs
-from minigpt.model import GPT, to_backend
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
+from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
 
 
 def preference_loss(model, weights, batch):
@@ -45,13 +45,13 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(backend, loss, tied
 @pytest.mark.parametrize(("loss", "tokens"), [(language_loss, 14), (preference_loss, 16)])
 def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, loss, tokens, chunk):
     """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them."""
-    seen, losses = [], minigpt.losses._losses
+    seen, losses = [], minigpt.train.losses._losses
 
     def watched(model, weights, hidden, targets):
         seen.append(hidden.shape[0] * hidden.shape[1])
         return losses(model, weights, hidden, targets)
 
-    monkeypatch.setattr("minigpt.losses._losses", watched)
+    monkeypatch.setattr("minigpt.train.losses._losses", watched)
     value, grads = computed(backend, MODEL_CASES[0].config, loss, chunk)
     monkeypatch.setattr(backend, "nonzero", lambda mask: None)
     whole, whole_grads = computed(backend, MODEL_CASES[0].config, loss, chunk)

@@ -7,16 +7,17 @@ from backends import get_backend
 from backends.tree import items
 from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import MiniGPTError, UsageError
-from minigpt.exchange import gguf_file, gguf_tokenizer
-from minigpt.exchange.checks import refuse_differences
-from minigpt.exchange.gguf_check import check_gguf
-from minigpt.exchange.gguf_file import FORMATS, interleaved, write_gguf
-from minigpt.exchange.llama_cpp import llama_cpp
-from minigpt.exchange.probes import random_conversations
+from minigpt.exchange.gguf import file as gguf_file
+from minigpt.exchange.gguf import tokenizer as gguf_tokenizer
+from minigpt.exchange.gguf.check import check_gguf
+from minigpt.exchange.gguf.file import FORMATS, interleaved, write_gguf
+from minigpt.exchange.gguf.llama_cpp import llama_cpp
+from minigpt.exchange.readers.checks import refuse_differences
+from minigpt.exchange.readers.probes import random_conversations
 from minigpt.generate.engine import Engine
-from minigpt.model import GPT, to_backend
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.tokenizer import IM_END, IM_START, UNKNOWN, train_tokenizer
+from minigpt.text.tokenizer import IM_END, IM_START, UNKNOWN, train_tokenizer
 
 TEXTS = ["Hello world, the cat sat on the mat. don't x=1 <|im_end|> 我们看见一只猫。 12345 " * 3, "你好，世界 世界"]
 SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "d_ff": 96, "context": 256}

@@ -8,12 +8,12 @@ from foreign import CHATML, LLAMA2, THINKING, byte_level, save_model, sentencepi
 from backends import get_backend
 from backends.tree import items
 from minigpt.errors import UsageError
-from minigpt.exchange.checks import refuse_differences
 from minigpt.exchange.exporting import export_run
-from minigpt.exchange.gguf_check import check_gguf
-from minigpt.exchange.gguf_file import write_gguf
+from minigpt.exchange.gguf.check import check_gguf
+from minigpt.exchange.gguf.file import write_gguf
 from minigpt.exchange.importing import import_directory, open_directory
-from minigpt.train.run import open_run
+from minigpt.exchange.readers.checks import refuse_differences
+from minigpt.runs.run import open_run
 
 
 @pytest.fixture(scope="module")

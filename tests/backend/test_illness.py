@@ -6,10 +6,10 @@ import math
 import pytest
 from toy import Points, toy_train
 
-from minigpt.checkpoint import load_checkpoint
 from minigpt.data.batches import Batches
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note, Saved, Skipped, Step
+from minigpt.store.checkpoint import load_checkpoint
 from minigpt.train import loop
 
 SETTINGS = {"steps": 24, "save_every": 4, "eval_every": 50, "learning_rate": 0.01, "bad_steps": 3, "keep_last": 2,

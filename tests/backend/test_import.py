@@ -9,7 +9,6 @@ import safetensors.numpy
 from foreign import CHATML, LLAMA2, THINKING, byte_level, edit, save_model, sentencepiece_like
 
 from backends.tree import leaves
-from minigpt.chat import render
 from minigpt.config import DataConfig
 from minigpt.data.check import check
 from minigpt.data.prepare import Reader, prepare
@@ -19,9 +18,10 @@ from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.exchange.importing import import_directory, open_directory, read_model
 from minigpt.generate.sampling import GREEDY
-from minigpt.train.loading import load_engine
-from minigpt.train.pipeline import run_pipeline
-from minigpt.train.run import open_run
+from minigpt.runs.loading import load_engine
+from minigpt.runs.pipeline import run_pipeline
+from minigpt.runs.run import open_run
+from minigpt.text.chatml import render
 
 QUESTION = [{"role": "user", "content": "What is it?"}]
 TALK = [*QUESTION, {"role": "assistant", "content": "It's a dog."}, {"role": "user", "content": "And?"},
@@ -288,7 +288,7 @@ def test_a_missing_shard_is_named(copied, tmp_path):
 
 
 def test_a_difference_to_transformers_is_an_error(backend, zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.model.rope_amplitude", lambda config: 1.01)
+    monkeypatch.setattr("minigpt.model.gpt.rope_amplitude", lambda config: 1.01)
     with pytest.raises(MiniGPTError, match="transformers differs in logits"):
         import_directory(zoo / "qwen2", tmp_path / "run", None, backend)
     assert not (tmp_path / "run").exists()

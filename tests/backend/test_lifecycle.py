@@ -7,9 +7,9 @@ import pytest
 
 from backends import BACKENDS, BackendUnavailable, get_backend, installed, tree
 from backends.base import count
-from minigpt.losses import language_loss
-from minigpt.model import GPT
+from minigpt.model.gpt import GPT
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
+from minigpt.train.losses import language_loss
 
 
 def numbers(backend, *shape, seed=0):
@@ -218,7 +218,7 @@ def test_lanes_compute_what_one_does(backend):
 def test_a_product_in_one_of_several_lanes_has_one_thread(backend, monkeypatch, lanes, chosen):
     if backend.name != "mlx" or backend.device != "cpu":
         pytest.skip("no lanes")
-    from backends import mlx_backend
+    from backends.mlx import backend as mlx_backend
 
     told = []
     blas = SimpleNamespace(MKL_Get_Max_Threads=lambda: 7, mkl_serv_set_num_threads=told.append)

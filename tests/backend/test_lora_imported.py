@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from backends.tree import items
-from minigpt.checkpoint import load_checkpoint
 from minigpt.config import build_config
 from minigpt.events import silent
-from minigpt.exchange.adapters import export_adapter, import_adapter
+from minigpt.exchange.adapters.adapters import export_adapter, import_adapter
 from minigpt.exchange.importing import import_directory
-from minigpt.train.pipeline import run_pipeline
-from minigpt.train.run import open_run
+from minigpt.runs.pipeline import run_pipeline
+from minigpt.runs.run import open_run
+from minigpt.store.checkpoint import load_checkpoint
 
 SMALL = {"steps": 2, "batch_size": 2, "save_every": 2, "eval_every": 2, "eval_rows": 4, "learning_rate": 0.01}
 LORA = {"sft": {"lora_rank": 3, "dora": True}, "dpo": {"lora_rank": 2, "lora_bits": 4}}

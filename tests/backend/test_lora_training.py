@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from backends.tree import items, map_leaves, unflatten
-from minigpt.checkpoint import load_checkpoint
 from minigpt.config import ModelConfig, TuneConfig
 from minigpt.data.batches import PackedRows
 from minigpt.errors import CheckpointError, UsageError
 from minigpt.evaluate.language import evaluate_language
 from minigpt.events import Eval, Step, silent
-from minigpt.linear import dropout, linear
-from minigpt.lora import init_adapter, join, layer_at, lora_shapes, merge, scales
-from minigpt.model import GPT, to_backend
+from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.linear import dropout, linear
+from minigpt.model.lora import init_adapter, join, layer_at, lora_shapes, merge, scales
 from minigpt.parity.models import random_weights
 from minigpt.parity.trajectories import losses_of
-from minigpt.quantize import dequantize_weights, quantize_weights
-from minigpt.train.pipeline import run_pipeline
-from minigpt.train.stages import train_stage
+from minigpt.quantize.codes import dequantize_weights, quantize_weights
+from minigpt.runs.pipeline import run_pipeline
+from minigpt.stages.stages import train_stage
+from minigpt.store.checkpoint import load_checkpoint
 
 MODEL = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, d_model=32, d_ff=48, vocab_size=50, context=24)
 LORA = {"lora_rank": 4, "lora_dropout": 0.2, "learning_rate": 5e-3}
@@ -277,7 +277,7 @@ def test_an_adapter_of_another_base_is_refused(backend, copied):
 
 def retrain(run, backend):
     """Other final weights for pretraining."""
-    from minigpt.checkpoint import save_checkpoint
+    from minigpt.store.checkpoint import save_checkpoint
 
     trees, state = load_checkpoint(run.store("pretrain").final)
     save_checkpoint(run.store("pretrain").final, {"weights": {k: 2 * v for k, v in trees["weights"].items()}}, state)

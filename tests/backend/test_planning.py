@@ -5,11 +5,11 @@ import pytest
 from backends.tree import leaves
 from minigpt.config import ModelConfig, StageConfig
 from minigpt.machine.ceiling import give_back
-from minigpt.model import init_weights, to_backend
-from minigpt.optim import Optimizer
+from minigpt.model.gpt import init_weights, to_backend
 from minigpt.plan.actual import Peak, resident
 from minigpt.plan.costs import checkpoint_bytes, state_of
 from minigpt.plan.speed import measure
+from minigpt.train.optim import Optimizer
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_kv_head=1, d_model=64, d_ff=128, context=32, vocab_size=300)
 

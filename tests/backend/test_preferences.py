@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from minigpt.checkpoint import save_checkpoint
 from minigpt.config import DPOConfig, ModelConfig
 from minigpt.data.batches import PairRows
 from minigpt.data.shards import Shard, ShardWriter
 from minigpt.evaluate.language import evaluate_preferences
 from minigpt.events import Eval, Step, silent
-from minigpt.model import GPT, to_backend
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.train.stages import reference_logprobs, train_stage
+from minigpt.stages.stages import reference_logprobs, train_stage
+from minigpt.store.checkpoint import save_checkpoint
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
 CONFIG = DPOConfig(batch_size=4, accumulation=2)
@@ -68,7 +68,7 @@ def test_reference_logprobs_are_those_of_each_sequence_alone(backend, tmp_path, 
 def test_neighbours_in_a_row_do_not_matter_because_of_the_segments(backend, tmp_path, sequences, monkeypatch):
     """The comparison can fail: without the mask between segments it does."""
     model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
-    monkeypatch.setattr("minigpt.losses.segment_mask", lambda backend, segments: "causal")
+    monkeypatch.setattr("minigpt.train.losses.segment_mask", lambda backend, segments: "causal")
     found = reference_logprobs(model, weights, pair_rows(tmp_path), tmp_path / "reference", CONFIG, silent)
     assert np.abs(found - one_by_one(backend, model, weights, sequences)).max() > 1
 

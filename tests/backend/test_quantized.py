@@ -9,13 +9,20 @@ from backends import get_backend
 from backends.tree import items, map_leaves, unflatten
 from minigpt.config import ModelConfig, StageConfig
 from minigpt.errors import UsageError
-from minigpt.linear import QUANTIZED, linear, matrix
-from minigpt.losses import language_loss
-from minigpt.model import GPT, to_backend
-from minigpt.optim import Optimizer
+from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.linear import QUANTIZED, linear, matrix
 from minigpt.parity.models import make_batch, random_weights
-from minigpt.quantize import dequantize_matrix, dequantize_weights, pack, quantize_matrix, quantize_weights, unpack
-from minigpt.train.quantized import for_answers
+from minigpt.quantize.codes import (
+    dequantize_matrix,
+    dequantize_weights,
+    pack,
+    quantize_matrix,
+    quantize_weights,
+    unpack,
+)
+from minigpt.runs.quantized import for_answers
+from minigpt.train.losses import language_loss
+from minigpt.train.optim import Optimizer
 
 BOUND = 1e-5
 SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "vocab_size": 61, "context": 32}

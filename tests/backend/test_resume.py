@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from backends.tree import map_leaves
-from minigpt.checkpoint import load_checkpoint
 from minigpt.events import Eval, Step
 from minigpt.parity.trajectories import losses_of
-from minigpt.train.stages import train_stage
-from minigpt.train.store import StageStore
+from minigpt.stages.stages import train_stage
+from minigpt.store.checkpoint import load_checkpoint
+from minigpt.store.stage import StageStore
 
 SETTINGS = {"steps": 4, "save_every": 2, "eval_every": 3, "log_every": 1, "warmup_steps": 1}
 CASES = [

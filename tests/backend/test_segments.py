@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minigpt.model import segment_mask
+from minigpt.model.gpt import segment_mask
 
 ROWS = [[1, 1, 1, 2, 2, 3], [1, 1, 1, 1, 1, 1], [1, 2, 3, 4, 5, 6], [2, 2, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
 

@@ -12,9 +12,9 @@ from minigpt.generate.engine import Engine
 from minigpt.generate.proposers import PromptLookup, drafting, lookup
 from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.generate.speculate import Speculation
-from minigpt.model import GPT, init_weights, to_backend
+from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.tokenizer import FIRST_BYTE, IM_END, CharTokenizer
+from minigpt.text.tokenizer import FIRST_BYTE, IM_END, CharTokenizer
 
 CONTEXT = 64
 CONFIG = ModelConfig(

@@ -8,9 +8,9 @@ from test_resume import results
 from minigpt.config import STAGES
 from minigpt.errors import Interrupted
 from minigpt.events import Saved, Step, silent
-from minigpt.stop import Stop
+from minigpt.stages.stages import train_stage
 from minigpt.train.control import Control
-from minigpt.train.stages import train_stage
+from minigpt.train.stop import Stop
 
 STEPS = 5
 WAYS = [

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from backends import get_backend, tree
-from backends.torch_backend import TorchBackend
+from backends.torch.backend import TorchBackend
 from minigpt.config import TuneConfig
-from minigpt.losses import language_loss
-from minigpt.model import GPT
+from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, MODEL_CASES, make_batch, random_weights
-from minigpt.train.adapter import adapter_recipe
+from minigpt.stages.adapter import adapter_recipe
+from minigpt.train.losses import language_loss
 
 # what a trace may stumble over: masks, checkpoints, layers with and without biases, the kinds of positions
 CASES = [case for case in MODEL_CASES if case.checkpointing or case.segments or case.config.qkv_bias]

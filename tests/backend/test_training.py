@@ -8,20 +8,20 @@ import pytest
 from toy import Points, toy_train
 
 from backends import tree
-from minigpt.checkpoint import load_checkpoint
 from minigpt.config import ModelConfig, StageConfig, build_config
 from minigpt.data.batches import Batches, PackedRows, TextRows, normalized, split, stacked
 from minigpt.data.shards import Shard, ShardWriter
 from minigpt.events import Eval, Saved, Step
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
-from minigpt.gradients import accumulated
-from minigpt.losses import language_loss
-from minigpt.model import GPT, to_backend
-from minigpt.optim import Optimizer
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.train.pipeline import new_run, run_pipeline
-from minigpt.train.store import StageStore
+from minigpt.runs.pipeline import new_run, run_pipeline
+from minigpt.store.checkpoint import load_checkpoint
+from minigpt.store.stage import StageStore
+from minigpt.train.gradients import accumulated
+from minigpt.train.losses import language_loss
+from minigpt.train.optim import Optimizer
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from backends import tree
-from minigpt.chat import render
 from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
-from minigpt.exchange.architectures import CLASSES, config_json, model_type_of
-from minigpt.exchange.foreign_config import model_config
-from minigpt.exchange.tensors import from_hugging_face, to_hugging_face
+from minigpt.exchange.hf.architectures import CLASSES, config_json, model_type_of
+from minigpt.exchange.hf.foreign_config import model_config
+from minigpt.exchange.hf.tensors import from_hugging_face, to_hugging_face
 from minigpt.generate.cache import KVCache
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
-from minigpt.model import GPT, segment_mask, to_backend
+from minigpt.model.gpt import GPT, segment_mask, to_backend
 from minigpt.parity.models import GPT2, random_weights
-from minigpt.tokenizer import CharTokenizer
+from minigpt.text.chatml import render
+from minigpt.text.tokenizer import CharTokenizer
 
 BOUND = 2e-5  # float32, logits of size up to about 6
 SHAPE = {

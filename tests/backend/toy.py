@@ -5,9 +5,9 @@ import numpy as np
 from minigpt.config import StageConfig
 from minigpt.data.batches import Batches
 from minigpt.events import silent
+from minigpt.store.stage import StageStore
 from minigpt.train.control import UNSTEERED
 from minigpt.train.loop import train
-from minigpt.train.store import StageStore
 
 
 class Points:

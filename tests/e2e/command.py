@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt import cli
+from minigpt.cli import app as cli
 
 SIZES = {
     "model.n_layer": 1, "model.d_model": 32, "model.n_head": 2, "model.n_kv_head": 1, "model.d_ff": 64,

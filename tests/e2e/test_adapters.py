@@ -10,14 +10,14 @@ from safetensors.numpy import load_file, save_file
 
 from backends import get_backend
 from backends.tree import unflatten
-from minigpt.checkpoint import load_checkpoint
 from minigpt.errors import UsageError
-from minigpt.exchange.adapter_files import layers_of, read_adapter, tree_of
-from minigpt.exchange.adapters import import_adapter
+from minigpt.exchange.adapters.adapters import import_adapter
+from minigpt.exchange.adapters.files import layers_of, read_adapter, tree_of
 from minigpt.exchange.exporting import write_model
-from minigpt.lora import join
-from minigpt.model import GPT, to_backend
-from minigpt.train.run import open_run
+from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.lora import join
+from minigpt.runs.run import open_run
+from minigpt.store.checkpoint import load_checkpoint
 
 LORA = {f"{stage}__{key}": value for stage in ("sft", "dpo")
         for key, value in {"lora_rank": 4, "lora_alpha": 8, "learning_rate": 0.01}.items()}  # fmt: skip
@@ -169,7 +169,7 @@ def test_an_adapter_in_sixteen_bits(minigpt, copy_of, dtype):
 
 def test_an_export_that_others_read_differently_is_not_kept(minigpt, copy_of, monkeypatch):
     """The check can fail: alpha written for scale."""
-    from minigpt.exchange import adapters
+    from minigpt.exchange.adapters import adapters
 
     right = adapters.write_adapter
 

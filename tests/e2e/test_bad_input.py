@@ -222,7 +222,7 @@ def test_a_full_disk(minigpt, sources, monkeypatch):
     def full(*ignored):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("minigpt.train.run.write_whole", full)
+    monkeypatch.setattr("minigpt.runs.run.write_whole", full)
     flags = ("--data", sources.text, *tiny(), "--backend", "torch")
     minigpt("run", "--run", "run", *flags).refused(4, "run cannot be written: No space left on device")
     monkeypatch.undo()

@@ -2,10 +2,10 @@
 
 import json
 
-from minigpt.commands.common import open_at
+from minigpt.cli.common import open_at
 from minigpt.exchange.card import model_card
-from minigpt.exchange.checks import Check
-from minigpt.model import weight_shapes
+from minigpt.exchange.readers.checks import Check
+from minigpt.model.gpt import weight_shapes
 
 
 def card_of(run, stage, to="hf", checks=()):

@@ -9,7 +9,7 @@ import pytest
 from command import finished, journal, process, tiny
 
 from backends import BACKENDS
-from minigpt.commands.planning import SUPERVISOR, guessed_preset
+from minigpt.cli.planning import SUPERVISOR, guessed_preset
 from minigpt.config import PRESETS
 from minigpt.machine import check
 from minigpt.machine.check import BackendCheck
@@ -128,7 +128,7 @@ def test_memory_is_divided_and_the_result_stays_the_same(sources, tmp_path, back
 
 def test_the_preset_that_fits_is_chosen(minigpt, monkeypatch):
     """Memory and time both count; tokens take a microsecond per million parameters here."""
-    from minigpt.model import parameter_count
+    from minigpt.model.gpt import parameter_count
     from minigpt.plan import speed
 
     def measured(backend, model, *rest):

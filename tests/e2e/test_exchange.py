@@ -5,9 +5,9 @@ import json
 import pytest
 from command import contents
 
-from minigpt.chat import render
-from minigpt.exchange import tensors, tokenizer_files
-from minigpt.train.run import open_run
+from minigpt.exchange.hf import tensors, tokenizer_files
+from minigpt.runs.run import open_run
+from minigpt.text.chatml import render
 
 
 def test_an_export_is_a_directory_that_other_tools_know(minigpt, copy):

@@ -32,13 +32,13 @@ def test_a_gguf_file_that_differs_is_not_kept(minigpt, copy, monkeypatch):
     def doubled(kind, arrays):
         return arrays | {"model.norm.weight": 2 * arrays["model.norm.weight"]}
 
-    monkeypatch.setattr("minigpt.exchange.gguf_file.to_hugging_face", doubled)
+    monkeypatch.setattr("minigpt.exchange.gguf.file.to_hugging_face", doubled)
     minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp differs in top-5 log-probabilities")
     assert list((copy / "export").iterdir()) == []
 
 
 def test_a_missing_llama_cpp_is_said(minigpt, copy, monkeypatch):
-    monkeypatch.setattr("minigpt.exchange.gguf_export.is_installed", lambda: False)
+    monkeypatch.setattr("minigpt.exchange.gguf.export.is_installed", lambda: False)
     result = minigpt("export", copy, "--to", "gguf")
     assert result.code == 0 and "not installed" in result.out and "xllamacpp" in result.out
 
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_up_leaves_nothing_of_a_gguf_export(minigpt, copy, tmp
 
 @pytest.mark.parametrize("to", ["hf", "gguf"])
 def test_a_disk_without_room_is_said_before_anything_is_written(minigpt, copy, tmp_path, monkeypatch, to):
-    monkeypatch.setattr("minigpt.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("minigpt.store.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     result = minigpt("export", copy, "--to", to, "--out", tmp_path / "new" / "out")
     result.refused(4, "The export", "needs", "choose another --out")
     assert "checkpoint" not in result.err and not (tmp_path / "new").exists()
@@ -73,12 +73,12 @@ def test_what_has_no_place_or_no_weights_is_refused(minigpt, copy, tmp_path):
 
 
 def test_missing_packages_are_named(minigpt, copy, monkeypatch):
-    monkeypatch.setattr("minigpt.exchange.gguf_export.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("minigpt.exchange.gguf.export.importlib.util.find_spec", lambda name: None)
     minigpt("export", copy, "--to", "gguf").refused(2, "the package gguf", "minigpt[gguf]")
 
 
 def test_a_reader_that_crashes_is_an_error(minigpt, copy, monkeypatch):
-    monkeypatch.setattr("minigpt.exchange.llama_cpp.SERVE", "import os; os.abort()")
+    monkeypatch.setattr("minigpt.exchange.gguf.llama_cpp.SERVE", "import os; os.abort()")
     minigpt("export", copy, "--to", "gguf").refused(1, "llama.cpp does not load", "exit code -6")
     assert list((copy / "export").iterdir()) == []
 

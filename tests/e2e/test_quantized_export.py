@@ -12,11 +12,11 @@ from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.exchange import exporting
 from minigpt.exchange.exporting import mlx_quantization, write_model
-from minigpt.exchange.tensor_files import rounded
-from minigpt.model import GPT, init_weights, to_backend
+from minigpt.exchange.hf.tensor_files import rounded
+from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.quantize import quantize_weights
-from minigpt.tokenizer import train_tokenizer
+from minigpt.quantize.codes import quantize_weights
+from minigpt.text.tokenizer import train_tokenizer
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])

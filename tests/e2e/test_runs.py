@@ -7,9 +7,9 @@ import time
 import pytest
 from command import call, contents, environment, finished, journal, process, tiny, weights
 
-from minigpt import console
-from minigpt.checkpoint import load_checkpoint
+from minigpt.cli import console
 from minigpt.config import STAGES
+from minigpt.store.checkpoint import load_checkpoint
 
 
 def test_what_a_run_has_on_disk(trained):
@@ -212,7 +212,7 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
     monkeypatch.setattr("minigpt.train.loop.accumulated", interrupt)
     flags = (*tiny(), "--data", "world", "--run", "begun")
     minigpt("run", *flags).refused(130, "Interrupted during pretrain.", "begins pretrain again: it has no checkpoint")
-    monkeypatch.setattr("minigpt.train.pipeline.make_tokenizer", interrupt)
+    monkeypatch.setattr("minigpt.runs.pipeline.make_tokenizer", interrupt)
     flags = ("--data", "world", "--set", "model.context=64", "--run", "new")
     minigpt("run", *flags).refused(130, "Interrupted. What is finished is kept. Go on with: minigpt run ")
     monkeypatch.setattr("minigpt.evaluate.report.evaluate_language", interrupt)

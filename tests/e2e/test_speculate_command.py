@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minigpt.tokenizer import FIRST_PIECE, load_tokenizer
+from minigpt.text.tokenizer import FIRST_PIECE, load_tokenizer
 
 FLAGS = ("--max-tokens", 12, "--backend", "torch", "--device", "cpu")
 

@@ -12,7 +12,8 @@ import pytest
 import typer
 from command import environment, finished, process
 
-from minigpt import __version__, cli
+from minigpt import __version__
+from minigpt.cli import app as cli
 
 
 def commands(command, *path):
@@ -68,7 +69,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_module_is_the_same_command():
-    command = [sys.executable, "-m", "minigpt.cli", "--version"]
+    command = [sys.executable, "-m", "minigpt", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{__version__}\n"
 

@@ -6,14 +6,14 @@ import pytest
 from backends.tree import items, map_leaves
 from minigpt.config import ModelConfig, TuneConfig
 from minigpt.errors import UsageError
-from minigpt.exchange.adapter_files import layers_of, read_adapter, tree_of, write_adapter
-from minigpt.exchange.adapters import _with_mlx, _with_peft
-from minigpt.exchange.architectures import config_json
-from minigpt.exchange.tensor_files import write_tensors
-from minigpt.exchange.tensors import to_hugging_face
-from minigpt.exchange.tokenizer_files import write_json
-from minigpt.lora import init_adapter, join, layer_at, lora_shapes, scales
-from minigpt.model import GPT, to_backend
+from minigpt.exchange.adapters.adapters import _with_mlx, _with_peft
+from minigpt.exchange.adapters.files import layers_of, read_adapter, tree_of, write_adapter
+from minigpt.exchange.hf.architectures import config_json
+from minigpt.exchange.hf.tensor_files import write_tensors
+from minigpt.exchange.hf.tensors import to_hugging_face
+from minigpt.exchange.hf.tokenizer_files import write_json
+from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.lora import init_adapter, join, layer_at, lora_shapes, scales
 from minigpt.parity.models import random_weights
 
 MODEL = ModelConfig(

@@ -3,7 +3,7 @@
 import pytest
 
 from backends import tree
-from minigpt.model import to_backend, weight_shapes
+from minigpt.model.gpt import to_backend, weight_shapes
 from minigpt.parity.models import LOSSES, MODEL_CASES, compare_losses, compare_models, random_weights
 
 

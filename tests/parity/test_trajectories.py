@@ -2,9 +2,9 @@
 
 import pytest
 
-from minigpt import gradients
 from minigpt.config import STAGES
 from minigpt.parity import trajectories
+from minigpt.train import gradients
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
 
 def test_a_mask_that_depends_on_the_part_is_caught(both, monkeypatch):
     """Dropout must follow a row into whatever part of the batch it is computed in."""
-    from minigpt.train import adapter
+    from minigpt.stages import adapter
 
     right = adapter.dropout_leaves
     monkeypatch.setattr(adapter, "dropout_leaves", lambda tree, keys, rate: right(tree, 0 * keys + len(keys), rate))

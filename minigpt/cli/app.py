@@ -1,0 +1,134 @@
+"""The command line: the app, its help, and what becomes of errors. Imports nothing heavy."""
+
+import errno
+import os
+import shlex
+import sys
+from typing import Any
+
+import typer
+
+from minigpt import __version__
+from minigpt.cli import exchange, fitting, flags, looking, quantizing, training, using
+from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
+
+
+def _group(name: str | None, text: str) -> typer.Typer:
+    """A group of commands. Help is plain text: without rich it is there in a tenth of a second."""
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.")
+for command in (training.demo, training.run, training.train, using.generate, using.chat, using.evaluate):
+    app.command()(command)
+app.command()(looking.parity)
+app.command()(fitting.doctor)
+app.command()(fitting.plan)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
+app.command()(quantizing.quantize)
+
+tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
+tokenizer_app.command("train")(looking.tokenizer_train)
+tokenizer_app.command("inspect")(looking.tokenizer_inspect)
+app.add_typer(tokenizer_app)
+
+data_app = _group("data", "Look at training data before using it.")
+data_app.command("check")(looking.data_check)
+app.add_typer(data_app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: flags.Version = False,
+    debug: flags.Debug = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The `minigpt` command: runs the app and turns every error into one sentence and an exit code."""
+    _lenient_streams()
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
+    try:
+        # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
+        with typer.main.get_command(app).make_context("minigpt", list(arguments), obj=arguments) as context:
+            context.command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except MiniGPTError as error:
+        if debug:
+            raise
+        _complain(f"{error}{_again(arguments) if isinstance(error, Interrupted) else ''}")
+        sys.exit(error.exit_code)
+    except usage_error as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            _complain(_usage(error))
+        sys.exit(USAGE)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        resumable = arguments[:1] in (["demo"], ["run"], ["train"])
+        _complain(f"Interrupted.{f' What is finished is kept.{_again(arguments)}' if resumable else ''}")
+        sys.exit(128 + getattr(error, "number", INTERRUPTED - 128))
+    except BrokenPipeError:  # the reader of stdout has gone: `minigpt … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _complain(f"Cannot read or write{where}: {error.strerror or error}. Check the path, its permissions, the disk.")
+        sys.exit(RESOURCES if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM) else RUNTIME)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the details.")
+        sys.exit(RUNTIME)
+
+
+def _lenient_streams() -> None:
+    """Bytes on stdin that are not UTF-8 become surrogates, which `common.valid` finds; no character fails on output.
+
+    A stream that the caller has closed reads nothing and writes nowhere.
+    """
+    for name, mode, settings in (
+        ("stdin", "r", {"encoding": "utf-8", "errors": "surrogateescape"}),
+        ("stdout", "w", {"errors": "backslashreplace"}),
+        ("stderr", "w", {"errors": "backslashreplace"}),
+    ):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the process)
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(**settings)
+
+
+def _usage(error: Any) -> str:
+    """The sentence of a wrong flag or argument, and where the help for it is."""
+    words = error.format_message().replace("Input should be", "it must be").rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{words}. See {context.command_path if context else 'minigpt'} --help."
+
+
+def _again(arguments: list[str]) -> str:
+    return f" Go on with: {shlex.join(['minigpt', *arguments])}"
+
+
+def _complain(text: str) -> None:
+    print(f"minigpt: {' '.join(text.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

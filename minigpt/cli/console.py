@@ -1,0 +1,200 @@
+"""What the user sees and says: progress and messages on stderr, data on stdout. Computes nothing."""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from minigpt import events
+from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
+from minigpt.machine.limits import gigabytes
+
+
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # the reader has gone (`| head`): cli.main ends quietly, rich would exit with 1
+
+
+out = _Out(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+class Reporter:
+    """Shows events as they come: one live region on a terminal, plain lines elsewhere.
+
+    Use as `with Reporter() as report`.
+    """
+
+    def __init__(self) -> None:
+        self._region: Live | None = None
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=max(5, min(28, err.width - 50))),
+            MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=err,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
+        self._printed = time.monotonic()
+        self._pace, self._curve, self._taken = Pace(), Curve(), None
+
+    def __enter__(self) -> "Reporter":
+        if err.is_terminal and not err.is_dumb_terminal:
+            self._region = Live(self._bars, console=err, transient=True, refresh_per_second=4)
+            self._region.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._region is not None:
+            self._region.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        getattr(self, f"_{type(event).__name__.lower()}")(event)
+
+    def _note(self, event: events.Note) -> None:
+        note(event.text)
+
+    def _bar(self, name: str, done: int, total: int | None, status: str, finished: bool = False) -> None:
+        if self._region is None:
+            return
+        if finished:
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+            self._region.update(self._bars)
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total, completed=done, status=status)
+        self._bars.update(self._tasks[name], completed=done, total=total, status=status)
+
+    def _plain(self, line: str, now: bool = False, after: float = 10.0) -> None:
+        """A line where there is no region: `now`, or `after` so many seconds without one."""
+        if self._region is None and (now or time.monotonic() - self._printed > after):
+            self._printed = time.monotonic()
+            note(line)
+
+    def _stagestarted(self, event: events.StageStarted) -> None:
+        note(
+            f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
+            f"{event.backend} on {event.device}, {event.dtype}."
+        )
+        self._pace, self._curve = Pace(), Curve()
+
+    def _resumed(self, event: events.Resumed) -> None:
+        note(f"{event.stage}: going on from step {event.step:,}.")
+
+    def _skipped(self, event: events.Skipped) -> None:
+        if event.total <= 3 or event.total % 10 == 0:
+            so_far = f" ({event.total:,} so far)" if event.total > 1 else ""
+            note(f"{event.stage} step {event.step:,} is skipped: {event.reason}{so_far}.")
+
+    def _step(self, event: events.Step) -> None:
+        self._pace.add(event)
+        self._curve.add(event.loss)
+        eta = f"ETA {duration((event.steps - event.step) * self._pace.seconds)}"
+        if self._region is None:
+            line = training_line(event, self._pace, "", self._taken, 200)
+            due = event.step % lines_due(event.steps) == 0 or event.step == event.steps
+            self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {line}  {eta}", now=due, after=60.0)
+            return
+        curve = sparkline(self._curve.points, max(5, min(24, err.width - 64))) if err.encoding.startswith("utf") else ""
+        line = training_line(event, self._pace, curve, self._taken, err.width)
+        self._bar(event.stage, event.step, event.steps, eta)
+        self._region.update(Group(self._bars, Text(line, no_wrap=True)))
+
+    def _usage(self, event: events.Usage) -> None:
+        self._taken = event
+
+    def _paused(self, event: events.Paused) -> None:
+        saved = ", which is saved" if event.saved else ""
+        note(f"{event.stage}: paused behind step {event.step:,}{saved}: {event.reason}.")
+
+    def _continued(self, event: events.Continued) -> None:
+        note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
+
+    def _eval(self, event: events.Eval) -> None:
+        shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
+        note(f"{event.stage} step {event.step:,}  validation " + "  ".join(named(k, v) for k, v in shown.items()))
+
+    def _saved(self, event: events.Saved) -> None:
+        pass
+
+    def _stagefinished(self, event: events.StageFinished) -> None:
+        self._bar(event.stage, 0, None, "", finished=True)
+        if event.skipped:
+            note(f"{event.stage}: finished before, kept ({event.path}).")
+        else:
+            note(f"{event.stage}: finished in {duration(event.seconds)}, best weights in {event.path}")
+
+    def _compared(self, event: events.Compared) -> None:
+        line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
+        if event.planned_seconds is not None:
+            line += f", time {duration(event.seconds)} (planned {duration(event.planned_seconds)})"
+        note(f"{line}.")
+
+    def _progress(self, event: events.Progress) -> None:
+        self._bar(event.task, event.done, event.total, "", event.finished)
+        self._plain(f"{event.task}: {event.done:,}" + (f" of {event.total:,}" if event.total else ""))
+
+
+def named(name: str, value: float) -> str:
+    return f"{name.replace('_', ' ')} {value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+# ---- one thing at a time ---------------------------------------------------------------------------------
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout for scripts; a number that is not finite becomes null, which JSON has."""
+    write(json.dumps(_finite(value), ensure_ascii=False, indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(text: str) -> None:
+    """Text on stdout at once; on a terminal without the control characters that a model may make up."""
+    if sys.stdout.isatty():
+        text = printable(text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for each control character but line ends and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def note(text: str) -> None:
+    """A sentence on stderr."""
+    err.print(Text(text))
+
+
+def ask(prompt: str) -> str | None:
+    """One line from the user; None at the end of the input."""
+    if sys.stdin.isatty() and not sys.stdout.isatty():  # stdout is for the answers
+        err.print(Text(prompt), end="")
+        prompt = ""
+    try:
+        return input(prompt if sys.stdin.isatty() else "")
+    except EOFError:
+        if sys.stdin.isatty():
+            note("")  # Ctrl-D leaves the cursor behind the prompt
+        return None

@@ -1,0 +1,131 @@
+"""What this machine is and what a run would take, as tables and text on stdout. Computes nothing."""
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from minigpt import __version__
+from minigpt.cli.console import duration, note
+from minigpt.cli.tables import table
+from minigpt.machine.limits import gigabytes
+
+
+def show_machine(machine: Any, checks: Sequence[Any], choice: dict, problems: Sequence[str]) -> None:
+    """What `minigpt doctor` found."""
+    table("This machine", ["", ""], machine_rows(machine), wrap=(0, 1))
+    table("Backends", ["backend", "version", "device", "works", "GFLOP/s", "GB/s"], [_check(c) for c in checks])
+    table("A run here gets", ["", ""], _choice(choice), wrap=(0, 1))
+    for sentence in problems:
+        note(sentence)
+    if not problems:
+        note("Nothing stands in the way.")
+
+
+def machine_rows(m: Any) -> list[list[str]]:
+    """What is known of a machine as (name, value)."""
+    kinds = [(m.performance_cores, "performance"), (m.efficiency_cores, "efficiency")]
+    split = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
+    cores = f"{m.cores or '?'}" + (f" ({split})" if split else "")
+    if m.cores and m.usable_cores < m.cores:
+        cores += f", of which this process may use {m.usable_cores:g}"
+    memory = _size(m.memory) + (f", limited to {gigabytes(m.memory_limit)} here" if m.memory_limit else "")
+    gpu = ", ".join(
+        part for part in (m.gpu, f"{m.gpu_cores} cores" * bool(m.gpu_cores),
+                          f"up to {_size(m.gpu_memory)}{' of the memory' * m.unified}" * bool(m.gpu_memory)) if part
+    )  # fmt: skip
+    percent = f", {m.battery_percent} %" if m.battery_percent is not None else ""
+    rows = [
+        ("system", f"{m.system} {m.version}".strip()), ("chip", m.chip), ("cores", cores), ("memory", memory),
+        ("memory free now", _size(m.memory_available)), ("GPU", gpu or "none"), ("disk free", _size(m.disk_free)),
+        ("power", (m.power + percent) or "?"), ("Low Power Mode", {True: "on", False: "off", None: ""}[m.low_power]),
+        ("heat", m.thermal), ("Python", f"{python_version()}, {m.python_architecture}"),
+    ]  # fmt: skip
+    return [[name, value] for name, value in rows if value]
+
+
+def shared_block(machine: Any, checks: Sequence[Any], choice: dict, problems: Sequence[str]) -> str:
+    """The same as a block of Markdown without names, paths or how full the machine is just now."""
+    personal = ("memory free now", "disk free", "power")
+    rows = [["minigpt", __version__], *(row for row in machine_rows(machine) if row[0] not in personal)]
+    for check in checks:
+        version, device, works, gflops, bandwidth = _check(check)[1:]
+        rows.append([check.name, f"{version} on {device}: {works}, {gflops} GFLOP/s, {bandwidth} GB/s"])
+    rows += _choice(choice)
+    lines = [f"{name}: {value}" for name, value in rows] + [f"problem: {sentence}" for sentence in problems]
+    return "\n".join(["```", *lines, "```", ""])
+
+
+def show_plan(name: str, plan: Any) -> None:
+    """The plan of one preset: a column per stage."""
+    where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
+    title = f"{name}: {plan.parameters:,} parameters, {plan.flops_per_token / 1e6:,.0f} MFLOP per token, {where}"
+    rows = [[label, *(value(stage) for stage in plan.stages)] for label, value in ROWS]
+    table(title, ["", *(stage.stage for stage in plan.stages)], rows)
+    budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)} that may be used"
+    took = "" if plan.seconds is None else f", training about {duration(plan.seconds)}"
+    note(f"{name}: memory {gigabytes(plan.memory)}{budget}, checkpoints {gigabytes(plan.disk)} of disk{took}.")
+    for stage in plan.stages:
+        if not stage.fits:
+            note(f"{name}: {stage.stage} does not fit even in its finest division: take a smaller model or context.")
+        elif stage.divided:
+            note(f"{name}: {stage.stage} fits with {division(stage.division)}; the result stays the same.")
+
+
+def plan_lines(plan: Any) -> list[str]:
+    """The plan of a run in one or two sentences, for the beginning of its output."""
+    where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
+    budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)}"
+    parts = ", ".join(f"{one.stage} {duration(one.seconds)}" for one in plan.stages if one.seconds is not None)
+    took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else "a few seconds"
+    lines = [f"Plan: {plan.parameters:,} parameters, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
+    return lines + [
+        f"{one.stage}: computed with {division(one.division)} to fit the memory; the result stays the same."
+        for one in plan.stages if one.divided
+    ]  # fmt: skip
+
+
+def division(values: dict) -> str:
+    """How a step is divided, in words."""
+    parts = [f"{values['accumulation']} part{'s' * (values['accumulation'] != 1)} per step"]
+    parts += ["gradient checkpointing"] if values["checkpointing"] else []
+    parts += [f"a loss in chunks of {values['loss_chunk']} tokens"] if values["loss_chunk"] else []
+    return ", ".join(parts)
+
+
+ROWS = [
+    ("steps", lambda s: f"{s.steps:,}"),
+    ("tokens", lambda s: f"{s.tokens:,}"),
+    ("trained numbers", lambda s: f"{s.trained:,}"),
+    ("arithmetic (TFLOP)", lambda s: f"{s.flops / 1e12:,.1f}"),
+    ("Python and framework", lambda s: gigabytes(s.memory.base)),
+    ("weights", lambda s: gigabytes(s.memory.weights)),
+    ("gradients", lambda s: gigabytes(s.memory.gradients)),
+    ("optimizer", lambda s: gigabytes(s.memory.optimizer)),
+    ("activations", lambda s: gigabytes(s.memory.activations)),
+    ("logits", lambda s: gigabytes(s.memory.logits)),
+    ("copies and holes", lambda s: gigabytes(s.memory.work)),
+    ("peak memory", lambda s: gigabytes(s.memory.total)),
+    ("time", lambda s: "?" if s.seconds is None else duration(s.seconds)),
+]
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+def _check(check: Any) -> list[str]:
+    if check.error:
+        return [check.name, "?", "?", "no", "–", "–"]
+    version = (check.versions or {}).get(check.name, "?")
+    return [check.name, version, check.device, "yes", f"{check.gflops:,.0f}", f"{check.bandwidth / 1e9:,.1f}"]
+
+
+def _choice(choice: dict) -> list[list[str]]:
+    rows = [["backend", f"{choice['backend']} ({choice['reason']})"]]
+    if "preset" in choice:
+        rows.append(["preset", f"{choice['preset']} ({choice['preset_reason']})"])
+    return rows
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else gigabytes(size)

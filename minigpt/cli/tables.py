@@ -1,0 +1,239 @@
+"""The results of the commands as tables and text on stdout. Computes nothing."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from minigpt.cli.console import err, note, out, printable
+
+
+def show_settings(config: Any, stages: Sequence[str], where: Path) -> None:
+    """The settings of a new run that its preset, file and flags give; the others are as documented."""
+    note(f"Settings (all of them, with the defaults, are saved in {where}):")
+    width = min(err.width, 100) if err.is_terminal else 80
+    for name in ("model", "tokenizer", *stages):
+        given = getattr(config, name).model_dump(exclude_unset=True)
+        values = ", ".join(f"{key} {str(x).lower() if isinstance(x, bool) else x}" for key, x in given.items())
+        note(textwrap.fill(values, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13))
+
+
+def show_demo(result: dict) -> None:
+    """What each stage answered, then what was measured."""
+    stages = list(result["measured"])
+    rows = []
+    for shown in result["conversations"]:
+        rows.append([_one_line(shown["question"], 200), *(_one_line(shown[stage]) for stage in stages), shown["right"]])
+    columns = ["question", *(f"after {stage}" for stage in stages), "right answer"]
+    table("The same questions after each stage; training had none of them", columns, _spaced(rows), range(len(columns)))
+    names = dict.fromkeys(name for stage in stages for name in result["measured"][stage])
+    shown = [[_label(name), *(_share(name, result["measured"][stage].get(name)) for stage in stages)] for name in names]
+    table("Measured on held-out data", ["", *(f"after {stage}" for stage in stages)], shown)
+
+
+def _spaced(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The rows with an empty one between two."""
+    return [line for row in rows for line in (row, [""] * len(row))][:-1]
+
+
+LABELS = {
+    "bits_per_byte": "bits per byte (less is better)",
+    "exact_match": "right answers (exact match)",
+    "manner": "short and polite answers",
+    "kl_divergence": "KL divergence (nats per token)",
+    "same_choice": "the same likeliest token",
+    "preference_accuracy": "pairs ranked as preferred",
+}
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name) or name.replace("exact_match_", "    ").replace("_", " ")
+
+
+def _share(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if name == "bits_per_byte" else f"{100 * value:.1f} %"
+
+
+def show_evaluation(result: dict) -> None:
+    """One row per measurement of one stage."""
+    rows = []
+    for name, value in result.items():
+        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        rows.append([_label(name), shown])
+    table("", ["", ""], rows)
+
+
+def show_export(exported: Any) -> None:
+    """What other tools found in an export, and where it is."""
+    _show_checks("What other tools read from it", exported.checks)
+    out.print(f"{exported.path} ({exported.size / 1e6:,.1f} MB, {exported.stage}, {exported.dtype})", highlight=False)
+
+
+def show_import(imported: Any) -> None:
+    """What transformers found to be the same in an imported model, and where the run is."""
+    _show_checks("The imported model and the original", imported.checks)
+    facts = f"{imported.architecture}, {imported.parameters:,} parameters, context {imported.context:,}"
+    out.print(f"{imported.path} ({facts})", highlight=False)
+
+
+def show_adapter(imported: Any) -> None:
+    """What the tool that an imported adapter is from found to be the same, and where it is now."""
+    _show_checks("The imported adapter and the original", imported.checks)
+    ranks = ", ".join(map(str, imported.ranks))
+    facts = f"rank {ranks} in {imported.layers} layers, {imported.parameters:,} parameters, on {imported.before}"
+    out.print(f"{imported.path}, stage {imported.stage} ({facts})", highlight=False)
+
+
+def _show_checks(title: str, checks: Sequence[Any]) -> None:
+    rows = []
+    for check in checks:
+        verdict = check.reason or ("not installed" if check.found is None else "ok" if check.ok else "DIFFERS")
+        found = "–" if check.found is None else f"{check.found:.1e}" if check.found % 1 else f"{check.found:g}"
+        bound = "–" if check.found is None else f"{check.bound:g}"
+        rows.append([check.reader, check.quantity, verdict, found, bound])
+    if rows:
+        table(title, ["reader", "difference in", "", "found", "bound"], rows, wrap=(0, 1, 2))
+
+
+def show_quantized(made: Any, measured: dict) -> None:
+    """The error of each matrix, then the sizes and measures before and after."""
+    rows = []
+    for row in made.layers:
+        bits = "float" if row["bits"] == 32 else str(row["bits"])
+        errors = [f"{100 * x:.2f} %" if x is not None else "–" for x in (row["weight_error"], row["output_error"])]
+        rows.append([row["name"].removesuffix(".weight"), "×".join(map(str, row["shape"])), bits, *errors])
+    table(f"Relative errors, {made.method} rounding", ["matrix", "shape", "bits", "of weights", "of outputs"], rows)
+    rows = [["size", *(f"{size / 1e6:,.2f} MB" for size in (made.bytes_before, made.bytes_after)), ""]]
+    for name, (before, after) in measured.items():
+        change = f"{100 * (after / before - 1):+.3f} %" if before else ""
+        rows.append([_label(name), f"{before:.5f}", f"{after:.5f}", change])
+    table("Before and after", ["", "before", "after", "change"], rows)
+    out.print(str(made.directory), highlight=False)
+
+
+def show_pieces(pieces: Sequence[tuple[str, bool]], characters: int) -> None:
+    """The pieces of a text, each with whether it is a single byte, between bars; then the counts."""
+    line = Text()
+    for number, (shown, single) in enumerate(pieces):
+        style = "bold red" if single else ("cyan", "green")[number % 2]
+        line.append("|" if number else "").append(printable(shown), style)
+    out.print(line)
+    single = sum(single for _, single in pieces)
+    per = len(pieces) / max(1, characters)
+    counts = f"{characters:,} characters, {len(pieces):,} tokens ({per:.3f} per character)"
+    out.print(f"{counts}, {single:,} single bytes, shown as <..>")
+
+
+def show_data(report: Any, tokenizer: Any, context: int) -> None:
+    """What `minigpt data check` found."""
+    rows = [["form", ", ".join(f"{form} ({count:,})" for form, count in report.forms.items()) or "nothing usable"]]
+    rows += [
+        [f"{split} rows", f"{count:,} ({report.tokens[split]:,} tokens)"] for split, count in report.splits.items()
+    ]
+    if report.stage != "pretrain":
+        rows.append(["learned tokens", f"{report.learned_tokens:,}"])
+        fate = "left out" if report.stage == "dpo" else "cut, or left out when no answer is left"
+        rows.append([f"longer than {context} tokens", f"{report.too_long:,}" + f" ({fate})" * bool(report.too_long)])
+    rows.append(["duplicate rows", f"{report.duplicates:,} (in both splits: {report.across_splits:,})"])
+    rows.append(["bad rows", f"{len(report.bad):,}"])
+    rows.append(["tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens"])
+    table(f"Data for {report.stage}", ["", ""], rows, wrap=(0, 1))
+    histogram = report.histogram()
+    most = max((count for _, _, count in histogram), default=1) or 1
+    bars = [
+        [f"{a:,}–{b:,}" if a < b else f"{a:,}", f"{count:,}", "█" * math.ceil(30 * count / most)]
+        for a, b, count in histogram
+    ]
+    if bars:
+        table("Tokens per row", ["tokens", "rows", ""], bars, wrap=(2,))
+    if report.example:
+        show_example(report.example)
+    show_bad(report.bad)
+
+
+def show_bad(rows: Sequence[str], most: int = 20) -> None:
+    """The first bad row of each kind, and how many more there are of it."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        kinds.setdefault(re.sub(r"\d+", "", row), []).append(row)
+    for alike in list(kinds.values())[:most]:
+        note(alike[0] + f" ({len(alike) - 1:,} more rows have the same fault.)" * (len(alike) > 1))
+    if len(kinds) > most:
+        note(f"… and {sum(map(len, list(kinds.values())[most:])):,} more bad rows.")
+
+
+def show_example(runs: Sequence[tuple[str, bool]], longest: int = 1500) -> None:
+    """The beginning of one row; what is learned in colour, or between ⟦ and ⟧ where there are no colours."""
+    colours = out.is_terminal and not out.no_color
+    line = Text("One row as the model sees it; ")
+    line.append("coloured text" if colours else "text in ⟦ ⟧", "bold green").append(" is learned, the rest is not:\n")
+    for piece, learned in runs:
+        shown = printable(piece)[: max(0, longest - len(line))]
+        style = "bold green" if learned else "dim"
+        line.append(f"⟦{shown}⟧" if learned and not colours and shown else shown, style)
+    out.print(line.append("…") if len(line) >= longest else line, soft_wrap=False)
+
+
+def show_parity(rows: Sequence[Any]) -> None:
+    """The difference nearest to its bound per check, quantity and pair; whether each known mistake was caught."""
+    controls = [row for row in rows if row.check == "control"]
+    groups: dict[tuple, list] = {}
+    for row in rows:
+        if row.check != "control":
+            half = " 16-bit" if row.bound > 9e-4 else ""  # as different from float32 as its bounds are
+            groups.setdefault((row.check, row.quantity + half, row.pair), []).append(row)
+    for check in dict.fromkeys(check for check, *_ in groups):
+        shown = []
+        for (_, quantity, pair), members in (item for item in groups.items() if item[0][0] == check):
+            worst = max(members, key=lambda row: (not row.ok, row.difference / (row.bound or 1.0)))
+            verdict = "ok" if all(row.ok for row in members) else "BROKEN"
+            largest, bound = (f"{x:.1e}" if x else "0" for x in (worst.difference, worst.bound))
+            where = worst.case if worst.difference else "–"
+            shown.append([quantity, pair, str(len(members)), largest, bound, verdict, where])
+        columns = ["quantity", "pair", "cases", "largest", "bound", "", "in"]
+        room = out.width - sum(max(map(len, column)) + 2 for column in list(zip(columns, *shown, strict=True))[:-1])
+        shown = [[*row, _one_line(where, max(room - 2, 12))] for *row, where in shown]
+        table(f"Largest differences: {check}", columns, shown, wrap=(0, 1, 6))
+    for row in rows:
+        if not row.ok:
+            place = f"{row.check} {row.case} {row.quantity} {row.pair}"
+            out.print(f"BROKEN: {place}: {row.difference:.3e}, bound {row.bound:.0e}")
+    if any(quantity == "slope" for _, quantity, _ in groups):
+        out.print("A slope is the gradient along one direction, against central differences.")
+    good = sum(row.ok for row in rows if row.check != "control")
+    out.print(f"{good:,} of {len(rows) - len(controls):,} comparisons are within their bounds.")
+    if controls:
+        caught = sum(row.ok for row in controls)
+        out.print(f"{caught:,} of {len(controls):,} backends and losses with a known mistake were caught.")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wrap: Sequence[int] = (0,)) -> None:
+    """A table on stdout, never wider than it: the columns in `wrap` are on the left and break their lines.
+
+    The others are on the right and stay whole.
+    """
+    head = any(columns)
+    lines, gap = (box.SIMPLE_HEAD, 1) if head else (None, 2)
+    shown = Table(box=lines, show_header=head, pad_edge=False, padding=(0, gap, 0, 0))
+    for number, column in enumerate(columns):
+        left = number in wrap
+        shown.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in rows:
+        shown.add_row(*(Text(str(cell)) for cell in row))
+    if title:
+        out.print(Text(title, "bold"), soft_wrap=False)
+    out.print(shown, soft_wrap=False)
+    out.print()
+
+
+def _one_line(text: str, longest: int = 120) -> str:
+    line = printable(" ".join(text.split())) or "(nothing)"
+    return line if len(line) <= longest else line[: longest - 1] + "…"

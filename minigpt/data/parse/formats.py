@@ -1,0 +1,233 @@
+"""From a raw row to a Text, a Conversation or a Preference, whichever of the common forms it is written in.
+
+| form              | keys of the row                                                                  |
+| text              | text (or the row is a bare JSON string)                                          |
+| messages          | messages: [{role, content}, ...]                                                 |
+| prompt/completion | prompt and completion (or question/query and response/answer): texts or messages |
+| alpaca            | instruction, output; optional input, system, history: [[question, answer], ...]  |
+| sharegpt          | conversations: [{from, value}, ...]                                              |
+| minimind          | conversations: [{role, content}, ...]                                            |
+| dpo               | prompt, chosen, rejected: texts or messages, which may repeat the prompt         |
+| dpo-implicit      | chosen, rejected: whole message lists, or "\\n\\nHuman: ..." texts, begin alike |
+
+Every form may carry `system`; other keys ("id", "task") are ignored. Nothing is repaired in silence: what
+does not fit is a RowError that names `file:line`, the fault and the remedy.
+"""
+
+import difflib
+
+from minigpt.data.examples import Conversation, Message, Parsed, Preference, Text
+from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, filled, short
+from minigpt.data.parse.messages import in_turn, messages_of
+from minigpt.data.read.raw_rows import BadRow, Row
+
+_QUESTION = ("prompt", "instruction", "question", "query")
+_DETAIL = ("input", "context")
+_ANSWER = ("completion", "output", "response", "answer")
+_SYSTEM = ("system", "system_prompt")
+_OPTIONAL = ("input", "history", "system")
+_KEYS = ("text", "messages", "conversations", "chosen", "rejected", "history")
+_KEYS += _QUESTION + _DETAIL + _ANSWER + _SYSTEM
+
+
+def parse_row(row: Row | BadRow) -> Parsed:
+    """What the row says, checked. Raises RowError; a BadRow from sources.py becomes one too."""
+    if isinstance(row, BadRow):
+        raise RowError(row.where, row.reason, row.hint)
+    try:
+        return _parse(detect(row.value), fields_of(row.value))
+    except RowError as error:
+        raise RowError(row.where, error.reason, error.hint) from None
+
+
+def require(parsed: Parsed, stage: str, where: str = "") -> Parsed:
+    """`parsed` as what the stage trains on: "pretrain" takes Text and Conversation, "sft" Conversation (the
+    chosen side of a Preference too), "dpo" Preference. Raises RowError for anything else."""
+    if stage == "sft" and isinstance(parsed, Preference):
+        return Conversation(parsed.prompt + parsed.chosen)
+    accepted = {"pretrain": Text | Conversation, "sft": Conversation, "dpo": Preference}
+    if isinstance(parsed, accepted[stage]):
+        return parsed
+    needed = {"pretrain": "texts or conversations", "sft": "conversations", "dpo": "preference pairs"}
+    reason = f"this row is a {type(parsed).__name__.lower()}, but {stage} needs {needed[stage]}"
+    raise RowError(where, reason, f"A row for {stage} looks like this: {EXAMPLES[stage]}")
+
+
+def detect(value: object) -> str:
+    """The name of the form (see the table above). Raises RowError when it is none of them."""
+    fields = fields_of(value)
+    if fields.keys() >= {"chosen", "rejected"}:
+        return "dpo" if _dpo_prompt(fields) else "dpo-implicit"
+    if "messages" in fields:
+        return "messages"
+    if "conversations" in fields:
+        turns = fields["conversations"]
+        spoken = isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns)
+        return "sharegpt" if spoken else "minimind"
+    if _one_of(fields, _QUESTION + _DETAIL[:1], several=True) and _one_of(fields, _ANSWER, several=True):
+        return "alpaca" if "instruction" in fields else "prompt/completion"
+    if "text" in fields:
+        return "text"
+    raise _unknown(fields)
+
+
+def _parse(form: str, fields: dict) -> Parsed:
+    if form == "text":
+        return Text(filled(fields["text"], '"text"'))
+    if form == "dpo":
+        return _preference(fields)
+    if form == "dpo-implicit":
+        return _implicit_preference(fields)
+    if form in ("alpaca", "prompt/completion"):
+        messages = _question_and_answer(fields)
+    else:
+        key = "messages" if form == "messages" else "conversations"
+        messages = messages_of(fields[key], f'"{key}"')
+    return Conversation(in_turn(_system(fields) + messages))
+
+
+# ---------------------------------------------------------------------------------------- the forms
+
+
+def _question_and_answer(fields: dict) -> list[Message]:
+    _check_optional_keys(fields)
+    answer = _one_of(fields, _ANSWER)
+    return _history(fields) + _question(fields) + messages_of(fields[answer], f'"{answer}"', "assistant")
+
+
+def _question(fields: dict) -> list[Message]:
+    """The instruction, with the input (when there is one) after a blank line."""
+    question, detail = _one_of(fields, _QUESTION), _one_of(fields, _DETAIL)
+    if not (_present(fields, question) and _present(fields, detail)):
+        key = detail if question is None or _present(fields, detail) else question
+        return messages_of(fields[key], f'"{key}"', "user")
+    parts = [filled(fields[key], f'"{key}"') for key in (question, detail)]
+    return [{"role": "user", "content": "\n\n".join(parts)}]
+
+
+def _history(fields: dict) -> list[Message]:
+    if not _present(fields, "history"):
+        return []
+    messages = []
+    rounds = fields["history"] if isinstance(fields["history"], list) else [None]
+    for number, pair in enumerate(rounds, 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise RowError("", f'"history" {number} is not a pair', 'Write [["question", "answer"], ...].')
+        messages += messages_of(pair[0], f'the question of "history" {number}', "user")
+        messages += messages_of(pair[1], f'the answer of "history" {number}', "assistant")
+    return messages
+
+
+def _system(fields: dict) -> list[Message]:
+    key = _one_of(fields, _SYSTEM)
+    return messages_of(fields[key], f'"{key}"', "system") if _present(fields, key) else []
+
+
+def _preference(fields: dict) -> Preference:
+    key = _dpo_prompt(fields)
+    prompt = _question(fields) if key in _QUESTION + _DETAIL else messages_of(fields[key], f'"{key}"', "user")
+    chosen, rejected = (messages_of(fields[side], f'"{side}"', "assistant") for side in ("chosen", "rejected"))
+    chosen, rejected = _without_prompt(chosen, prompt), _without_prompt(rejected, prompt)
+    return _checked_pair(_system(fields) + _history(fields) + prompt, chosen, rejected)
+
+
+def _dpo_prompt(fields: dict) -> str | None:
+    """The key of the prompt; `messages` only beside plain answers: UltraFeedback repeats `chosen` there."""
+    if key := _one_of(fields, _QUESTION) or _one_of(fields, _DETAIL[:1]):
+        return key
+    if "conversations" in fields:
+        return "conversations"
+    return "messages" if "messages" in fields and not isinstance(fields["chosen"], list) else None
+
+
+def _without_prompt(answer: list[Message], prompt: list[Message]) -> list[Message]:
+    """The answer behind the prompt, where the answer repeats it (with or without its system message)."""
+    for start in (prompt, [message for message in prompt if message["role"] != "system"]):
+        if start and _stripped(answer[: len(start)]) == _stripped(start):
+            return answer[len(start) :]
+    return answer
+
+
+def _stripped(messages: list[Message]) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _implicit_preference(fields: dict) -> Preference:
+    for side in ("chosen", "rejected"):
+        if isinstance(fields[side], str) and not fields[side].startswith("\n\nHuman:"):
+            raise RowError("", 'has "chosen" and "rejected" but no "prompt"', f"Write {EXAMPLES['dpo']}")
+    chosen, rejected = (messages_of(fields[side], f'"{side}"') for side in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise _same_answers()
+    differs = [ours != theirs for ours, theirs in zip(chosen, rejected, strict=False)]
+    shared = (differs + [True]).index(True)
+    while shared and chosen[shared - 1]["role"] != "user":
+        shared -= 1
+    if not shared:
+        reason = '"chosen" and "rejected" do not begin with the same user message'
+        raise RowError("", reason, f"Write {EXAMPLES['dpo']}")
+    return _checked_pair(_system(fields) + chosen[:shared], chosen[shared:], rejected[shared:])
+
+
+def _checked_pair(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> Preference:
+    prompt = [message for message in prompt if message["content"]]  # an empty system message has none
+    if not prompt or prompt[-1]["role"] != "user":
+        raise RowError("", "the prompt does not end with a user message", "Move answers out of the prompt.")
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        try:
+            in_turn(prompt + answer)
+        except RowError as error:
+            raise RowError("", f'prompt and "{side}" do not fit: {error.reason}', error.hint) from None
+    if chosen == rejected:
+        raise _same_answers()
+    return Preference(prompt, chosen, rejected)
+
+
+def _same_answers() -> RowError:
+    return RowError("", '"chosen" and "rejected" are the same', "Delete the row: it prefers nothing.")
+
+
+# ----------------------------------------------------------------------------------------- the keys
+
+
+def _one_of(fields: dict, names: tuple[str, ...], several: bool = False) -> str | None:
+    """The one of the names that is a key. Raises RowError when there are two, unless `several` may be."""
+    found = [name for name in names if name in fields]
+    if len(found) > 1 and not several:
+        raise RowError("", f'has both "{found[0]}" and "{found[1]}"', "Keep one of them.")
+    return found[0] if found else None
+
+
+def _present(fields: dict, key: str | None) -> bool:
+    value = fields.get(key)
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [])
+
+
+def _unknown(fields: dict) -> RowError:
+    if not fields:
+        return RowError("", "the object is empty", f"Write {EXAMPLES['pretrain']}")
+    hint = did_you_mean(fields, _KEYS)
+    for ours, missing in (
+        (("chosen",), "rejected"),
+        (("rejected",), "chosen"),
+        (("instruction",), "output"),
+        (("question",), "answer"),
+        (_QUESTION + _DETAIL, "completion"),
+        (_ANSWER, "prompt"),
+    ):
+        if found := _one_of(fields, ours, several=True):
+            return RowError("", f'has "{found}" but no "{missing}"', hint or "Add it, or delete the row.")
+    if len(fields) == 1 and isinstance(next(iter(fields.values())), list):
+        hint = hint or "If that list holds the rows, save the list alone."
+    keys = ", ".join(short(key) for key in list(fields)[:5])
+    hint = hint or f"Use one of these forms: {' '.join(EXAMPLES.values())}"
+    return RowError("", f"no known form: its keys are {keys}", hint)
+
+
+def _check_optional_keys(fields: dict) -> None:
+    """A misspelt optional key would be ignored like any other key, and the answer would lack its question."""
+    for key in fields:
+        absent = [name for name in _OPTIONAL if name not in fields and name[0] == key[:1]]
+        if key not in _KEYS and difflib.get_close_matches(key, absent, cutoff=0.8):
+            hint = f'Did you mean "{absent[0]}"? If not, rename the key.'
+            raise RowError("", f"unknown key {short(key)}", hint)

@@ -1,0 +1,1 @@
+"""The built-in bilingual world: texts, questions and preferences that need no download."""

@@ -1,0 +1,215 @@
+"""The five tasks of the bundled world: each draws a question with its one right answer."""
+
+import hashlib
+import random
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from minigpt.data.world import words
+from minigpt.data.world.words import Word
+
+HELD_OUT = 6  # one combination in six is kept for the test split
+MAX_OPERAND = 20  # sums and differences take 1..20, so that results are 0..40
+ALWAYS_TAUGHT = 9  # the table of single digits is the alphabet of arithmetic: never held out
+SHARES = dict(read=0.2, arithmetic=0.2, translate=0.2, story=0.2, name=0.2)  # every task counts the same
+
+Combination = tuple[str, ...]  # a kind and the English names of what is combined: ("phrase", "red", "kite")
+
+
+class Exchange(NamedTuple):
+    """A question and its one right answer; it asks about one combination and mentions others."""
+
+    task: str
+    question: str
+    answer: str
+    asked: Combination
+    mentioned: tuple[Combination, ...] = ()
+
+
+@cache
+def held_out(combination: Combination) -> bool:
+    """Whether this combination belongs to the test split, in both languages; the same on every machine."""
+    kind, *parts = combination
+    if kind == "word" or kind == "sum" and max(map(int, parts)) <= ALWAYS_TAUGHT:
+        return False
+    digest = hashlib.sha256("/".join(combination).encode()).digest()
+    return int.from_bytes(digest[:4], "big") % HELD_OUT == 0
+
+
+def conversation(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
+    """`turns` exchanges: follow-up questions about one text, or one task after another."""
+    task = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+    if task == "read":
+        return read(rng, language, turns)
+    drawn = [task] + [rng.choice(tuple(_SINGLE)) for _ in range(turns - 1)]
+    return [_SINGLE[each](rng, language) for each in drawn]
+
+
+# ---- read
+class Fact(NamedTuple):
+    """A sentence, a question about it with its answer, and the combination it is."""
+
+    sentence: str
+    question: str
+    answer: str
+    combination: Combination
+
+
+def read(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
+    """`turns` questions about one text of two or three facts."""
+    told = facts(rng, language, rng.randint(2, 3))
+    text = words.SPACE[language].join(fact.sentence for fact in told)
+    mentioned = tuple(fact.combination for fact in told)
+    exchanges = [Exchange("read", fact.question, fact.answer, fact.combination, mentioned)
+                 for fact in rng.sample(told, turns)]
+    opening = rng.choice(words.READ[language]).format(text=text, question=exchanges[0].question)
+    return [exchanges[0]._replace(question=opening), *exchanges[1:]]
+
+
+def facts(rng: random.Random, language: str, size: int) -> list[Fact]:
+    """`size` facts that share no name, thing, colour or place."""
+    kinds = rng.choices(tuple(words.FACTS), k=size)
+    if rng.random() < 0.5:
+        kinds = kinds[:1] * size  # facts of one kind: the question's form alone gives nothing away
+    columns = [rng.sample(column, size) for column in (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)]
+    return [_fact(rng, kind, language, *row) for kind, *row in zip(kinds, *columns, strict=True)]
+
+
+def _fact(rng: random.Random, kind: str, language: str, *row: Word) -> Fact:
+    slots = fact_slots(kind, *row)
+    sentence, questions = words.FACTS[kind][language]
+    question, answer = rng.choice(questions)
+    sentence, question, answer = (fill(text, language, **slots) for text in (sentence, question, answer))
+    return Fact(sentence, question, answer, combinations(**slots)[0])
+
+
+def fact_slots(kind: str, name: Word, noun: Word, colour: Word, place: Word) -> dict[str, Word]:
+    """Those of the four words that a fact of this kind is about."""
+    return {"own": dict(name=name, noun=noun, colour=colour), "thing": dict(noun=noun, place=place),
+            "person": dict(name=name, place=place)}[kind]
+
+
+# ---- arithmetic
+def arithmetic(rng: random.Random, language: str) -> Exchange:
+    """A sum or a difference of numbers up to MAX_OPERAND, bare or of things; the answer says it in full."""
+    operation = rng.choice(("plus", "minus"))
+    a, b = rng.randint(1, MAX_OPERAND), rng.randint(1, MAX_OPERAND)
+    if operation == "minus" and a < b:
+        a, b = b, a
+    a, b, c, asked = sum_of(operation, a, b)
+    bare, equation, stories, conclusions = words.ARITHMETIC[operation][language]
+    which = rng.randrange(len(stories))
+    question, answer = rng.choice(bare), equation
+    if rng.random() < 0.5 and a > 1 and c != 1:  # nobody says "there are 1 apple"
+        question, answer = stories[which], equation + conclusions[which]
+    (name, friend), noun = rng.sample(words.NAMES, 2), rng.choice(words.FOODS + words.TOYS)
+    question, answer = (fill(text, language, name=name, friend=friend, noun=noun, a=a, b=b, c=c)
+                        for text in (question, answer + words.STOP[language]))
+    return Exchange("arithmetic", question, answer, asked)
+
+
+def sum_of(operation: str, a: int, b: int) -> tuple[int, int, int, Combination]:
+    """The two numbers, the result, and the combination: one for x + y, y + x, (x + y) - x and (x + y) - y."""
+    c, parts = (a + b, (a, b)) if operation == "plus" else (a - b, (a - b, b))
+    return a, b, c, ("sum", *map(str, sorted(parts)))
+
+
+# ---- translate
+def translate(rng: random.Random, language: str) -> Exchange:
+    """A word (never tested, since nobody can guess a word) or a colour with a noun, into either language."""
+    target, source = rng.sample(words.LANGUAGES, 2)
+    if rng.random() < 0.2:
+        word = rng.choice(words.NOUNS + words.DRINKS + words.COLOURS + words.PLACES)
+        phrases, asked = {"en": word.en, "zh": word.zh}, ("word", word.en)
+    else:
+        phrases, asked = phrase(rng)
+    question = rng.choice(words.TRANSLATE[language, target]).format(text=phrases[source])
+    return Exchange("translate", question, phrases[target], asked)
+
+
+def phrase(rng: random.Random) -> tuple[dict[str, str], Combination]:
+    """A phrase such as "a red kite" by language, and its combination."""
+    slots = dict(colour=rng.choice(words.COLOURS), noun=rng.choice(words.NOUNS))
+    phrases = {each: fill(words.PHRASE[each], each, **slots) for each in words.LANGUAGES}
+    return phrases, combinations(**slots)[0]
+
+
+# ---- story
+def story(rng: random.Random, language: str) -> Exchange:
+    """The beginning of a story whose ending follows from the rules of the world."""
+    beginning, ending, asked, mentioned = plot(rng, language)
+    question = rng.choice(words.STORY[language]).format(text=beginning)
+    return Exchange("story", question, ending, asked, mentioned)
+
+
+def plot(rng: random.Random, language: str) -> tuple[str, str, Combination, tuple[Combination, ...]]:
+    """The beginning and the ending of a story, the combination it is about and the others in it."""
+    event = rng.choice((*words.STORIES, "lost"))  # "lost" twice: it combines most, so training drops it most
+    name, friend, other = rng.sample(words.NAMES, 3)
+    noun = rng.choice(words.STORIES[event]["things"])
+    place, elsewhere = rng.sample(words.PLACES, 2)
+    need = rng.choice([need for need in words.NEEDS if need != event])
+    extra = rng.choice(words.STORIES[need]["things"])
+    slots = dict(name=name, friend=friend, other=other, noun=noun, extra=extra, place=place,
+                 elsewhere=elsewhere)
+    beginnings, ending = words.STORIES[event][language]
+    asked = ("story", event, name.en, noun.en)
+    mentioned: tuple[Combination, ...] = ()
+    if event == "lost":  # the one event that happens somewhere
+        mentioned = (*combinations(name=name, friend=friend, noun=noun, place=place),
+                     *combinations(other=other, place=elsewhere))
+    beginning, ending = (fill(text, language, **slots) for text in (rng.choice(beginnings), ending))
+    return beginning, ending, asked, mentioned
+
+
+# ---- name
+def name(rng: random.Random, language: str) -> Exchange:
+    """Asks who the assistant is, often after somebody else has said who they are."""
+    which = words.LANGUAGES.index(language)
+    greeting, question = rng.choice(words.GREETINGS), rng.choice(words.NAME_QUESTIONS)
+    introduction = fill(words.INTRODUCTION[language], language, name=rng.choice(words.NAMES))
+    prompt = greeting[which] + (introduction if rng.random() < 0.7 else "") + question[which]
+    return Exchange("name", prompt, words.NAME_ANSWER[language], ("name", greeting[0], question[0]))
+
+
+_SINGLE: dict[str, Callable[[random.Random, str], Exchange]] = dict(
+    arithmetic=arithmetic, translate=translate, story=story, name=name)
+
+
+# ---- filling a pattern
+def fill(pattern: str, language: str, **slots: Word | int) -> str:
+    """The pattern with its slots filled in this language; `world_words` explains the forms of a slot."""
+    forms: dict[str, str] = {}
+    for role, word in slots.items():
+        if isinstance(word, Word):
+            forms |= _forms(role, word, language)
+        else:
+            forms |= _number_forms(role, word, slots["noun"], language)
+    return pattern.format(**forms)
+
+
+@cache
+def _forms(role: str, word: Word, language: str) -> dict[str, str]:
+    if language == "zh":
+        pronoun, one = "他" if word.male else "她", f"一{word.measure}"
+        return {role: word.zh, f"one_{role}": one, f"a_{role}": one + word.zh, "measure": word.measure,
+                f"{role}s": word.measure + word.zh, f"{role}_he": pronoun, f"{role}_him": pronoun,
+                f"{role}_his": pronoun + "的"}
+    he, him, his = ("he", "him", "his") if word.male else ("she", "her", "her")
+    return {role: word.en, f"a_{role}": word.a, f"{role}s": word.plural, f"{role}_he": he,
+            f"{role}_He": he.title(), f"{role}_him": him, f"{role}_his": his}
+
+
+def _number_forms(role: str, number: int, noun: Word, language: str) -> dict[str, str]:
+    things = f"{noun.measure}{noun.zh}" if language == "zh" else f" {noun.en if number == 1 else noun.plural}"
+    return {role: str(number), f"{role}_things": f"{number}{things}"}
+
+
+def combinations(
+    place: Word | None = None, colour: Word | None = None, **others: Word
+) -> tuple[Combination, ...]:
+    """What a sentence with these words combines: the colour with the noun, all others with the place."""
+    coloured = (("phrase", colour.en, others["noun"].en),) if colour else ()
+    placed = tuple(("at", word.en, place.en) for word in others.values()) if place else ()
+    return coloured + placed

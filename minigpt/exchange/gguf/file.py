@@ -1,0 +1,192 @@
+"""A model as one GGUF file, which llama.cpp, ollama and LM Studio open.
+
+Names and numbers come from the `gguf` package, which llama.cpp's own converter uses. The tensors are written one
+after the other, so that no more than one of them is there twice.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.config import ModelConfig, RopeScaling
+from minigpt.errors import UsageError
+from minigpt.exchange.gguf.tokenizer import add_tokenizer
+from minigpt.exchange.hf.architectures import model_type_of
+from minigpt.exchange.hf.tensors import CONV1D, to_hugging_face
+from minigpt.model.rope import rope_frequencies
+from minigpt.text.tokenizer import Tokenizer
+
+# Our name of a number format -> that of the matrices' type in the file and of the file as a whole.
+FORMATS = {
+    "float32": ("F32", "ALL_F32"),
+    "float16": ("F16", "MOSTLY_F16"),
+    "bfloat16": ("BF16", "MOSTLY_BF16"),
+    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
+    "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
+}
+# Four bits cost more here than in all layers together: eight (see minigpt.quantize.codes). Under their names and ours.
+VOCABULARY = ("token_embd.weight", "output.weight", "model.embed_tokens.weight", "lm_head.weight")
+POSITIONS = ("position_embd.weight", "model.embed_positions.weight")  # float32, as llama.cpp's converter has them
+Arrays = dict[str, np.ndarray]
+
+
+def write_gguf(path: Path, config: ModelConfig, arrays: Arrays, tokenizer: Tokenizer, name: str, dtype: str) -> None:
+    """Write the whole model to `path`: weights (NumPy, by our names), configuration, tokenizer and chat template.
+
+    Matrices are stored as `dtype` (a key of FORMATS), vectors always as float32, as llama.cpp wants them. Raises
+    UsageError for a model that llama.cpp has no architecture for and for weights that float16 cannot hold.
+    """
+    from gguf import GGUFWriter
+
+    kind = architecture(config)
+    writer = GGUFWriter(None, kind)
+    add_metadata(writer, config, name, dtype)
+    add_tokenizer(writer, tokenizer, config.vocab_size)
+    tensors = dict(named_tensors(kind, config, arrays))
+    for tensor, array in tensors.items():
+        add_tensor_type(writer, tensor, array.shape, dtype)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor, array in tensors.items():
+        writer.write_tensor_data(encoded(tensor, array, dtype))
+    writer.close()
+
+
+# ---- configuration -------------------------------------------------------------------------------------------
+
+
+def architecture(config: ModelConfig) -> str:
+    """llama.cpp's name for a model of this configuration. Raises UsageError when it has none."""
+    kind = model_type_of(config)
+    if kind == "mistral" and config.sliding_window >= config.context:
+        kind = "llama"  # the window never hides anything
+    scaling = config.rope_scaling
+    for unknown, what in (
+        (kind == "mistral", f"a sliding window of {config.sliding_window} tokens"),
+        (kind == "qwen3" and config.qkv_bias, "biases beside normalized queries and keys"),
+        (kind == "gpt2" and config.feed_forward != "gelu_tanh", "the exact form of GELU"),
+        (kind != "llama" and scaling.kind == "llama3", "rope scaling of kind llama3"),
+        (scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1), "YaRN's beta_fast, beta_slow"),
+    ):
+        if unknown:
+            raise UsageError(f"llama.cpp's {kind} does not take {what}.", "Export to hf or mlx instead.")
+    return kind
+
+
+def add_metadata(writer: Any, config: ModelConfig, name: str, dtype: str) -> None:
+    """The keys from which llama.cpp builds the model."""
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(LlamaFileType[FORMATS[dtype][1]])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_positions or config.context)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.n_head)
+    if config.norm == "layer":
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_head_count_kv(config.n_kv_head)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    add_rope_scaling(writer, config.rope_scaling)
+
+
+def add_rope_scaling(writer: Any, scaling: RopeScaling) -> None:
+    """Stretched positions; those of kind "llama3" are a tensor of factors instead."""
+    from gguf import RopeScalingType
+
+    if scaling.kind in ("none", "llama3"):
+        return
+    writer.add_rope_scaling_type(RopeScalingType(scaling.kind))
+    writer.add_rope_scaling_factor(scaling.factor)
+    if scaling.kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+        if scaling.attention_factor:  # llama.cpp multiplies it with the usual one
+            writer.add_rope_scaling_attn_factors(scaling.attention_factor / (0.1 * math.log(scaling.factor) + 1))
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------
+
+
+def named_tensors(kind: str, config: ModelConfig, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    """(llama.cpp's name, NumPy array) of every weight."""
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
+
+    number = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == kind)
+    names = get_tensor_name_map(number, config.n_layer)
+    for name, array in to_hugging_face(kind, arrays).items():
+        stem, _, leaf = name.rpartition(".")
+        if kind == "llama" and stem.endswith(("q_proj", "k_proj")):
+            array = interleaved(array, config.head_dim)
+        yield f"{names.get_name(stem)}.{leaf}", array.T if name.endswith(CONV1D) else array
+    if config.rope_scaling.kind == "llama3":
+        plain = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+        yield "rope_freqs.weight", (plain / rope_frequencies(config)).astype(np.float32)  # (D/2,)
+
+
+def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of Q or K (heads · D, …) in the order in which llama.cpp's llama rotates them: pairs side by side.
+
+    Ours and Hugging Face's rotary positions turn row i of a head together with row i + D/2; llama.cpp's llama turns
+    2i with 2i + 1.
+    """
+    return w.reshape(-1, 2, head_dim // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def size_of(arrays: Arrays, dtype: str) -> int:
+    """Bytes that the weights will take in a file."""
+    from gguf import quant_shape_to_byte_shape
+
+    shapes = {name: array.shape for name, array in arrays.items()}
+    stored = [quant_shape_to_byte_shape(shape, tensor_type(name, shape, dtype)) for name, shape in shapes.items()]
+    return sum(int(np.prod(shape)) for shape in stored)
+
+
+def add_tensor_type(writer: Any, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Announce a tensor whose data follows later."""
+    from gguf import quant_shape_to_byte_shape
+
+    kind = tensor_type(name, shape, dtype)
+    stored = quant_shape_to_byte_shape(shape, kind)
+    writer.add_tensor_info(name, stored, np.dtype(np.uint8), int(np.prod(stored)), kind)
+
+
+def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """How a tensor is stored: vectors as float32; matrices whose rows do not divide into blocks as float16."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if len(shape) == 1 or name in POSITIONS:
+        return GGMLQuantizationType.F32
+    kind = GGMLQuantizationType["Q8_0" if dtype == "q4_0" and name in VOCABULARY else FORMATS[dtype][0]]
+    return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
+
+
+def encoded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array as its bytes in the file."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    kind = tensor_type(name, array.shape, dtype)
+    array = np.ascontiguousarray(array, np.float32)
+    if kind is GGMLQuantizationType.F16 and np.abs(array).max() >= 65520:
+        raise UsageError(f"{name} has numbers that float16 cannot hold.", "Export with --dtype bfloat16 or float32.")
+    return quantize(array, kind).view(np.uint8)
+
+
+def stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array (float32) as a reader of the file gets it: rounded to what the file holds."""
+    from gguf.quants import dequantize
+
+    return dequantize(encoded(name, array, dtype), tensor_type(name, array.shape, dtype)).reshape(array.shape)

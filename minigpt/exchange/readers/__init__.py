@@ -1,0 +1,1 @@
+"""Other tools that read what was written, and what they must find."""

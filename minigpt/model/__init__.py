@@ -1,0 +1,1 @@
+"""The decoder: layers as functions over a tree of weights."""

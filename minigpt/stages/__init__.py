@@ -1,0 +1,1 @@
+"""The table of training stages, a file for each."""

@@ -1,0 +1,1 @@
+"""Tokenizers, and conversations as token ids."""

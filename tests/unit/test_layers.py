@@ -1,0 +1,126 @@
+"""The layers of the package, read from its imports: they point down, and each framework has its one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob("*.py")])
+FRAMEWORKS = {
+    "mlx": {"backends/mlx/backend.py"},
+    "torch": {"backends/torch/backend.py", "backends/torch/int8.py", "backends/torch/rows.py"},
+}
+# Only where something is exported or imported, lazily.
+EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
+
+
+def imports(source: str, package: str = "") -> list[tuple[str, bool]]:
+    """(dotted name, whether importing the module imports it) for each import of a source text.
+
+    `from a import b` counts as `a.b`. Imports inside functions are lazy; those inside classes, if and try are not,
+    except under `if TYPE_CHECKING`.
+    """
+    found = []
+
+    def visit(node: ast.AST, eager: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, eager) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            found.extend((f"{module}.{alias.name}", eager) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            eager = False
+        lazy = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            visit(child, eager and not lazy)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    return imports(path.read_text("utf-8"), ".".join(path.relative_to(ROOT).parent.parts))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def part_of(path: Path) -> str:
+    """The part of minigpt that a file belongs to: config, train, …; "" for minigpt/__init__.py."""
+    first = path.relative_to(ROOT / "minigpt").parts[0]
+    return first.removesuffix(".py").replace("__init__", "")
+
+
+def test_the_reader_of_imports():
+    source = """
+import a.b, c
+from d.e import f
+from . import g
+from ..h import i
+if TYPE_CHECKING:
+    import j
+try:
+    import k
+except ImportError:
+    pass
+class C:
+    import l
+    def method(self):
+        import m
+"""
+    found = imports(source, "top.sub")
+    eager = ["a.b", "c", "d.e.f", "top.sub.g", "top.h.i", "k", "l"]
+    assert [name for name, now in found if now] == eager
+    assert [name for name, now in found if not now] == ["j", "m"]
+
+
+def test_there_is_something_to_read():
+    names = {name_of(path) for path in SOURCES}
+    assert {"backends/base.py", "minigpt/model/gpt.py", *set.union(*FRAMEWORKS.values())} <= names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_frameworks_are_named_in_their_backend_only(path):
+    roots = {name.split(".")[0] for name, _ in imports_of(path)}
+    assert {f for f in FRAMEWORKS if f in roots} <= {f for f, places in FRAMEWORKS.items() if name_of(path) in places}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_exchange_libraries_are_imported_lazily(path):
+    eager = {name.split(".")[0] for name, now in imports_of(path) if now}
+    assert eager & EXCHANGE == set()
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "backends" in p.relative_to(ROOT).parts], ids=name_of)
+def test_backends_know_nothing_of_minigpt(path):
+    assert [name for name, _ in imports_of(path) if name.split(".")[0] == "minigpt"] == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "minigpt" in p.relative_to(ROOT).parts], ids=name_of)
+def test_nothing_imports_the_command_line_but_the_command_line(path):
+    if part_of(path) not in ("cli", "__main__"):
+        assert [name for name, _ in imports_of(path) if name.startswith("minigpt.cli")] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_the_library_is_silent(path):
+    """No print, no sys.exit, no sys.argv below the console."""
+    if "minigpt" in path.relative_to(ROOT).parts and part_of(path) in ("cli", "__main__"):
+        return
+    calls = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text("utf-8")))
+             if isinstance(node, (ast.Name, ast.Attribute))}  # fmt: skip
+    assert calls & {"print", "exit", "sys.exit", "sys.argv", "quit"} == set()
+
+
+@pytest.mark.parametrize("name", ["torch.py", "mlx.py", "utils.py", "helpers.py", "manager.py"])
+def test_no_file_hides_a_framework_or_says_nothing(name):
+    assert [p for p in SOURCES if p.name == name] == []
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest could not collect them together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
