@@ -1,6 +1,6 @@
-"""The configuration: what each section may hold, and how preset, file and flags become one of them.
+"""The configuration of a run: how preset, file and flags become one, and what each stage is told of it.
 
-Precedence: preset < file < flags. Unknown or ill-typed keys are errors with a suggestion.
+Precedence: preset < the run's own < file < flags. Unknown or ill-typed keys are errors with a suggestion.
 """
 
 import difflib
@@ -8,189 +8,85 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model
 
+from minigpt.data.forms import WORLD
+from minigpt.data.prepare import Sources
 from minigpt.errors import UsageError, check_name
+from minigpt.sections import ModelConfig, Section, StageConfig, TokenizerConfig, with_new_names
+from minigpt.stages.stage import Stage
+from minigpt.stages.table import STAGES
 
 PRESETS = ("tiny", "small", "medium")
-STAGES = ("pretrain", "sft", "dpo")
 
 
-class Section(BaseModel):
-    """A part of the configuration: no unknown keys, no silent conversions, not changed after it is built."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class RopeScaling(Section):
-    """Rotary positions stretched beyond the `original_context`, as imported models have them (see model.rope)."""
-
-    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
-    factor: float = Field(1.0, ge=1)
-    original_context: int = Field(0, ge=0)
-    low_freq_factor: float = Field(1.0, gt=0, description="llama3's")
-    high_freq_factor: float = Field(4.0, gt=0, description="llama3's")
-    beta_fast: float = Field(32.0, gt=0, description="yarn's")
-    beta_slow: float = Field(1.0, gt=0, description="yarn's")
-    attention_factor: float = Field(0.0, ge=0, description="yarn's; 0 means 0.1 ln(factor) + 1")
-
-    @model_validator(mode="after")
-    def _has_a_context(self) -> "RopeScaling":
-        if self.kind in ("llama3", "yarn") and not self.original_context:
-            raise ValueError(f"kind = '{self.kind}' needs original_context")
-        return self
-
-
-class ModelConfig(Section):
-    """The decoder's shape. `vocab_size` 0 means: as many as the tokenizer has.
-
-    The defaults behind `qk_norm` are those of our own models; other values are for models that come from elsewhere.
-    """
-
-    n_layer: int = Field(4, ge=1)
-    n_head: int = Field(4, ge=1)
-    n_kv_head: int = Field(2, ge=1)
-    d_model: int = Field(128, ge=2)
-    d_ff: int = Field(352, ge=1)
-    head_dim: int = Field(0, ge=0, description="width of one head; 0 means d_model / n_head")
-    context: int = Field(256, ge=2, description="tokens that the model is trained to see at once")
-    vocab_size: int = Field(0, ge=0)
-    rope_theta: float = Field(10000.0, gt=0)
-    norm_eps: float = Field(1e-5, gt=0)
-    tie_embeddings: bool = True
-    qk_norm: bool = False
-    norm: Literal["rms", "layer"] = "rms"
-    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
-    positions: Literal["rope", "learned"] = "rope"
-    max_positions: int = Field(0, ge=0, description="positions that the weights have; 0 means as many as context")
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    sliding_window: int = Field(0, ge=0, description="tokens that one sees, itself included; 0 means all before it")
-    rope_scaling: RopeScaling = RopeScaling()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _head_width(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values  # pydantic says what is wrong with it
-        heads, width = values.get("n_head", 4), values.get("d_model", 128)
-        if not values.get("head_dim") and isinstance(heads, int) and isinstance(width, int) and heads > 0:
-            if width % heads:
-                raise ValueError(f"d_model = {width} cannot be divided by n_head = {heads}; set head_dim")
-            values = values | {"head_dim": width // heads}
-        return values
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> "ModelConfig":
-        if self.n_head % self.n_kv_head:
-            raise ValueError(f"n_head = {self.n_head} must be a multiple of n_kv_head = {self.n_kv_head}")
-        if self.head_dim % 2 and self.positions == "rope":
-            raise ValueError(f"head_dim = {self.head_dim} must be even for rotary positions")
-        if self.max_positions and self.max_positions < self.context:
-            raise ValueError(f"context = {self.context} is more than max_positions = {self.max_positions}")
-        return self
-
-
-class TokenizerConfig(Section):
-    """`bpe` is SentencePiece BPE with byte fallback; `char` and `byte` are for comparison.
-
-    `imported` is one that came with a model (`minigpt import`); it is never trained.
-    """
-
-    kind: Literal["bpe", "char", "byte", "imported"] = "bpe"
-    vocab_size: int = Field(2048, ge=300, le=1_000_000)
-    sample_mb: float = Field(16.0, gt=0, description="megabytes of text that the tokenizer is trained on")
-
-
-class DataConfig(Section):
+class _DataConfig(Section):
     """Sources of each stage: files, directories, globs or names (`world`, `python-docs`, `tinyshakespeare`, …)."""
 
-    pretrain: list[str] = []
-    sft: list[str] = []
-    dpo: list[str] = []
-    pretrain_validation: list[str] = Field([], description="own sources for validation instead of a held-out part")
-    sft_validation: list[str] = []
-    dpo_validation: list[str] = []
-    validation_fraction: float = Field(0.05, gt=0, lt=1)
+    validation_fraction: float = Field(0.05, gt=0, lt=1, description="share of the rows that is held out")
     pretrain_copies: int = Field(1, ge=1, description="times the text is in its training data; see bpe_dropout")
-    bpe_dropout: float = Field(0.1, gt=0, lt=1, description="share of merges left out in every second copy")
-    skip_bad: bool = False
-    world_texts: int = Field(20_000, ge=1, description="texts that the built-in world writes for pretraining")
-    world_instructions: int = Field(24_000, ge=1)
-    world_pairs: int = Field(3_000, ge=1)
+    bpe_dropout: float = Field(0.1, gt=0, lt=1, description="share of merges that every second copy does without")
+    skip_bad: bool = Field(False, description="omit bad rows and count them instead of stopping")
+
+    def of(self, stage: Stage) -> Sources:
+        """What the stage is to learn from."""
+        world = stage.form.world
+        return Sources(
+            getattr(self, stage.name), getattr(self, f"{stage.name}_validation"), self.validation_fraction,
+            self.skip_bad, getattr(self, world.setting) if world else 0,
+            self.pretrain_copies if stage.form.stream else 1, self.bpe_dropout,
+        )  # fmt: skip
+
+    def keys_of(self, stage: Stage) -> list[str]:
+        """The settings that decide what the stage's prepared data is."""
+        keys = ["validation_fraction", stage.name, f"{stage.name}_validation"]
+        keys += ["pretrain_copies", "bpe_dropout"] * stage.form.stream
+        sources = getattr(self, stage.name) + getattr(self, f"{stage.name}_validation")
+        return keys + [stage.form.world.setting] * (WORLD in sources)
 
 
-class StageConfig(Section):
-    """One training stage. A step computes `batch_size` rows of tokens, in `accumulation` equal parts."""
-
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(16, ge=1, description="rows per step; short examples share a row")
-    accumulation: int = Field(1, ge=1, description="parts a step is computed in; the result is the same")
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(1e-3, ge=0)
-    matrix_learning_rate: float = Field(0.02, ge=0, description="for the matrices under optimizer = 'muon'")
-    schedule: Literal["cosine", "linear", "hold"] = "cosine"
-    warmup_steps: int = Field(20, ge=0)
-    decay_fraction: float = Field(0.5, gt=0, le=1, description="last part of 'hold' in which the rate falls")
-    final_fraction: float = Field(0.1, ge=0, le=1, description="rate at the last step / the highest rate")
-    weight_decay: float = Field(0.1, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
-    eps: float = Field(1e-8, gt=0)
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step leaves out")
-    checkpointing: bool = False
-    loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole part")
-    compile: bool = True
-    repeatable: bool = Field(False, description="bit for bit the same every time on a CUDA GPU, too, at some speed")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    eval_every: int = Field(100, ge=1)
-    eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
-    save_every: int = Field(200, ge=1)
-    keep_last: int = Field(2, ge=1, description="checkpoints that are kept beside the best one")
-    bad_steps: int = Field(5, ge=1, description="steps in a row without a finite loss that send training back")
-    spike: float = Field(1.5, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
-    log_every: int = Field(10, ge=1)
-
-    @model_validator(mode="after")
-    def _parts_are_equal(self) -> "StageConfig":
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size = {self.batch_size} must be a multiple of accumulation = {self.accumulation}")
-        return self
+def _data_fields() -> dict[str, Any]:
+    own = "own sources for validation instead of a held-out part"
+    fields: dict[str, Any] = {}
+    for stage in STAGES.values():
+        fields[stage.name] = (list[str], Field([], description=f"sources of {stage.form.needs} for {stage.name}"))
+    for stage in STAGES.values():
+        fields[f"{stage.name}_validation"] = (list[str], Field([], description=own))
+    for world in (stage.form.world for stage in STAGES.values() if stage.form.world):
+        fields[world.setting] = (int, Field(world.count, ge=1, description=world.describes))
+    return fields
 
 
-class TuneConfig(StageConfig):
-    """A stage that tunes a model. With `lora_rank` above 0 it trains an adapter and leaves the weights as they are."""
-
-    lora_rank: int = Field(0, ge=0, description="numbers per input and output of a layer; 0 trains all weights")
-    lora_alpha: float = Field(16.0, gt=0, description="the adapter's output counts lora_alpha / lora_rank times")
-    lora_targets: list[str] = Field([], description="layers, such as q_proj; none named: all in the blocks")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that a step leaves out")
-    lora_bits: Literal[0, 4, 8] = Field(0, description="keep the weights in so many bits (QLoRA); 0: as they are")
-    dora: bool = Field(False, description="train the length of each weight row, too (Liu et al. 2024)")
+DataConfig = create_model("DataConfig", __base__=_DataConfig, __doc__=_DataConfig.__doc__, **_data_fields())
 
 
-class DPOConfig(TuneConfig):
-    """`beta` is the strength of the tie to the reference model (Rafailov et al. 2023, eq. 7)."""
+class _Config(Section):
+    """A whole run: the model, its tokenizer, its data, and a section for each stage."""
 
-    beta: float = Field(0.1, gt=0)
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
-
-
-class Config(Section):
-    """A whole run."""
-
-    seed: int = Field(1, ge=0, lt=2**63)
+    seed: int = Field(1, ge=0, lt=2**63, description="of everything random")
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
-    pretrain: StageConfig = StageConfig()
-    sft: TuneConfig = TuneConfig()
-    dpo: DPOConfig = DPOConfig()
+
+    def of(self, stage: str) -> StageConfig:
+        """The section of a stage."""
+        return getattr(self, stage)
+
+    def sources(self, stage: str) -> Sources:
+        """What a stage is to learn from."""
+        return self.data.of(STAGES[stage])
+
+    def with_section(self, name: str, **changes: Any) -> "Config":
+        """The same with other values of one section; they are not checked again."""
+        return self.model_copy(update={name: getattr(self, name).model_copy(update=changes)})
+
+
+Config = create_model(
+    "Config", __base__=_Config, __doc__=_Config.__doc__,
+    **{name: (stage.config, stage.config()) for name, stage in STAGES.items()},
+)  # fmt: skip
 
 
 def load_config(
@@ -201,10 +97,11 @@ def load_config(
 
     Raises UsageError that names the key, where it stands and the nearest known key.
     """
-    values = preset_values(preset) if saved is None else saved
+    values = preset_values(preset) if saved is None else with_new_names(saved)
     layers = [(f"in {file}", read_toml(file))] if file is not None else []
     layers += [("in the flags", layer or {}) for layer in flags]
     layers += [(f"in --set {one}", _parse_setting(one)) for one in sets]
+    layers = [(where, with_new_names(layer)) for where, layer in layers]
     for _, layer in layers:
         values = _merge(values, layer)
     return build_config(values, layers if saved is None else [("in the run's config.toml", saved), *layers])

@@ -4,23 +4,26 @@ import json
 from pathlib import Path
 
 from backends.base import Backend
-from minigpt.config import STAGES, Config
+from minigpt.config import Config
 from minigpt.data.batches import PairRows, ValidationText
-from minigpt.data.prepare import Reader, prepare
+from minigpt.data.forms import WORLD
+from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
-from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world, greedy_answers
 from minigpt.events import Progress, Report
+from minigpt.runs.control import Control
+from minigpt.runs.inputs import reader_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
-from minigpt.stages.stages import part, reference_logprobs
+from minigpt.stages.dpo import DPO, reference_logprobs
+from minigpt.stages.pretrain import PRETRAIN
 from minigpt.store.durable import write_whole
-from minigpt.train.control import Control
+from minigpt.train.measure import evaluate_language, evaluate_preferences
 
 TEST_ROWS = 300
-WORLD = {"pretrain": ["world"], "sft": ["world"], "dpo": ["world"]}
+STORY = ("pretrain", "sft", "dpo")  # the stages that the demo tells of
 
 
 def demo(run: Run, backend: Backend, report: Report, control: Control) -> dict:
@@ -28,7 +31,7 @@ def demo(run: Run, backend: Backend, report: Report, control: Control) -> dict:
 
     Kept in the run's `demo.json`, so that a second call only shows it again.
     """
-    run_pipeline(run, backend, report, control=control)
+    run = run_pipeline(run, backend, report, STORY, control=control)
     path = run.directory / "demo.json"
     if not path.exists():
         write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))
@@ -41,40 +44,39 @@ def measure(run: Run, backend: Backend, report: Report) -> dict:
     rows = shown_rows(seed)
     conversations = [{"question": row["messages"][-2]["content"], "right": right(row)} for row in rows]
     measured = {}
-    for number, stage in enumerate(STAGES):
-        report(Progress("measuring each stage", number, len(STAGES)))
+    for number, stage in enumerate(STORY):
+        report(Progress("measuring each stage", number, len(STORY)))
         engine = load_engine(run, stage, backend)
-        text = ValidationText(run.shards("pretrain")[1], run.config.model.context)
+        text = ValidationText(run.shards(PRETRAIN.name)[1], run.config.model.context)
         language = evaluate_language(engine.model, engine.weights, text, run.tokenizer, 32, 256)
         measured[stage] = {"bits_per_byte": language["bits_per_byte"]} | evaluate_world(engine, seed, TEST_ROWS)
         for shown, answer in zip(conversations, greedy_answers(engine, rows), strict=True):
             shown[stage] = answer
-    measured["dpo"]["preference_accuracy"] = preference_accuracy(run, backend, report)
-    report(Progress("measuring each stage", len(STAGES), len(STAGES), finished=True))
+    measured[DPO.name]["preference_accuracy"] = preference_accuracy(run, backend, report)
+    report(Progress("measuring each stage", len(STORY), len(STORY), finished=True))
     return {"measured": measured, "conversations": conversations}
 
 
 def preference_accuracy(run: Run, backend: Backend, report: Report) -> float:
     """Share of held-out pairs whose chosen answer DPO made likelier, relative to SFT, than the rejected one."""
-    directory = run.data("dpo") / "test"
+    directory = run.data(DPO.name) / "test"
     if not directory.exists():
-        _write_test_pairs(run, directory, report)
+        _write_test_pairs(run, directory)
     shard = Shard(directory / "validation")
-    context, config = run.config.model.context, run.config.dpo
-    before, after = (load_engine(run, stage, backend) for stage in ("sft", "dpo"))
-    bare = PairRows(shard, context, run.config.seed)
-    reference = reference_logprobs(before.model, before.weights, bare, directory / "reference", config, report)
+    context, config = run.config.model.context, run.config.of(DPO.name)
+    before, after = (load_engine(run, stage, backend) for stage in (DPO.starts_from[0], DPO.name))
+    bare, size = PairRows(shard, context, run.config.seed), config.micro_batch_size
+    reference = reference_logprobs(before.model, before.weights, bare, directory / "reference", size, report)
     rows = PairRows(shard, context, run.config.seed, reference)
-    return evaluate_preferences(after.model, after.weights, rows, config.beta, config.loss, part(config))["accuracy"]
+    return evaluate_preferences(after.model, after.weights, rows, config.beta, config.loss, size)["accuracy"]
 
 
-def _write_test_pairs(run: Run, directory: Path, report: Report) -> None:
+def _write_test_pairs(run: Run, directory: Path) -> None:
     pairs = directory.with_suffix(".jsonl")
     with pairs.open("w", encoding="utf-8") as file:
         for row in world.preferences(run.config.seed + 1, TEST_ROWS, "test"):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    data = run.config.data.model_copy(update={"dpo": [str(pairs)], "dpo_validation": [str(pairs)]})
-    quiet = Reader("dpo", data, run.config.seed, directory)
+    quiet = reader_of(run.config, DPO.name, directory, train=[str(pairs)], validation=[str(pairs)])
     prepare(quiet, run.tokenizer, directory, run.config.model.context)
 
 
@@ -96,4 +98,4 @@ def right(row: dict) -> str:
 
 def demo_config(config: Config) -> Config:
     """The configuration with the built-in world as the data of every stage."""
-    return config.model_copy(update={"data": config.data.model_copy(update=WORLD)})
+    return config.with_section("data", **{stage: [WORLD] for stage in STORY})

@@ -57,6 +57,17 @@ class Interrupted(MiniGPTError):
         self.exit_code = 128 + signal
 
 
+def out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """The error of a framework that found no memory, in our words; None for any other error."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_out_of_memory(str(error))):
+        first = (str(error).splitlines() or ["MemoryError"])[0]
+        return OutOfMemory(
+            f"The memory ran out during training: {first[:200].rstrip('.')}.",
+            "Raise grad_accumulation (more micro-batches per step, the same result) or take a smaller preset.",
+        )
+    return None
+
+
 def says_out_of_memory(text: str) -> bool:
     """Whether a framework's or the system's message tells of memory that could not be had."""
     words = "out of memory|insufficient memory|memory ran out|(unable to|can't|cannot) allocate|bad_alloc"

@@ -18,12 +18,14 @@ import time
 import numpy as np
 
 from backends import get_backend
-from minigpt.config import Config, ModelConfig, TuneConfig, load_config
+from minigpt.config import Config, load_config
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.model.lora import is_adapted, trained_count
 from minigpt.quantize.codes import quantize_weights
-from minigpt.stages.adapter import adapter_recipe
+from minigpt.sections import ModelConfig, TuneConfig
+from minigpt.stages.adapter import adapted
 from minigpt.train.gradients import accumulated
+from minigpt.train.loop import Objective
 from minigpt.train.losses import language_loss
 from minigpt.train.optim import Optimizer
 
@@ -88,7 +90,7 @@ def measure(way: str, preset: str, backend_name: str, steps: int) -> dict:
 
 def training_step(backend, shape: ModelConfig, settings: TuneConfig, config: Config):
     """step(number): gradient, clip and update on random rows, as `minigpt.train.loop` does it."""
-    model = GPT(shape, backend, "float32", settings.checkpointing, settings.loss_chunk)
+    model = GPT(shape, backend, "float32", settings.activation_checkpointing, settings.loss_chunk)
     numbers = init_weights(shape, config.seed)
     weights = to_backend(backend, quantize_weights(numbers, settings.lora_bits) if settings.lora_bits else numbers)
     del numbers
@@ -98,7 +100,8 @@ def training_step(backend, shape: ModelConfig, settings: TuneConfig, config: Con
 
     base, batches = None, random_rows(shape, settings.batch_size)
     if is_adapted(settings):
-        base, weights, loss, _ = adapter_recipe(backend, shape, settings, weights, 1, (loss, None))
+        weights, objective = adapted(backend, shape, settings, weights, 1, Objective(loss, batches, lambda w: {}))
+        base, loss = objective.base, objective.loss
     gradient = backend.value_and_grad(loss, compiled=settings.compile)
     optimizer = Optimizer(backend, settings, weights)
     state = {"weights": weights, "moments": optimizer.init(weights)}
@@ -107,7 +110,7 @@ def training_step(backend, shape: ModelConfig, settings: TuneConfig, config: Con
         return gradient(weights, batch) if base is None else gradient(weights, batch, base)
 
     def step(number: int) -> None:
-        value, _, grads = accumulated(backend, of_batch, state["weights"], batches(number), settings.accumulation)
+        value, _, grads = accumulated(backend, of_batch, state["weights"], batches(number), settings.grad_accumulation)
         slopes, _ = optimizer.clip(grads)
         state["weights"], state["moments"] = optimizer.update(state["weights"], slopes, state["moments"], number)
         backend.sync(value, state)

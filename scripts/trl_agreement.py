@@ -24,18 +24,18 @@ import numpy as np
 
 from backends import get_backend
 from minigpt.cli import tables
-from minigpt.config import STAGES
 from minigpt.data.batches import PackedRows, PairRows, normalized, stacked
-from minigpt.data.prepare import Reader, prepare
+from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.model.gpt import GPT
 from minigpt.parity.trajectories import tiny_config
-from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.inputs import make_data, make_tokenizer, reader_of
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
 from minigpt.train.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
 
 ROWS = 24
@@ -223,8 +223,7 @@ def both_answers(row: dict) -> Iterator[tuple[list[int], list[int]]]:
 
 def prepared_shard(run: Run, stage: str, file: Path, directory: Path) -> Shard:
     """The rows of a file as our training reads them."""
-    fields = {stage: [str(file)], f"{stage}_validation": [str(file)]}
-    reader = Reader(stage, run.config.data.model_copy(update=fields), run.config.seed, directory)
+    reader = reader_of(run.config, stage, directory, train=[str(file)], validation=[str(file)])
     prepare(reader, run.tokenizer, directory, run.config.model.context)
     return Shard(directory / "validation")
 

@@ -19,8 +19,8 @@ from minigpt.runs.supervise import LESS_MEMORY, SUPERVISED
 if TYPE_CHECKING:
     from minigpt.config import Config
     from minigpt.generate.engine import Engine
+    from minigpt.runs.control import Control
     from minigpt.runs.run import Run
-    from minigpt.train.control import Control
 
 RUNS = Path("runs")
 
@@ -57,10 +57,11 @@ def training(
     long it may take. Raises ResourceError when they leave too little.
     """
     from minigpt.cli import console, machine_tables, tables
-    from minigpt.cli.planning import plan_of_run
-    from minigpt.runs.pipeline import check_possible, new_run
+    from minigpt.runs.claim import new_run
+    from minigpt.runs.control import Control
+    from minigpt.runs.pipeline import check_possible
+    from minigpt.runs.planning import plan_of_run
     from minigpt.store.lock import locked
-    from minigpt.train.control import Control
     from minigpt.train.stop import Stop
 
     watched = os.environ.pop(SUPERVISED, None)
@@ -170,12 +171,12 @@ def engine_at(
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
     """The run at `path`, which may also be the directory of one of its stages."""
-    from minigpt.config import STAGES
     from minigpt.runs.run import open_run
+    from minigpt.stages.table import STAGES
 
     path = path or newest_run()
     if stage is not None:
-        check_name("stage", stage, STAGES)
+        check_name("stage", stage, tuple(STAGES))
     for part in (path, path.parent):
         if part.name in STAGES and (part.parent / "config.toml").exists():
             return open_run(part.parent), stage or part.name

@@ -48,7 +48,7 @@ def import_(
     source: flags.Source,
     run: flags.NewRun = None,
     context: flags.Context = None,
-    stage: flags.AdapterStage = "sft",
+    stage: flags.AdapterStage = None,
     verify: flags.Verify = True,
     backend: flags.BackendName = "auto",
     device: flags.Device = "auto",
@@ -79,9 +79,12 @@ def import_(
         tables.show_import(imported)
 
 
-def _import_adapter(source: Path, directory: Path | None, stage: str, framework: "Backend | None", json: bool) -> None:
+def _import_adapter(
+    source: Path, directory: Path | None, stage: str | None, framework: "Backend | None", json: bool
+) -> None:
     from minigpt.cli import console, tables
     from minigpt.exchange.adapters.adapters import import_adapter
+    from minigpt.stages.table import ADAPTING
     from minigpt.store.lock import locked
 
     if directory is None:
@@ -89,7 +92,7 @@ def _import_adapter(source: Path, directory: Path | None, stage: str, framework:
         raise UsageError(message, "Name its run with --run RUN.")
     opened, _ = common.open_at(directory, None)
     with locked(opened.directory):
-        imported = import_adapter(opened, source, stage, framework)
+        imported = import_adapter(opened, source, stage or ADAPTING[0], framework)
     if json:
         console.print_json(imported.as_dict())
     else:

@@ -22,11 +22,11 @@ def doctor(
 
     from backends import BACKENDS, installed
     from minigpt.cli import console, machine_tables
-    from minigpt.cli.planning import guessed_preset
     from minigpt.machine import choose
     from minigpt.machine.check import check_backend
     from minigpt.machine.description import describe
     from minigpt.machine.problems import problems
+    from minigpt.plan.choose import guessed_preset
 
     found = describe(common.RUNS if common.RUNS.exists() else Path())
     checks = [check_backend(name) for name in BACKENDS if installed(name)]
@@ -88,11 +88,12 @@ def plan(
     """
     from minigpt.cli import console, machine_tables
     from minigpt.cli.limits import limits_from
-    from minigpt.cli.planning import largest_preset, place_of, plan_for, refuse
-    from minigpt.config import PRESETS, STAGES, load_config
+    from minigpt.config import PRESETS, load_config
+    from minigpt.plan.choose import largest_preset, place_of, plan_for, refuse
+    from minigpt.stages.table import STAGES
 
     check_name("preset", preset, (*PRESETS, "all", "auto"))
-    wanted = _stages(stages, STAGES)
+    wanted = _stages(stages, tuple(STAGES))
     limits = limits_from("full", None, max_memory)
     framework = common.backend_of(backend, device)
     names, reason = PRESETS if preset == "all" else (preset,), ""
@@ -101,7 +102,7 @@ def plan(
         names, found = (preset,), {preset: chosen}
     every = {name: load_config(name, config, sets or []) for name in names}
     if not reason:
-        place = place_of(framework, limits, getattr(every[names[0]], wanted[0]).dtype)
+        place = place_of(framework, limits)
         steps = dict.fromkeys(wanted, 0)
         found = {name: plan_for(settings, steps, framework, place) for name, settings in every.items()}
     if json:

@@ -163,7 +163,9 @@ Source = Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face dire
 NewRun = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="The run to make. Default: runs/ and the directory's name.")
 ]
-AdapterStage = Annotated[str, typer.Option("--stage", metavar="STAGE", help="What an adapter becomes: sft or dpo.")]
+AdapterStage = Annotated[
+    str | None, typer.Option("--stage", metavar="STAGE", help="What an adapter becomes. Default: sft.")
+]
 Context = Annotated[
     int | None,
     typer.Option("--context", metavar="N", min=2, help="Tokens per training row. Default: the model's, at most 2048."),

@@ -19,7 +19,7 @@ def tokenizer_train(
     """Learn a tokenizer from files and save it."""
     from minigpt.cli import console
     from minigpt.config import load_config
-    from minigpt.runs.pipeline import learn_tokenizer
+    from minigpt.runs.inputs import learn_tokenizer
 
     check_name("tokenizer kind", kind, ("bpe", "char", "byte"))
     if any((directory / "config.toml").exists() for directory in (out, out.parent)):
@@ -69,21 +69,20 @@ def data_check(
     Exits with 3 when there is a bad row, at which training would stop, or no row.
     """
     from minigpt.cli import console, tables
-    from minigpt.config import STAGES
     from minigpt.data.check import check
     from minigpt.data.parse.fields import RowError
-    from minigpt.data.prepare import Reader
-    from minigpt.runs.pipeline import learn_tokenizer, stage_of_source
+    from minigpt.runs.inputs import learn_tokenizer, reader_of, stage_of_source
+    from minigpt.stages.table import FIRST, STAGES
     from minigpt.text.tokenizer import load_tokenizer, train_tokenizer
 
     downloads = common.RUNS / "downloads"
     try:
         stage = stage or stage_of_source(data[0], downloads)
     except RowError:
-        stage = "pretrain"  # no row is any good: each is reported
-    check_name("stage", stage, STAGES)
+        stage = FIRST  # no row is any good: each is reported
+    check_name("stage", stage, tuple(STAGES))
     settings = common.config_of(run, preset, None, sets, None, {"data": {stage: data}})
-    reader = Reader(stage, settings.data, settings.seed, downloads)
+    reader = reader_of(settings, stage, downloads)
     if run is not None:
         tokenizer = load_tokenizer(run / "tokenizer")
     else:

@@ -23,6 +23,7 @@ def quantize(
     from minigpt.cli import console, tables
     from minigpt.evaluate.report import before_and_after
     from minigpt.runs.quantized import quantize_stage
+    from minigpt.stages.table import answers
     from minigpt.store.lock import locked
 
     opened, stage = common.open_at(common.either(run, run_option), stage)
@@ -37,5 +38,5 @@ def quantize(
         tables.show_quantized(made, measured)
     if not measured:
         console.note(f"Measure it on data of yours:  minigpt evaluate {opened.directory} --bits {bits} --data FILE")
-    use = "generate" if stage == "pretrain" else "chat"
+    use = "chat" if answers(stage) else "generate"
     console.note(f"Use it:  minigpt {use} {opened.directory} --stage {stage} --bits {bits}")

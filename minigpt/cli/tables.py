@@ -138,9 +138,9 @@ def show_data(report: Any, tokenizer: Any, context: int) -> None:
     rows += [
         [f"{split} rows", f"{count:,} ({report.tokens[split]:,} tokens)"] for split, count in report.splits.items()
     ]
-    if report.stage != "pretrain":
+    if not report.stream:
         rows.append(["learned tokens", f"{report.learned_tokens:,}"])
-        fate = "left out" if report.stage == "dpo" else "cut, or left out when no answer is left"
+        fate = "omitted" if report.omits else "cut, or omitted when no answer is left"
         rows.append([f"longer than {context} tokens", f"{report.too_long:,}" + f" ({fate})" * bool(report.too_long)])
     rows.append(["duplicate rows", f"{report.duplicates:,} (in both splits: {report.across_splits:,})"])
     rows.append(["bad rows", f"{len(report.bad):,}"])

@@ -35,14 +35,13 @@ def demo(
     if common.supervised(context, run, supervise, restarts):
         return
     from minigpt.cli import console, tables
-    from minigpt.config import STAGES
+    from minigpt.demo import STORY, demo_config
     from minigpt.demo import demo as run_demo
-    from minigpt.demo import demo_config
 
     limits = limits_from(power, max_cpu, max_memory)
-    preset = preset_for(preset, run, config, sets, STAGES, backend, device, limits, time)
+    preset = preset_for(preset, run, config, sets, STORY, backend, device, limits, time)
     settings = demo_config(common.config_of(run, preset, config, sets, seed))
-    with common.training(run, settings, STAGES, backend, device, limits, time) as (opened, framework, report, control):
+    with common.training(run, settings, STORY, backend, device, limits, time) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
     if json:
         console.print_json(result)
@@ -78,22 +77,23 @@ def run(
     if common.supervised(context, run, supervise, restarts):
         return
     from minigpt.cli import console
-    from minigpt.config import STAGES
-    from minigpt.runs.pipeline import run_pipeline, sources_by_stage
+    from minigpt.runs.inputs import sources_by_stage
+    from minigpt.runs.pipeline import run_pipeline
+    from minigpt.stages.table import STAGES
 
     extra = _skip_bad(skip_bad) | sources_by_stage(data or [], run / "data" / "downloads")
     limits = limits_from(power, max_cpu, max_memory)
-    planned = [stage for stage in STAGES if extra.get(stage)] or STAGES
+    planned = [stage for stage in STAGES if extra.get(stage)] or list(STAGES)
     preset = preset_for(preset, run, config, sets, planned, backend, device, limits, time)
     settings = common.config_of(run, preset, config, sets, seed, {"data": extra})
-    stages = [stage for stage in STAGES if getattr(settings.data, stage)]
+    stages = [stage for stage in STAGES if settings.sources(stage).train]
     if not stages:
         known = preset is not None and (run / "config.toml").exists()
         other = "leave --preset out to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
     with common.training(run, settings, stages, backend, device, limits, time) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, allow_changes)
-    console.note(f"Talk to it:  minigpt {'chat' if stages[-1] != 'pretrain' else 'generate'} {run}")
+    console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")
 
 
 def train(
@@ -123,10 +123,10 @@ def train(
     """
     if common.supervised(context, run, supervise, restarts):
         return
-    from minigpt.config import STAGES
     from minigpt.runs.pipeline import run_pipeline
+    from minigpt.stages.table import STAGES
 
-    check_name("stage", stage, STAGES)
+    check_name("stage", stage, tuple(STAGES))
     extra = _skip_bad(skip_bad) | ({stage: data} if data else {})
     limits = limits_from(power, max_cpu, max_memory)
     preset = preset_for(preset, run, config, sets, [stage], backend, device, limits, time)

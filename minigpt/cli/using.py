@@ -103,13 +103,14 @@ def chat(
     from minigpt.cli import console
     from minigpt.generate.engine import chat_prompt
     from minigpt.generate.sampling import Sampling
+    from minigpt.stages.table import answers
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
     check_speculation(draft, lookup)
     opening = [{"role": "system", "content": common.valid(system, "--system")}] if system else []
     engine, stage = common.engine_at(common.either(run, run_option), stage, backend, device, bits, kv_bits)
     speculation = speculation_of(engine, draft, lookup, guesses)
-    if stage == "pretrain" and engine.tokenizer.kind != "imported":
+    if not answers(stage) and engine.tokenizer.kind != "imported":
         console.note("This model is only pretrained: it continues texts, it was not taught to answer.")
     console.note("/reset forgets the conversation, /exit ends it.")
     messages = list(opening)

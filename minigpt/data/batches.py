@@ -6,6 +6,7 @@ to 1 over the batch; packed rows add `segments` (B, T), pairs add `spans` (B, 2P
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -109,13 +110,16 @@ Rows = TextRows | ValidationText | PackedRows | PairRows
 
 
 class Batches:
-    """`batches(step)` for training: every row once per epoch, in an order that (seed, epoch) decides."""
+    """`batches(step)` for training: every row once per epoch, in an order that (seed, epoch) decides.
+
+    The weights, which other batches may depend on, do not matter to these.
+    """
 
     def __init__(self, rows: Rows, batch_size: int, seed: int):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self._order = lru_cache(maxsize=2)(lambda epoch: stream(seed, "order", epoch).permutation(rows.count))
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int, weights: object = None) -> Batch:
         first = step * self.batch_size
         places = [divmod(first + i, self.rows.count) for i in range(self.batch_size)]
         return normalized(stacked([self.rows.row(epoch, int(self._order(epoch)[i])) for epoch, i in places]))
@@ -127,30 +131,36 @@ class Batches:
 
 
 class Ahead:
-    """`batches(step)`, and one of them made before it is asked for: it is the same, whenever it is made."""
+    """Batches of which one may be made before it is asked for: it is the same, whenever it is made.
 
-    def __init__(self, batches: Callable[[int], Batch]):
+    Batches that depend on the weights, which say so with `sampled = True`, are made when they are asked for.
+    """
+
+    def __init__(self, batches: Callable[[int, Any], Batch]):
         self._batches = batches
         self._made: dict[int, Batch] = {}
 
-    def __call__(self, step: int) -> Batch:
-        return self._made.pop(step) if step in self._made else self._batches(step)
+    def __call__(self, step: int, weights: Any = None) -> Batch:
+        return self._made.pop(step) if step in self._made else self._batches(step, weights)
 
     def make(self, step: int) -> None:
         """Have the batch of `step` ready; what was made for another step is let go."""
-        self._made = {step: self._batches(step)}
+        if not getattr(self._batches, "sampled", False):
+            self._made = {step: self._batches(step, None)}
 
 
-def with_dropout_keys(batches: Batches, seed: int) -> Callable[[int], Batch]:
+class WithDropoutKeys:
     """The same batches with a random int32 `dropout` (B,) per row: a pure function of (seed, step), too."""
 
-    def keyed(step: int) -> Batch:
-        batch = batches(step)
-        rows = len(batch["ids"])
-        keys = stream(seed, "dropout", step).integers(-(2**31), 2**31, rows, np.int32)
-        return batch | {"dropout": keys}
+    def __init__(self, batches: Callable[[int, Any], Batch], seed: int):
+        self._batches, self._seed = batches, seed
+        self.sampled = getattr(batches, "sampled", False)
 
-    return keyed
+    def __call__(self, step: int, weights: Any = None) -> Batch:
+        batch = self._batches(step, weights)
+        rows = len(batch["ids"])
+        keys = stream(self._seed, "dropout", step).integers(-(2**31), 2**31, rows, np.int32)
+        return batch | {"dropout": keys}
 
 
 def in_order(rows: Rows, batch_size: int, limit: int | None = None) -> list[list[int]]:

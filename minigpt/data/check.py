@@ -1,15 +1,16 @@
 """What training would make of some data: forms, counts, lengths, truncation, duplicates, bad rows, an example."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
-from minigpt.data.examples import Conversation, Preference, Text
+from minigpt.data.examples import Example, Text
+from minigpt.data.forms import Tokens
 from minigpt.data.parse.fields import RowError
 from minigpt.data.prepare import Item, Reader, digest_of
 from minigpt.errors import DataError
-from minigpt.text.chatml import render
 from minigpt.text.tokenizer import Tokenizer
 
 
@@ -18,6 +19,8 @@ class DataReport:
     """Counts over all rows; `lengths` are tokens per row, `example` is one rendered row as (text, learned) runs."""
 
     stage: str
+    stream: bool  # text without borders, all of which is learned
+    omits: bool  # examples that are too long, instead of cutting them
     forms: Counter = field(default_factory=Counter)  # how the rows are written, see formats.py
     splits: Counter = field(default_factory=Counter)
     tokens: Counter = field(default_factory=Counter)
@@ -46,14 +49,12 @@ class DataReport:
 
 def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
     """Read everything once, skipping bad rows, and report. Keeps 8 bytes per row to find duplicates."""
-    reader.config = reader.config.model_copy(update={"skip_bad": True})
-    report = DataReport(reader.stage)
+    reader.sources = replace(reader.sources, skip_bad=True)
+    report = DataReport(reader.stage, reader.form.stream, not reader.form.cut)
     seen: dict[int, str] = {}
     for item in reader:
-        if isinstance(item.content, Text) and not item.content.text:
-            continue  # the end of a text file
         try:
-            _count(item, tokenizer, context, report)
+            _count(item, reader, tokenizer, context, report)
         except DataError as error:  # the chat template of an imported model refuses it
             reader.reject(RowError(item.where, error.message.rstrip("."), error.hint))
             continue
@@ -64,35 +65,28 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
     return report
 
 
-def _count(item: Item, tokenizer: Tokenizer, context: int, report: DataReport) -> None:
-    content = item.content
-    if isinstance(content, Text):
-        ids, mask = tokenizer.encode(content.text), None
-    elif isinstance(content, Conversation):
-        ids, mask = render(tokenizer, content.messages)
-    else:
-        assert isinstance(content, Preference)
-        ids, mask = render(tokenizer, content.prompt + content.chosen)
-        other, _ = render(tokenizer, content.prompt + content.rejected)
-        ids = max(ids, other, key=len)
+def _count(item: Item, reader: Reader, tokenizer: Tokenizer, context: int, report: DataReport) -> None:
+    sequences = next(reader.form.encode(tokenizer, [item.content]))
+    if isinstance(sequences, DataError):
+        raise sequences
+    longest = max(len(ids) for ids, _ in sequences)
     report.splits[item.split] += 1
-    report.tokens[item.split] += len(ids)
-    report.lengths.append(len(ids))
-    report.too_long += report.stage != "pretrain" and len(ids) > context + 1
-    if mask is not None:
-        report.learned_tokens += sum(mask)
+    report.tokens[item.split] += longest
+    report.lengths.append(longest)
+    report.too_long += not report.stream and longest > context + 1
+    report.learned_tokens += sum(sequences[0][1] or ())
     if not report.example:
-        report.example = _runs(content, tokenizer)
+        report.example = _example(item.content, reader, tokenizer, sequences)
 
 
-def _runs(content: Text | Conversation | Preference, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+def _example(content: Example, reader: Reader, tokenizer: Tokenizer, sequences: list[Tokens]) -> list[tuple[str, bool]]:
+    """The (text, learned) runs of one example, each of its sequences under its name."""
     if isinstance(content, Text):
         return [(content.text[:400], True)]
-    messages = content.messages if isinstance(content, Conversation) else content.prompt + content.chosen
-    ids, mask = render(tokenizer, messages)
-    runs: list[tuple[list[int], bool]] = []
-    for token, learned in zip(ids, mask, strict=True):
-        if not runs or runs[-1][1] != bool(learned):
-            runs.append(([], bool(learned)))
-        runs[-1][0].append(token)
-    return [(tokenizer.show(tokens), learned) for tokens, learned in runs]
+    found: list[tuple[str, bool]] = []
+    for name, (ids, mask) in zip(reader.form.names, sequences, strict=True):
+        found += [(f"{name}:\n", False)] * bool(name)
+        for learned, run in groupby(zip(ids, mask or [1] * len(ids), strict=True), lambda pair: bool(pair[1])):
+            found.append((tokenizer.show([token for token, _ in run]), learned))
+        found += [("\n", False)] * bool(name)
+    return found

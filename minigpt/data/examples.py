@@ -12,12 +12,20 @@ class Text:
 
     text: str
 
+    def texts(self) -> list[str]:
+        """All that is written in it."""
+        return [self.text]
+
 
 @dataclass(frozen=True)
 class Conversation:
     """Messages for SFT: an optional system message first, then user and assistant in turn, assistant last."""
 
     messages: list[Message]
+
+    def texts(self) -> list[str]:
+        """What each message says."""
+        return [message["content"] for message in self.messages]
 
 
 @dataclass(frozen=True)
@@ -28,5 +36,9 @@ class Preference:
     chosen: list[Message]
     rejected: list[Message]
 
+    def texts(self) -> list[str]:
+        """What each message of the prompt and of both answers says."""
+        return [message["content"] for message in self.prompt + self.chosen + self.rejected]
 
-Parsed = Text | Conversation | Preference
+
+Example = Text | Conversation | Preference

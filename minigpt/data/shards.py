@@ -63,7 +63,24 @@ class ShardWriter:
             (self._temporary / "meta.json").write_text(json.dumps(self._meta | counts | sums, indent=1), "utf-8")
 
 
-class Shard:
+class MemoryShard:
+    """Sequences in memory: `ids` (N,), `ends` (sequences,) and `mask` (N,) or None, as a written shard has them."""
+
+    directory = Path("made-up")
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, mask: np.ndarray | None = None):
+        self.ids, self.ends, self.mask = ids, ends, mask
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def sequence(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(ids, mask) of sequence `i`."""
+        start, stop = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
+        return self.ids[start:stop], None if self.mask is None else self.mask[start:stop]
+
+
+class Shard(MemoryShard):
     """A written shard: `ids` (N,), `mask` (N,) or None, `ends` (sequences,), as memory maps.
 
     Raises DataError when a file is missing, cut off or changed, or has an id that is none.
@@ -106,10 +123,3 @@ class Shard:
             if expected not in (None, digest.hexdigest()):
                 raise ValueError(f"{name}.bin was changed after it was written")
 
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def sequence(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(ids, mask) of sequence `i`."""
-        start, stop = int(self.ends[i - 1]) if i else 0, int(self.ends[i])
-        return self.ids[start:stop], None if self.mask is None else self.mask[start:stop]

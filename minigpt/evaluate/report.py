@@ -4,18 +4,19 @@ import tempfile
 from pathlib import Path
 
 from backends.base import Backend
-from minigpt.data.batches import PackedRows, PairRows, Rows, ValidationText
-from minigpt.data.prepare import WORLD, Reader, prepare
+from minigpt.data.forms import WORLD
+from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
-from minigpt.evaluate.language import divergence, evaluate_language, evaluate_preferences
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
+from minigpt.runs.inputs import reader_of, stage_of_source
 from minigpt.runs.loading import load_engine
-from minigpt.runs.pipeline import stage_of_source
 from minigpt.runs.run import Run
+from minigpt.stages.stage import Subject
+from minigpt.stages.table import STAGES
+from minigpt.train.measure import divergence
 
-BATCH = 16
 DIVERGENCE_BATCH = 4  # two sets of logits at once
 SHOWN = ("loss", "bits_per_byte", "perplexity", "chosen_is_likelier")
 
@@ -33,34 +34,28 @@ def evaluate_run(
     engine = load_engine(run, stage, backend, bits, report=report)
     result: dict[str, float | str] = {"run": str(run.directory), "stage": stage} | ({"bits": bits} if bits else {})
     if data:
-        downloads = run.directory / "data" / "downloads"
-        kind = stage_of_source(data[0], downloads)
-        with tempfile.TemporaryDirectory() as directory:
-            fields = {kind: data, f"{kind}_validation": data, "pretrain_copies": 1}
-            reader = Reader(kind, run.config.data.model_copy(update=fields), run.config.seed, downloads)
-            prepared = prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
-            lost = {"rows_cut": prepared.cut // 2, "rows_left_out": prepared.dropped // 2}  # each row is read twice
-            result |= {name: count for name, count in lost.items() if count}
-            return result | measure(run, engine, kind, Shard(Path(directory) / "validation"), limit)
+        return result | _measure_files(run, engine, data, limit)
     result |= measure(run, engine, stage, run.shards(stage)[1], limit)
-    if WORLD in getattr(run.config.data, stage) and stage != "pretrain":
+    if WORLD in run.config.sources(stage).train and STAGES[stage].answers:
         result |= evaluate_world(engine, run.config.seed + 1, tests)
     return result
 
 
+def _measure_files(run: Run, engine: Engine, data: list[str], limit: int | None) -> dict[str, float]:
+    downloads = run.directory / "data" / "downloads"
+    kind = stage_of_source(data[0], downloads)
+    with tempfile.TemporaryDirectory() as directory:
+        reader = reader_of(run.config, kind, downloads, train=data, validation=data, copies=1)
+        prepared = prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
+        lost = {"rows_cut": prepared.cut // 2, "rows_left_out": prepared.dropped // 2}  # each row is read twice
+        found = {name: count for name, count in lost.items() if count}
+        return found | measure(run, engine, kind, Shard(Path(directory) / "validation"), limit)
+
+
 def measure(run: Run, engine: Engine, kind: str, shard: Shard, limit: int | None = None) -> dict[str, float]:
-    """The language measures on a shard's rows, or `limit` of them; for pairs which answer is the likelier one."""
-    context, seed = run.config.model.context, run.config.seed
-    if kind == "dpo":
-        rows = PairRows(shard, context, seed)  # no reference: which answer is likelier in itself
-        found = evaluate_preferences(engine.model, engine.weights, rows, run.config.dpo.beta, "sigmoid", BATCH, limit)
-        return {"pairs": found["pairs"], "chosen_is_likelier": found["accuracy"]}
-    return evaluate_language(engine.model, engine.weights, _rows(run, kind, shard), run.tokenizer, BATCH, limit)
-
-
-def _rows(run: Run, kind: str, shard: Shard) -> Rows:
-    context = run.config.model.context
-    return ValidationText(shard, context) if kind == "pretrain" else PackedRows(shard, context, run.config.seed)
+    """What the stage `kind` measures on a shard's rows, or `limit` of them."""
+    subject = Subject(engine.model, engine.weights, run.tokenizer, shard, run.config.seed, limit=limit)
+    return STAGES[kind].measure(subject)
 
 
 def before_and_after(
@@ -68,17 +63,18 @@ def before_and_after(
 ) -> dict[str, tuple[float, float]]:
     """Measure -> (of the final weights, of those in `bits` bits) on the stage's held-out rows (or `limit` of them).
 
-    The divergence (see `language.divergence`) of the final weights from themselves is 0. Nothing is measured when
+    The divergence (see `measure.divergence`) of the final weights from themselves is 0. Nothing is measured when
     there is no such data, as in a run that was imported.
     """
     if not run.data(stage).is_dir():
         return {}
-    shard = run.shards(stage)[1]
+    shard, form = run.shards(stage)[1], STAGES[stage].form
     engines = [load_engine(run, stage, backend, n) for n in (0, bits)]
     before, after = (measure(run, engine, stage, shard, limit) for engine in engines)
     found = {name: (before[name], after[name]) for name in SHOWN if name in before}
-    if stage != "dpo":
+    if form.sequences == 1:
         trees = (engine.weights for engine in engines)
-        apart = divergence(engines[0].model, *trees, _rows(run, stage, shard), DIVERGENCE_BATCH, limit)
+        rows = form.held_out(shard, run.config.model.context, run.config.seed)
+        apart = divergence(engines[0].model, *trees, rows, DIVERGENCE_BATCH, limit)
         found |= {"kl_divergence": (0.0, apart["kl_divergence"]), "same_choice": (1.0, apart["same_choice"])}
     return found

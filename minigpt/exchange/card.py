@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import __version__
-from minigpt.config import STAGES
 from minigpt.exchange.hf.architectures import model_type_of
 from minigpt.exchange.readers.checks import Check
 from minigpt.model.gpt import parameter_count
 from minigpt.runs.run import Run
+from minigpt.stages.table import FIRST, STAGES
 from minigpt.store.checkpoint import read_state
 
 TAGS = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf"}
@@ -40,7 +40,7 @@ model = AutoModelForCausalLM.from_pretrained("DIRECTORY")
 
 def model_card(run: Run, stage: str, to: str, dtype: str, checks: Sequence[Check]) -> str:
     """The text of README.md for a `stage` of a run, written for the tool `to`; `checks` are what its readers found."""
-    stages = [name for name in STAGES[: STAGES.index(stage) + 1] if run.store(name).finished()]
+    stages = [name for name in list(STAGES)[: list(STAGES).index(stage) + 1] if run.store(name).finished()]
     blocks = [
         front_matter(run, stages, to),
         f"# {run.directory.resolve().name}, after {stage}",
@@ -69,7 +69,7 @@ def front_matter(run: Run, stages: Sequence[str], to: str) -> str:
 def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
     c = run.model_config
     came = read_state(run.store(stages[0]).final).get("imported")
-    history = [f"imported ({came})" if came and stage == "pretrain" else stage for stage in stages]
+    history = [f"imported ({came})" if came and stage == FIRST else stage for stage in stages]
     what = f"A language model of {parameter_count(c):,} parameters ({model_type_of(c)})"
     rounded = "" if dtype == "float32" else "; the measurements below are from before that"
     lines = [
@@ -88,9 +88,9 @@ def _training(run: Run, stages: Sequence[str]) -> str:
     for stage in stages:
         state = read_state(run.store(stage).final)
         if "imported" in state:
-            rows.append(["pretrain", "not known: the model came from elsewhere", "–", "–", "–"])
+            rows.append([FIRST, "not known: the model came from elsewhere", "–", "–", "–"])
             continue
-        settings = getattr(run.config, stage).model_dump()
+        settings = run.config.of(stage).model_dump()
         shown = ", ".join(f"{name} {settings[name]}" for name in SETTINGS if settings.get(name))
         best = state.get("step")
         rows.append([stage, _sources(run, stage), _amount(run, stage), shown, f"{best:,}" if best else "–"])
@@ -99,7 +99,7 @@ def _training(run: Run, stages: Sequence[str]) -> str:
 
 
 def _sources(run: Run, stage: str) -> str:
-    return ", ".join(Path(source).name for source in getattr(run.config.data, stage)) or "–"
+    return ", ".join(Path(source).name for source in run.config.sources(stage).train) or "–"
 
 
 def _amount(run: Run, stage: str) -> str:
@@ -107,9 +107,9 @@ def _amount(run: Run, stage: str) -> str:
     meta = _json(run.data(stage) / "train" / "meta.json")
     if not meta:
         return "–"
-    count = meta["sequences"]
-    examples = {"pretrain": "", "sft": f", {count:,} conversations", "dpo": f", {count // 2:,} pairs"}
-    return f"{meta['tokens']:,} tokens{examples[stage]}"
+    form = STAGES[stage].form
+    examples = "" if form.stream else f", {meta['sequences'] // form.sequences:,} {form.unit}s"
+    return f"{meta['tokens']:,} tokens{examples}"
 
 
 def _environment(run: Run) -> str:
@@ -150,14 +150,9 @@ def _readers(checks: Sequence[Check]) -> Iterable[str]:
 
 
 def _limits(run: Run, stage: str) -> str:
-    taught = {
-        "pretrain": "It continues texts; it was not taught to answer.",
-        "sft": "It was taught to answer by examples only, not by preferences.",
-        "dpo": "It was taught to answer, and to prefer some answers to others.",
-    }
     lines = [
         f"It sees {run.config.model.context:,} tokens at once, and knows only what its training data holds.",
-        taught[stage],
+        STAGES[stage].taught,
         "Nothing was measured but what is written above: not its safety, not its biases, not its knowledge.",
     ]
     return "\n".join(f"- {line}" for line in lines)

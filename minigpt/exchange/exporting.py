@@ -8,7 +8,6 @@ from typing import Any
 
 from backends.base import Backend
 from backends.tree import Tree, items, leaves, map_leaves
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError, check_name
 from minigpt.exchange.card import model_card
 from minigpt.exchange.gguf.export import export_gguf
@@ -26,6 +25,7 @@ from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.quantize.codes import is_quantized
 from minigpt.runs.quantized import quantized_weights
 from minigpt.runs.run import Run
+from minigpt.sections import ModelConfig
 from minigpt.store.durable import whole_directory
 from minigpt.text.tokenizer import Tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backends.base import Backend
 from backends.tree import Tree, unflatten
-from minigpt.config import Config, ModelConfig, build_config
+from minigpt.config import Config, build_config
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.directory_check import check_directory
 from minigpt.exchange.hf.foreign_config import model_config
@@ -17,16 +17,13 @@ from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, parameter_count, to_backend
 from minigpt.runs.run import Run
+from minigpt.sections import ModelConfig
+from minigpt.stages.table import FIRST, STAGES
 from minigpt.store.checkpoint import save_checkpoint
 from minigpt.store.durable import whole_directory
 from minigpt.text.imported import ImportedTokenizer
 
 CONTEXT = 2048  # tokens that training rows hold at most, unless more are asked for
-# Finished models are changed gently: rates usual for full fine-tuning of 0.1 to 8 B parameters.
-STAGES = {
-    "sft": {"learning_rate": 2e-5, "batch_size": 8, "weight_decay": 0.0},
-    "dpo": {"learning_rate": 2e-6, "batch_size": 4, "weight_decay": 0.0},
-}
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,8 @@ def import_directory(source: Path, out: Path, context: int | None, backend: Back
         run = Run(temporary, run_config(model))
         run.save_config(backend)
         tokenizer.save(temporary / "tokenizer")
-        state = {"step": 0, "metrics": {}, "stage": "pretrain", "imported": architecture}
-        save_checkpoint(run.store("pretrain").final, {"weights": weights}, state)
+        state = {"step": 0, "metrics": {}, "stage": FIRST, "imported": architecture}
+        save_checkpoint(run.store(FIRST).final, {"weights": weights}, state)
     return Imported(out, source, architecture, parameter_count(model), model.context, tokenizer.chats, checks)
 
 
@@ -83,7 +80,8 @@ def read_model(source: Path, context: int | None = None) -> tuple[ModelConfig, T
 
 def run_config(model: ModelConfig) -> Config:
     """The configuration of a run that begins with a finished model."""
-    return build_config({"model": model.model_dump(), "tokenizer": {"kind": "imported"}} | STAGES)
+    sections = {name: dict(stage.imported) for name, stage in STAGES.items() if stage.imported}
+    return build_config({"model": model.model_dump(), "tokenizer": {"kind": "imported"}} | sections)
 
 
 def open_directory(source: Path, backend: Backend, kv_bits: int = 0) -> Engine:

@@ -7,8 +7,8 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import map_leaves
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
+from minigpt.sections import ModelConfig
 
 
 def new_cache(

@@ -12,9 +12,9 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
-from minigpt.config import ModelConfig
 from minigpt.model.linear import dropout, embed, linear, linears
 from minigpt.model.rope import rope_amplitude, rope_frequencies
+from minigpt.sections import ModelConfig
 
 
 class GPT:

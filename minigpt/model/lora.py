@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig, TuneConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.sections import ModelConfig, TuneConfig
 
 TRAINED = ("lora_a", "lora_b", "lora_magnitude")
 LEAVES = (*TRAINED, "lora_scale")

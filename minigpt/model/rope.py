@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minigpt.config import ModelConfig, RopeScaling
+from minigpt.sections import ModelConfig, RopeScaling
 
 
 def rope_frequencies(config: ModelConfig) -> np.ndarray | None:

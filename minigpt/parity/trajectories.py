@@ -9,12 +9,13 @@ from pathlib import Path
 
 from backends import tree
 from backends.base import Backend
-from minigpt.config import STAGES, Config, build_config
+from minigpt.config import Config, build_config
 from minigpt.events import Event, Saved, Step, silent
 from minigpt.parity.reference import Row, difference, row
-from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import FIRST, STAGES
 
 STEPS = 20
 # Rounding differs by 1e-7 per step between frameworks and between whole and divided batches, and Adam divides by
@@ -24,9 +25,8 @@ WAYS = [(1, False), (1, True), (4, False), (4, True)]  # accumulation, checkpoin
 # Ways of training beside the plain one of all weights.
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1, "learning_rate": 2e-3}
 VARIATIONS = {
-    "sft LoRA": ("sft", LORA), "sft DoRA": ("sft", LORA | {"dora": True}),
-    "dpo LoRA": ("dpo", LORA | {"lora_targets": ["q_proj", "v_proj"]}),
-    "pretrain dropout": ("pretrain", {"dropout": 0.2}), "dpo dropout": ("dpo", {"dropout": 0.1}),
+    "LoRA": LORA, "DoRA": LORA | {"dora": True}, "LoRA of two layers": LORA | {"lora_targets": ["q_proj", "v_proj"]},
+    "dropout": {"dropout": 0.2},
 }  # fmt: skip
 
 
@@ -39,14 +39,15 @@ def compare_trajectories(backends: list[Backend]) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as directory:
         base = Run(Path(directory) / "base", tiny_config())
-        make_tokenizer(base, STAGES, silent)
+        make_tokenizer(base, tuple(STAGES), silent)
         for stage in STAGES:
             make_data(base, stage, silent)
         rows: list[Row] = []
         for stage in STAGES:
             rows += _compare_stage(base, stage, stage, {}, backends, WAYS)
-        for name, (stage, settings) in VARIATIONS.items():
-            rows += _compare_stage(base, name, stage, settings, backends, WAYS[::3])
+        for stage, row in STAGES.items():
+            for name in row.variations:
+                rows += _compare_stage(base, f"{stage} {name}", stage, VARIATIONS[name], backends, WAYS[::3])
         for first, second in itertools.permutations(backends, 2):
             rows.append(_compare_handover(base, first, second))
     return rows
@@ -55,7 +56,7 @@ def compare_trajectories(backends: list[Backend]) -> list[Row]:
 def tiny_config(**stage: object) -> Config:
     """A model small enough that sixty steps take seconds; `stage` settings hold for every stage."""
     common = {"steps": STEPS, "batch_size": 4, "warmup_steps": 2, "eval_every": STEPS, "eval_rows": 4,
-              "save_every": STEPS // 2, "clip": 0.5, "dtype": "float32"} | stage  # fmt: skip
+              "save_every": STEPS // 2, "grad_clip": 0.5, "dtype": "float32"} | stage  # fmt: skip
     return build_config(
         {
             "model": {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32, "d_ff": 64, "context": 128}
@@ -63,10 +64,8 @@ def tiny_config(**stage: object) -> Config:
             "tokenizer": {"vocab_size": 800},
             "data": {name: ["world"] for name in STAGES}
             | {"world_texts": 400, "world_instructions": 300, "world_pairs": 60},
-            "pretrain": common | {"optimizer": "muon"},
-            "sft": common,
-            "dpo": common | {"learning_rate": 1e-4, "weight_decay": 0.0},
         }
+        | {name: common | dict(row.checked) for name, row in STAGES.items()}
     )
 
 
@@ -76,7 +75,7 @@ def _compare_stage(
     rows = []
     expected = None
     for backend, (parts, checkpointing) in itertools.product(backends, ways):
-        way = settings | {"accumulation": parts, "checkpointing": checkpointing}
+        way = settings | {"grad_accumulation": parts, "activation_checkpointing": checkpointing}
         run = _copy(base, f"{name}-{backend.name}-{parts}-{checkpointing}", stage, way)
         losses = losses_of(run, stage, backend)
         weights = tree.leaves(run.weights(stage)[0])
@@ -94,9 +93,9 @@ def _compare_stage(
 
 
 def _compare_handover(base: Run, first: Backend, second: Backend) -> Row:
-    whole = losses_of(_copy(base, f"whole-{first.name}-{second.name}", "pretrain"), "pretrain", first)
-    run = _copy(base, f"handover-{first.name}-{second.name}", "pretrain")
-    losses = losses_of(run, "pretrain", first, stop_after=STEPS // 2) + losses_of(run, "pretrain", second)
+    whole = losses_of(_copy(base, f"whole-{first.name}-{second.name}", FIRST), FIRST, first)
+    run = _copy(base, f"handover-{first.name}-{second.name}", FIRST)
+    losses = losses_of(run, FIRST, first, stop_after=STEPS // 2) + losses_of(run, FIRST, second)
     gap = max(abs(a - b) for a, b in zip(losses, whole, strict=True))
     return row("trajectory", f"{first.name} for 10 steps, then {second.name}", "loss", "vs one backend", gap, LOSS)
 
@@ -122,8 +121,8 @@ def losses_of(run: Run, stage: str, backend: Backend, stop_after: int | None = N
 
 def _copy(base: Run, name: str, stage: str, settings: dict | None = None) -> Run:
     """A run beside `base` with the same data and the same start, and its own `settings` of `stage`."""
-    section = getattr(base.config, stage).model_copy(update=settings or {})
-    run = Run(base.directory.parent / name, base.config.model_copy(update={stage: section}))
-    for part in ("tokenizer", f"data/{stage}", *(f"{before}/final" for before in STAGES[: STAGES.index(stage)])):
+    run = Run(base.directory.parent / name, base.config.with_section(stage, **(settings or {})))
+    finals = [f"{before}/final" for before in STAGES if before != stage and base.store(before).finished()]
+    for part in ("tokenizer", f"data/{stage}", *finals):
         shutil.copytree(base.directory / part, run.directory / part)
     return run

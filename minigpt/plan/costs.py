@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigpt.config import ModelConfig, StageConfig
+from minigpt.data.forms import Form
 from minigpt.model.gpt import parameter_count, weight_shapes
 from minigpt.model.lora import is_adapted, lora_shapes
+from minigpt.sections import ModelConfig, StageConfig
 
 FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model computes in
 
@@ -31,14 +32,14 @@ def flops_per_token(model: ModelConfig, width: int) -> float:
     return 6.0 * (matrices + head) + 12.0 * model.n_layer * model.n_head * model.head_dim * width
 
 
-def row_width(model: ModelConfig, stage: str) -> int:
-    """Tokens of a row: DPO's hold pairs of two sequences."""
-    return 2 * model.context if stage == "dpo" else model.context
+def row_width(model: ModelConfig, form: Form) -> int:
+    """Tokens of a row."""
+    return form.width * model.context
 
 
-def step_tokens(model: ModelConfig, stage: str, config: StageConfig) -> int:
+def step_tokens(model: ModelConfig, form: Form, config: StageConfig) -> int:
     """Tokens that one update computes."""
-    return config.batch_size * row_width(model, stage)
+    return config.batch_size * row_width(model, form)
 
 
 def state_of(model: ModelConfig, config: StageConfig) -> State:

@@ -8,15 +8,16 @@ measured: GPUs. There the counts are those of the same framework, with Metal's u
 from dataclasses import asdict, dataclass
 
 from backends.base import MUON_GROUP
-from minigpt.config import ModelConfig, StageConfig
+from minigpt.data.forms import Form
 from minigpt.plan.costs import FLOAT, row_width, state_of
+from minigpt.sections import ModelConfig, StageConfig
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes. `base` is what Python and the framework take before the model; `work` what the peak has beside the parts.
 
-    `work` holds an update's temporaries, the copies of a checkpoint that is written, and the allocator's holes.
+    `work` holds an update's temporaries, the copies of a checkpoint that is written, and the allocator's fragmentation.
     """
 
     base: int
@@ -42,7 +43,7 @@ class Habits:
     scores: float  # (B, H, T, T) arrays that attention keeps: 0 where it is fused
     masked: float  # (B, T, T) arrays per layer with a mask of segments
     passing: float  # layers' worth that the backward pass adds while it is in one layer
-    recomputed: float  # the same with gradient checkpointing, the recomputed layer included
+    recomputed: float  # the same with activation checkpointing, the recomputed layer included
     logits: float  # (N, V) float32 arrays at the loss
     chunk: float  # the same per chunk of a chunked loss
     holes: float  # of the activations: blocks that malloc cannot use again
@@ -63,7 +64,7 @@ GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of m
 
 
 def stage_memory(
-    model: ModelConfig, stage: str, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
+    model: ModelConfig, form: Form, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
     counted: float = 1.0,
 ) -> Memory:  # fmt: skip
     """The peak of a stage with the given division; `framework` is (backend, device), `base` bytes before the model.
@@ -72,24 +73,24 @@ def stage_memory(
     """
     habits, state = HABITS[framework], state_of(model, config)
     narrow = 2 if dtype == "bfloat16" else FLOAT
-    width = row_width(model, stage)
-    tokens = config.batch_size // config.accumulation * width
-    layer = int(narrow * tokens * layer_numbers(model, habits, width, stage != "pretrain"))
+    width = row_width(model, form)
+    tokens = config.micro_batch_size * width
+    layer = int(narrow * tokens * layer_numbers(model, habits, width, not form.stream))
     layer += 2 * tokens * model.d_model * bool(config.dropout)  # which numbers were left out, a byte each
     kept, passing = model.n_layer * layer, habits.passing * layer
-    if config.checkpointing:
+    if config.activation_checkpointing:
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
     answered = int(tokens * (counted if framework[1] == "cpu" else 1.0))
     logits = int(loss_bytes(model, config, habits, answered))
     if not config.loss_chunk and FLOAT * answered * model.vocab_size >= habits.returned:
         passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
     activations = int(kept + passing)
-    sets = min(habits.lanes, config.batch_size // config.accumulation) + (config.accumulation > 1)
+    sets = min(habits.lanes, config.micro_batch_size) + (config.grad_accumulation > 1)
     gradients = state.trained * sets
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
     peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
-    holes = habits.holes * model.n_layer * layer * (2.5 if config.checkpointing else 1)
+    holes = habits.holes * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
     if narrow * tokens * model.d_ff >= habits.returned:
         holes /= 2  # most of the blocks are of this size
     slack = habits.slack * (state.weights + state.optimizer + peak)

@@ -5,26 +5,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minigpt.config import Config, ModelConfig, StageConfig
+from minigpt.config import Config
+from minigpt.data.forms import WORLD, Form
 from minigpt.model.gpt import parameter_count
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, disk_bytes, flops_per_token, row_width, step_tokens
 from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import Memory, stage_memory
 from minigpt.plan.speed import Speed, slower
+from minigpt.sections import ModelConfig, StageConfig
+from minigpt.stages.stage import Stage
+from minigpt.stages.table import STAGES
 
 DISK_RATE = 300e6  # bytes per second that a checkpoint is copied, summed and flushed with
-WORLD_PAIR = 87  # tokens of a pair of the built-in world, held-out ones counted in (measured with tiny's vocabulary)
-WORLD_COUNTED = {"sft": 0.3, "dpo": 0.45}  # share of its rows' tokens that are answers: 0.28 and 0.41 on average
 OWN_VOCABULARY = {"char": 300, "byte": 300}  # about: known only when the text has been read
-SpeedOf = Callable[[ModelConfig, str, StageConfig], Speed | None]
+SpeedOf = Callable[[ModelConfig, Stage, StageConfig], Speed | None]
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a run would take place. `base` and `budget` are bytes: before the model, and that may be used in all.
 
-    `cpu` is the share of all cores that may be used on average; None: all of them.
+    `dtype` is what "auto" means there. `cpu` is the share of all cores that may be used on average; None: all of them.
     """
 
     backend: str
@@ -33,6 +35,10 @@ class Place:
     base: int
     budget: int | None
     cpu: float | None = None
+
+    def dtype_of(self, config: StageConfig) -> str:
+        """What a stage with these settings computes in."""
+        return self.dtype if config.dtype == "auto" else config.dtype
 
 
 @dataclass(frozen=True)
@@ -86,20 +92,20 @@ class Plan:
 
 def make_plan(
     config: Config, stages: Mapping[str, int], place: Place, speed_of: SpeedOf, vocab_size: int = 0,
-    reference_rows: int | None = None,
+    rows: Mapping[str, int] | None = None,
 ) -> Plan:
     """A plan for `stages`, each with the steps that it has done already.
 
     `speed_of` measures a stage, or returns None. `vocab_size` is the tokenizer's where there is one already, and
-    `reference_rows` how many rows of pairs there are, which DPO's reference model has to read.
+    `rows` says how many rows of data the stages have, where that is known.
     """
     model = model_with_vocabulary(config, vocab_size)
-    reference_rows = expected_rows(config) if reference_rows is None else reference_rows
-    planned = [
-        _stage(model, stage, getattr(config, stage), done, place, speed_of, reference_rows, answered(config, stage))
-        for stage, done in stages.items()
-    ]
-    sections = {stage: getattr(config, stage) for stage in stages}
+    planned = []
+    for name, done in stages.items():
+        found = (rows or {}).get(name) or expected_rows(config, STAGES[name])
+        counted = answered(config, STAGES[name])
+        planned.append(_stage(model, STAGES[name], config.of(name), done, place, speed_of, found, counted))
+    sections = {stage: config.of(stage) for stage in stages}
     return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections),
                 tuple(planned), place)  # fmt: skip
 
@@ -111,59 +117,62 @@ def model_with_vocabulary(config: Config, vocab_size: int = 0) -> ModelConfig:
     return config.model.model_copy(update={"vocab_size": size})
 
 
-def expected_rows(config: Config) -> int:
-    """Rows of preference pairs before the data is read: the built-in world's, or as many as the steps need, once."""
-    if set(config.data.dpo) <= {"world"}:
-        return max(1, round(config.data.world_pairs * WORLD_PAIR / (2 * config.model.context)))
-    return config.dpo.steps * config.dpo.batch_size
+def expected_rows(config: Config, stage: Stage) -> int:
+    """Rows before the data is read: the built-in world's, or as many as the steps need, once."""
+    sources, world, section = config.sources(stage.name), stage.form.world, config.of(stage.name)
+    if world and world.tokens and set(sources.train) <= {WORLD}:
+        return max(1, round(sources.world_rows * world.tokens / (stage.form.width * config.model.context)))
+    return section.steps * section.batch_size
 
 
-def answered(config: Config, stage: str) -> float:
+def answered(config: Config, stage: Stage) -> float:
     """The share of tokens that are part of the loss: the built-in world's, or all, as rows of others may be."""
-    own = set(getattr(config.data, stage)) - {"world"}
-    return 1.0 if own else WORLD_COUNTED.get(stage, 1.0)
+    own = set(config.sources(stage.name).train) - {WORLD}
+    return 1.0 if own or not stage.form.world else stage.form.world.counted
 
 
 def _stage(
-    model: ModelConfig, stage: str, config: StageConfig, done: int, place: Place, speed_of: SpeedOf,
-    pair_rows: int, counted: float,
+    model: ModelConfig, stage: Stage, config: StageConfig, done: int, place: Place, speed_of: SpeedOf,
+    rows: int, counted: float,
 ) -> StagePlan:  # fmt: skip
+    form, framework = stage.form, (place.backend, place.device)
+
     def memory(divided: StageConfig) -> Memory:
-        return stage_memory(model, stage, divided, (place.backend, place.device), place.dtype, place.base, counted)
+        return stage_memory(model, form, divided, framework, place.dtype_of(config), place.base, counted)
 
     def fits(divided: StageConfig) -> bool:
         return place.budget is None or memory(divided).total <= place.budget
 
     fitting = fit(config, fits)
     chosen = fitting or list(divisions(config))[-1]
-    steps, tokens = max(0, config.steps - done), step_tokens(model, stage, config)
+    steps, tokens = max(0, config.steps - done), step_tokens(model, form, config)
     speed = speed_of(model, stage, config)
     seconds = None
     if speed is not None:
-        reading = pair_rows if stage == "dpo" and not done else 0
-        held_out = min(config.eval_rows, max(1, pair_rows // 20)) if stage == "dpo" else config.eval_rows
-        speed = slower(speed, chosen.checkpointing and not config.checkpointing)
-        seconds = _seconds(model, stage, chosen, steps, speed, reading, held_out)
+        reading = rows if stage.reads_first and not done else 0
+        held_out = min(config.eval_rows, max(1, rows // 20)) if stage.reads_first else config.eval_rows
+        speed = slower(speed, chosen.activation_checkpointing and not config.activation_checkpointing)
+        seconds = _seconds(model, form, chosen, steps, speed, reading, held_out)
     return StagePlan(
-        stage, steps, steps * tokens, trained_count(model, config),
-        steps * tokens * flops_per_token(model, row_width(model, stage)), memory(chosen), seconds,
+        stage.name, steps, steps * tokens, trained_count(model, config),
+        steps * tokens * flops_per_token(model, row_width(model, form)), memory(chosen), seconds,
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
     )  # fmt: skip
 
 
 def _seconds(
-    model: ModelConfig, stage: str, config: StageConfig, steps: int, speed: Speed, reading: int, held_out: int
+    model: ModelConfig, form: Form, config: StageConfig, steps: int, speed: Speed, reading: int, held_out: int
 ) -> float:
-    """Training, measuring on held-out rows, saving, and for DPO the reference model's reading of the pairs."""
-    width, last = row_width(model, stage), config.steps
+    """Training, measuring on held-out rows, saving, and reading all rows first where a stage does."""
+    width, last = row_width(model, form), config.steps
     done, both = last - steps, math.lcm(config.save_every, config.eval_every)
     saves = _multiples(config.save_every, done, last) + (last % config.save_every != 0 and steps > 0)
     looks = saves + _multiples(config.eval_every, done, last) - _multiples(both, done, last)
     looks -= last % config.eval_every == 0 and last % config.save_every != 0 and steps > 0  # the last step, once
-    looks += steps == last  # the weights that training starts from
-    training = steps * (step_tokens(model, stage, config) * speed.token + speed.update)
-    measuring = (looks * held_out + reading) * width * speed.forward
-    return training + measuring + saves * checkpoint_bytes(model, config) / DISK_RATE
+    training = steps * (step_tokens(model, form, config) * speed.token + speed.update)
+    measuring = ((looks + (steps == last)) * held_out + reading) * width * speed.forward  # the start, too
+    saving = looks * checkpoint_bytes(model, config) / DISK_RATE  # each measurement may be the best one
+    return training + measuring + saving
 
 
 def _multiples(of: int, above: int, last: int) -> int:

@@ -1,7 +1,7 @@
 """How long one part of a step takes here: a few real steps of the model with one and with three layers, timed.
 
-Everything else of the shape is real (width, vocabulary, context, masks, optimizer), so that what a layer and what the
-rest cost need no assumption about the machine.
+Everything else of the shape is real (the stage's objective and optimizer, width, vocabulary, context, adapters), so
+that what a layer and what the rest cost need no assumption about the machine.
 """
 
 import time
@@ -11,15 +11,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backends.base import Backend
-from minigpt.config import ModelConfig, StageConfig
+from minigpt.data.shards import MemoryShard
+from minigpt.events import silent
 from minigpt.model.gpt import GPT, init_weights, to_backend
+from minigpt.model.lora import is_adapted
 from minigpt.plan.costs import flops_per_token, row_width
+from minigpt.quantize.codes import quantize_weights
+from minigpt.sections import ModelConfig, StageConfig
+from minigpt.stages.assemble import assembled
+from minigpt.stages.stage import Job, Stage
 from minigpt.train.gradients import accumulated
-from minigpt.train.losses import language_loss, token_losses
 from minigpt.train.optim import Optimizer
 
 SHALLOW, DEEP = 1, 3  # layers of the two models that are timed
-SEGMENT = 64  # tokens of the examples in packed rows
+EXAMPLE = 64  # tokens of the examples in packed rows
 REPEATS = 3
 LONG = 1.0  # seconds
 
@@ -33,14 +38,14 @@ class Speed:
     update: float
 
 
-def measure(backend: Backend, model: ModelConfig, stage: str, config: StageConfig, dtype: str, seconds: float) -> Speed:
+def measure(
+    backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, dtype: str, seconds: float
+) -> Speed:
     """The speed of a stage's parts on this machine; takes about `seconds`."""
-    rows, width = _sample(backend, model, stage, config, seconds)
+    rows = _sample(backend, model, stage, config, seconds)
     depths = sorted({min(SHALLOW, model.n_layer), min(DEEP, model.n_layer)})
-    timed = [
-        _timed(backend, model.model_copy(update={"n_layer": n}), stage, config, dtype, rows, width) for n in depths
-    ]
-    per_token = 1 / (rows * width)
+    timed = [_timed(backend, model.model_copy(update={"n_layer": n}), stage, config, dtype, rows) for n in depths]
+    per_token = 1 / (rows * row_width(model, stage.form))
     found = [_extrapolated([getattr(s, name) for s in timed], depths, model.n_layer)
              for name in ("token", "forward", "update")]  # fmt: skip
     return Speed(found[0] * per_token, found[1] * per_token, found[2])
@@ -54,17 +59,16 @@ def _extrapolated(values: list[float], depths: list[int], layers: int) -> float:
     return max(values[1], values[0]) + slope * (layers - depths[1])
 
 
-def _sample(backend: Backend, model: ModelConfig, stage: str, config: StageConfig, seconds: float) -> tuple[int, int]:
-    """(rows, tokens of a row) that can be timed often enough in so many seconds; at least one whole row per lane.
+def _sample(backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, seconds: float) -> int:
+    """Rows that can be timed often enough in so many seconds; at least one whole row per lane.
 
     A shorter row would cost less per token than a real one: attention grows with the square of its length.
     """
-    width, part = row_width(model, stage), config.batch_size // config.accumulation
-    rate = _rate(backend)
+    width = row_width(model, stage.form)
     flops = sum(flops_per_token(model.model_copy(update={"n_layer": n}), width) for n in (SHALLOW, DEEP))
-    tokens = int(seconds * rate / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
+    tokens = int(seconds * _rate(backend) / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
     lanes = len(backend.lanes())
-    return min(part, max(1, tokens // width // lanes) * lanes), width
+    return min(config.micro_batch_size, max(1, tokens // width // lanes) * lanes)
 
 
 def _rate(backend: Backend) -> float:
@@ -74,37 +78,57 @@ def _rate(backend: Backend) -> float:
     return 2 * size**3 / _shortest(backend, lambda: x @ x)
 
 
-def _timed(
-    backend: Backend, model: ModelConfig, stage: str, config: StageConfig, dtype: str, rows: int, width: int
-) -> Speed:
-    config = config.model_copy(update={"dtype": dtype})
-    network = GPT(model, backend, dtype, config.checkpointing, config.loss_chunk, config.dropout)
-    weights = to_backend(backend, init_weights(model, 0))
-    batch = _batch(model, rows, width, stage != "pretrain")
-    arrays = {key: backend.array(x) for key, x in batch.items()}
+def _timed(backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, dtype: str, rows: int) -> Speed:
+    """The times of `rows` rows of made-up examples under the stage's own objective."""
     traced = config.compile and backend.name == "mlx"  # torch.compile would take longer than the whole plan
-    gradient = backend.value_and_grad(lambda w, b: (language_loss(network, w, b), {}), compiled=traced)
+    changed = {"dtype": dtype, "batch_size": rows, "grad_accumulation": 1, "eval_rows": rows, "compile": traced}
+    config = config.model_copy(update=changed)
+    network = GPT(model, backend, dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
+    start = init_weights(model, 0)
+    bits = getattr(config, "lora_bits", 0) if is_adapted(config) else 0
+    weights = to_backend(backend, quantize_weights(start, bits) if bits else start)
+    shard = _made_up(model, stage, rows)
+    job = Job(network, weights, config, stage.form, shard, shard, _Sizes(model.vocab_size), 0, silent)
+    weights, objective = assembled(backend, network, config, weights, 0, stage.objective(job))
+    gradient = backend.value_and_grad(objective.loss, compiled=traced)
+    extra = () if objective.base is None else (objective.base,)
     optimizer = Optimizer(backend, config, weights)
     state = [weights, optimizer.init(weights)]
 
+    def step() -> tuple:
+        batch = objective.batches(0, state[0])
+        return accumulated(backend, lambda w, b: gradient(w, b, *extra), state[0], batch, 1)
+
     def update() -> list:
-        slopes, _ = optimizer.clip(gradients)
-        state[:] = optimizer.update(state[0], slopes, state[1], 0)
+        clipped, _ = optimizer.clip(gradients)
+        state[:] = optimizer.update(state[0], clipped, state[1], 0)
         return state
 
-    token = _shortest(backend, lambda: accumulated(backend, gradient, state[0], batch, 1))
-    forward = _shortest(backend, lambda: token_losses(network, state[0], arrays))
-    *_, gradients = accumulated(backend, gradient, state[0], batch, 1)
+    token = _shortest(backend, step)
+    forward = _shortest(backend, lambda: objective.validate(state[0]))
+    *_, gradients = step()
     backend.sync(gradients)
     return Speed(token, forward, _shortest(backend, update))
 
 
-def _batch(model: ModelConfig, rows: int, width: int, packed: bool) -> dict[str, np.ndarray]:
-    ids = np.random.default_rng(0).integers(0, model.vocab_size, (rows, width + 1)).astype(np.int32)
-    batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": np.full((rows, width), 1e-3, np.float32)}
-    batch["dropout"] = np.arange(rows, dtype=np.int32)  # used if the stage has dropout
-    segments = np.repeat((np.arange(width) // SEGMENT)[None], rows, axis=0).astype(np.int32)
-    return batch | ({"segments": segments} if packed else {})
+def _made_up(model: ModelConfig, stage: Stage, rows: int) -> MemoryShard:
+    """Examples of random tokens that fill `rows` rows of the stage's form."""
+    form, width = stage.form, row_width(model, stage.form)
+    draw = np.random.default_rng(0)
+    if form.stream:
+        size = rows * width + 1
+        return MemoryShard(draw.integers(0, model.vocab_size, size).astype(np.int32), np.array([size]))
+    length = min(EXAMPLE, width // form.sequences)  # tokens of a sequence in a row: one more is only a target
+    count = rows * (width // (length * form.sequences)) * form.sequences
+    ids = draw.integers(0, model.vocab_size, count * (length + 1)).astype(np.int32)
+    return MemoryShard(ids, np.arange(1, count + 1) * (length + 1), np.ones(len(ids), np.uint8))
+
+
+class _Sizes:
+    """A tokenizer of which only the sizes of its tokens are asked."""
+
+    def __init__(self, vocab_size: int):
+        self.byte_lengths = self.character_lengths = np.ones(vocab_size, np.int32)
 
 
 def _shortest(backend: Backend, work: Callable) -> float:
@@ -120,7 +144,7 @@ def _seconds(backend: Backend, work: Callable) -> float:
 
 
 def slower(speed: Speed, checkpointing: bool) -> Speed:
-    """The speed with gradient checkpointing: the forward pass is computed a second time."""
+    """The speed with activation checkpointing: the forward pass is computed a second time."""
     return replace(speed, token=speed.token + speed.forward) if checkpointing else speed
 
 

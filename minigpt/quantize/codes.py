@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from backends.tree import Tree, items, leaves, unflatten
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
 from minigpt.model.linear import QUANTIZED
+from minigpt.sections import ModelConfig
 
 BITS = (4, 8)
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # always in 8 bits

@@ -18,5 +18,5 @@ def load_engine(
     float32, whatever they trained in.
     """
     weights, stage = loaded_quantized(run, stage, backend, bits, report) if bits else run.weights(stage, backend)
-    dtype = "float32" if backend.device == "cpu" else choose_dtype(backend, getattr(run.config, stage).dtype)
+    dtype = "float32" if backend.device == "cpu" else choose_dtype(backend, run.config.of(stage).dtype)
     return Engine(GPT(run.model_config, backend, dtype), weights, run.tokenizer, kv_bits)

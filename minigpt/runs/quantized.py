@@ -5,8 +5,7 @@ from pathlib import Path
 
 from backends.base import Backend
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig
-from minigpt.data.batches import Batches, PackedRows, PairRows, TextRows
+from minigpt.data.batches import Batches
 from minigpt.errors import UsageError, check_name
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
@@ -14,6 +13,8 @@ from minigpt.model.linear import QUANTIZED
 from minigpt.quantize.codes import check, dequantize_matrix, dequantize_weights, quantize_weights, size_in_bytes
 from minigpt.quantize.gptq import error_report, gptq_weights, input_grams
 from minigpt.runs.run import Run
+from minigpt.sections import ModelConfig
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoint
 
 METHODS = ("plain", "gptq")
@@ -150,10 +151,6 @@ def calibration(run: Run, stage: str, required: bool) -> list[dict]:
             return []
         message = f"{run.directory} has no training data of {stage}, which GPTQ calibrates with."
         raise UsageError(message, "Choose --method plain.")
-    shard = run.shards(stage)[0]
-    if stage == "pretrain":
-        rows = TextRows(shard, context, seed)
-    else:
-        rows = {"sft": PackedRows, "dpo": PairRows}[stage](shard, context, seed)
+    rows = STAGES[stage].form.rows(run.shards(stage)[0], context, seed)
     batches = Batches(rows, 1, seed)
     return [batches(step) for step in range(min(ROWS, rows.count))]

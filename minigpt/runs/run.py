@@ -10,6 +10,7 @@ import platform
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,22 +19,28 @@ import numpy as np
 from backends.base import Backend
 from backends.tree import Tree, map_leaves, unflatten
 from minigpt import __version__
-from minigpt.config import STAGES, Config, ModelConfig, build_config, differences, to_toml
+from minigpt.config import Config, build_config, differences, to_toml
 from minigpt.data.shards import Shard
 from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.sections import ModelConfig
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
 from minigpt.text.tokenizer import Tokenizer, load_tokenizer
 
 
+@dataclass(frozen=True)
 class Run:
-    """One run directory and its configuration."""
+    """One run directory and its configuration, which never changes: other settings make another Run."""
 
-    def __init__(self, directory: Path, config: Config):
-        self.directory = directory
-        self.config = config
+    directory: Path
+    config: Config
+
+    def with_section(self, name: str, **changes: object) -> "Run":
+        """The same directory with other values of one section of its configuration, which are not checked again."""
+        return Run(self.directory, self.config.with_section(name, **changes))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -5,16 +5,14 @@ final weights are the merged model, so that everything that uses a stage finds a
 """
 
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig, StageConfig, TuneConfig
-from minigpt.errors import CheckpointError
+from minigpt.data.batches import Batch
 from minigpt.model.gpt import parameter_count, to_backend
 from minigpt.model.linear import matrix
 from minigpt.model.lora import (
@@ -28,46 +26,19 @@ from minigpt.model.lora import (
     scales,
     target_layers,
     trained_count,
-)  # fmt: skip
-from minigpt.quantize.codes import dequantize_weights
-from minigpt.runs.run import Run
-from minigpt.stages.start import start_fingerprint, starting_weights
-from minigpt.store.stage import Complete, State
-
-if TYPE_CHECKING:
-    from minigpt.train.loop import Loss, Validate
+)
+from minigpt.sections import ModelConfig, StageConfig, TuneConfig
+from minigpt.train.loop import Objective
 
 
-@dataclass(frozen=True)
-class Base:
-    """Weights that a loss needs and no step changes, and what tells them from all others (a SHA-256)."""
+def adapted(
+    backend: Backend, model: ModelConfig, config: TuneConfig, weights: Tree, seed: int, whole: Objective
+) -> tuple[Tree, Objective]:
+    """(adapter, objective) for a stage that trains an adapter of `weights`.
 
-    weights: Tree
-    fingerprint: str
-
-    def check(self, state: dict[str, Any], where: Path) -> None:
-        """Raises CheckpointError when a checkpoint's `state` says that its adapter belongs to another base."""
-        check_base(state, self.fingerprint, where)
-
-
-def check_base(state: dict[str, Any], fingerprint: str, where: Path) -> None:
-    """Raises CheckpointError when the adapter in `where` was trained on other weights than those of `fingerprint`."""
-    if state.get("base") != fingerprint:
-        raise CheckpointError(
-            f"The adapter in {where} was trained on weights that the stage before it does not have any more.",
-            f"Restore them from a copy, or delete {where} to train this stage again.",
-        )
-
-
-def adapter_recipe(
-    backend: Backend, model: ModelConfig, config: TuneConfig, weights: Tree, seed: int, recipe: tuple
-) -> tuple[Tree, Tree, "Loss", "Validate"]:
-    """(base, adapter, loss, validate) for a stage that trains an adapter of `weights`.
-
-    `recipe` is the stage's (loss, validate) over whole trees. The loss returned takes the base as a third
-    argument: a traced function must not close over it.
+    `whole` is the stage's objective over whole trees. The loss returned takes the base as a third argument: a traced
+    function must not close over it.
     """
-    whole_loss, whole_validate = recipe
     layers = linear_layers(model)
 
     def weight_of(layer: str) -> np.ndarray:
@@ -81,12 +52,25 @@ def adapter_recipe(
         keys = batch.get("dropout")
         tree = join(base, adapter)
         tree = tree if keys is None else join(tree, dropout_leaves(salts, keys, rate))
-        return whole_loss(tree, batch)
+        return whole.loss(tree, batch)
 
     def validate(adapter):
-        return whole_validate(join(base, adapter))
+        return whole.validate(join(base, adapter))
 
-    return base, to_backend(backend, adapter), loss, validate
+    return to_backend(backend, adapter), replace(
+        whole, loss=loss, batches=_OverBase(whole.batches, base), validate=validate, base=base
+    )
+
+
+class _OverBase:
+    """Batches that are sampled, where they are, with the base and the adapter together."""
+
+    def __init__(self, batches: Any, base: Tree):
+        self._batches, self._base = batches, base
+        self.sampled = getattr(batches, "sampled", False)
+
+    def __call__(self, step: int, adapter: Tree | None = None) -> Batch:
+        return self._batches(step, join(self._base, adapter) if self.sampled else None)
 
 
 def dropout_salts(adapter: Tree) -> dict[str, int]:
@@ -111,28 +95,14 @@ def final_trees(base: Tree, flat: dict[str, np.ndarray], config: TuneConfig) -> 
     return {"weights": merge(join(base, adapter)), "adapter": adapter}
 
 
-def completion(run: Run, stage: str) -> Complete | None:
-    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
-    config = getattr(run.config, stage)
-    if not is_adapted(config):
-        return None
-
-    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
-        base = starting_weights(run, stage, config)
-        check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
-        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
-
-    return complete
-
-
-def adapter_note(model: ModelConfig, stage: str, config: StageConfig) -> str | None:
-    """How much of the model an adapter trains; which settings of one are not used."""
+def adapter_note(model: ModelConfig, stage: str, config: StageConfig) -> str:
+    """How much of the model an adapter trains; which settings of one are not used. "" without an adapter."""
     if not is_adapted(config):
         named = [f"{stage}.{name}" for name in ("dora", "lora_bits", "lora_targets") if getattr(config, name, None)]
-        return f"{stage}.lora_rank is 0, so all weights are trained; not used: {', '.join(named)}." if named else None
+        return f"{stage}.lora_rank is 0, so all weights are trained; not used: {', '.join(named)}." if named else ""
     layers = len(target_layers(model, config.lora_targets))
     trained, whole = trained_count(model, config), parameter_count(model)
     kind = "DoRA" if config.dora else "LoRA"
-    what = f"{kind} of rank {config.lora_rank} in {layers} layers: {trained:,} numbers are trained"
+    what = f"{kind} of rank {config.lora_rank} in {layers} layers: {trained:,} trainable parameters"
     bits = f", in {config.lora_bits} bits" if config.lora_bits else ""
     return f"{stage}: {what}, the model's {whole:,} stay as they are{bits}."

@@ -14,7 +14,6 @@ from minigpt.errors import CheckpointError
 from minigpt.events import Note, Report, silent
 from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoint, verify_checkpoint
 from minigpt.store.durable import discard, write_whole
-from minigpt.train.health import is_good
 
 State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": …}}
 Complete = Callable[[dict[str, np.ndarray], State], dict[str, Tree]]  # (weights by name, state) -> trees
@@ -169,6 +168,21 @@ class StageStore:
         lines = self.journal.read_text("utf-8", "replace").splitlines()
         kept = "".join(line + "\n" for line in lines if _step_of_line(line) <= step)
         write_whole(self.journal, kept)
+
+
+def is_good(state: State) -> bool:
+    """Whether a checkpoint's state was saved while training was well."""
+    health = state.get("health", {})
+    return not health.get("streak") and not health.get("high")
+
+
+def check_base(state: State, fingerprint: str, where: Path) -> None:
+    """Raises CheckpointError when the adapter in `where` was trained on other weights than those of `fingerprint`."""
+    if state.get("base") != fingerprint:
+        raise CheckpointError(
+            f"The adapter in {where} was trained on weights that the stage before it does not have any more.",
+            f"Restore them from a copy, or delete {where} to train this stage again.",
+        )
 
 
 def step_of(checkpoint: Path) -> int:

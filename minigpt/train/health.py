@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 WINDOW = 50  # losses that say what is normal
 SETTLED = 10  # fewer say nothing yet
@@ -53,9 +53,3 @@ class Health:
         if self.streak:
             return f"the loss or its gradient was not finite in {self.streak} steps in a row"
         return f"the loss jumped to {loss:.3g} from about {median(self.recent):.3g} and stayed there"
-
-
-def is_good(state: dict[str, Any]) -> bool:
-    """Whether a checkpoint's state was saved while training was well."""
-    health = state.get("health", {})
-    return not health.get("streak") and not health.get("high")

@@ -5,8 +5,8 @@ from typing import Any
 
 from backends.base import Array, Backend
 from backends.tree import Tree, items, leaves, rebuild
-from minigpt.config import StageConfig
 from minigpt.errors import UsageError
+from minigpt.sections import StageConfig
 
 
 class Optimizer:
@@ -28,7 +28,7 @@ class Optimizer:
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
         self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
         self.names = [name for name, _ in named]
-        self._clip = backend.compile_update(lambda grads: backend.clip_by_global_norm(grads, config.clip))
+        self._clip = backend.compile_update(lambda grads: backend.clip_by_global_norm(grads, config.grad_clip))
         self._update = backend.compile_update(self._compute)
 
     def init(self, weights: Tree) -> Tree:
@@ -41,7 +41,7 @@ class Optimizer:
         """The leaves of the gradients, clipped, and their norm before that. `grads` must not be used again."""
         return self._clip(leaves(grads))
 
-    def update(self, weights: Tree, slopes: list[Array], state: Tree, step: int) -> tuple[Tree, Tree]:
+    def update(self, weights: Tree, grads: list[Array], state: Tree, step: int) -> tuple[Tree, Tree]:
         """The weights and state after update number `step` (from 0) with the clipped gradients.
 
         What is passed in must not be used again: a backend may have changed it in place.
@@ -54,9 +54,9 @@ class Optimizer:
             "correction1": scalar(1.0 - self.config.beta1**t),
             "correction2": scalar(1.0 - self.config.beta2**t),
         }
-        return self._update(weights, slopes, state, settings)
+        return self._update(weights, grads, state, settings)
 
-    def _compute(self, weights: Tree, slopes: list[Array], state: Tree, settings: dict[str, Any]):
+    def _compute(self, weights: Tree, grads: list[Array], state: Tree, settings: dict[str, Any]):
         c, backend = self.config, self.backend
         params = leaves(weights)
         first = [state["first"][name] for name in self.names]
@@ -67,7 +67,7 @@ class Optimizer:
 
         if self.adamw:
             new_params, new_first, second = backend.adamw_update(
-                pick(params, self.adamw), pick(slopes, self.adamw), pick(first, self.adamw), second,
+                pick(params, self.adamw), pick(grads, self.adamw), pick(first, self.adamw), second,
                 lr=settings["learning_rate"], correction1=settings["correction1"], correction2=settings["correction2"],
                 beta1=c.beta1, beta2=c.beta2, eps=c.eps, decays=self.decays,
             )  # fmt: skip
@@ -75,7 +75,7 @@ class Optimizer:
             _put(first, self.adamw, new_first)
         if self.muon:
             new_params, new_first = backend.muon_update(
-                pick(params, self.muon), pick(slopes, self.muon), pick(first, self.muon),
+                pick(params, self.muon), pick(grads, self.muon), pick(first, self.muon),
                 lr=settings["matrix_learning_rate"], beta=c.momentum, decay=c.weight_decay,
                 dtype="bfloat16" if c.dtype == "bfloat16" else "float32",
             )  # fmt: skip
@@ -91,14 +91,14 @@ class Optimizer:
 def rate(config: StageConfig, step: int) -> float:
     """The learning rate at `step` (from 0) as a share of the highest: warm-up, then the schedule's way down.
 
-    "cosine" and "linear" fall from the end of the warm-up on; "hold" stays high and falls linearly in the
+    "cosine" and "linear" fall from the end of the warm-up on; "wsd" stays high and falls linearly in the
     last `decay_fraction` of the steps (also called WSD, Hu et al. 2024). All end at `final_fraction`.
     """
     warmup = min(config.warmup_steps, config.steps - 1)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     falls_from = warmup
-    if config.schedule == "hold":
+    if config.schedule == "wsd":
         falls_from = max(warmup, round(config.steps * (1 - config.decay_fraction)))
     done = min(1.0, max(0.0, (step - falls_from) / max(1, config.steps - 1 - falls_from)))
     left = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done

@@ -12,6 +12,7 @@ from typing import Any
 from comparisons.duel import Figures, worker
 
 from minigpt.config import Config, load_config
+from minigpt.data.forms import TEXTS
 from minigpt.machine.now import memory_total
 from minigpt.model.gpt import parameter_count
 from minigpt.plan.memory import stage_memory
@@ -48,7 +49,7 @@ def steps(backend: str, axis: str, values: Sequence[int], rest: str) -> Curve:
         asked = {"width": value} if axis == "parameters" else {axis: value}
         config = config_of(**asked)
         x = parameter_count(config.model) if axis == "parameters" else value
-        need = stage_memory(config.model, "pretrain", config.sft, (backend, "cpu"), "float32", BASE).total
+        need = stage_memory(config.model, TEXTS, config.sft, (backend, "cpu"), "float32", BASE).total
         if need > SHARE * memory_total():
             left_out.append(f"{x:,}")
         else:

@@ -50,15 +50,16 @@ def ours(stage: str) -> Figures:
     A step's batch is a pure function of its number, so the examples that it had are counted afterwards.
     """
     from backends import get_backend
-    from minigpt.data.batches import Batches, PackedRows, PairRows
+    from minigpt.data.batches import Batches
     from minigpt.events import Eval, StageStarted, Step
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.runs.run import open_run
+    from minigpt.stages.table import STAGES
 
     run, seen = open_run(Path("run")), []
     run_pipeline(run, get_backend("torch"), lambda event: seen.append((time.perf_counter(), event)), [stage])
     (shard, held_out), config = run.shards(stage), getattr(run.config, stage)
-    kind = {"sft": PackedRows, "dpo": PairRows}[stage]
+    kind = STAGES[stage].form.rows
     batches = Batches(kind(shard, run.config.model.context, run.config.seed), config.batch_size, run.config.seed)
     counts = [examples(batches(step)["segments"], stage) for step in range(config.steps)]
     seconds = [event.seconds for _, event in seen if isinstance(event, Step)]

@@ -10,13 +10,13 @@ from pathlib import Path
 from comparisons.start import exported, llama, started_run
 
 from minigpt.config import Config
-from minigpt.data.batches import PackedRows, PairRows
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.prepare import Reader
 from minigpt.data.prepare import prepare as make_shards
 from minigpt.data.read.sources import read_rows
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
+from minigpt.runs.inputs import reader_of
+from minigpt.stages.table import STAGES
 from minigpt.text.tokenizer import Tokenizer, train_tokenizer
 
 EXAMPLES = {"sft": 8, "dpo": 4}  # of a step, about: ours are packed into whole rows
@@ -47,9 +47,8 @@ def prepare(stage: str, steps: int, file: Path | None) -> None:
 def packed(stage: str, config: Config, tokenizer: Tokenizer) -> list[list[int]]:
     """Which examples share a row of tokens."""
     where = Path("packed")
-    make_shards(Reader(stage, config.data, config.seed, where), tokenizer, where, config.model.context)
-    kind = {"sft": PackedRows, "dpo": PairRows}[stage]
-    rows = kind(Shard(where / "train"), config.model.context, config.seed).rows
+    make_shards(reader_of(config, stage, where), tokenizer, where, config.model.context)
+    rows = STAGES[stage].form.rows(Shard(where / "train"), config.model.context, config.seed).rows
     shutil.rmtree(where)  # tokenizing is part of everybody's work
     return rows
 

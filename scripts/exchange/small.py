@@ -10,10 +10,10 @@ from backends import get_backend
 from minigpt.events import silent
 from minigpt.exchange.exporting import export_run
 from minigpt.generate.engine import Engine
+from minigpt.runs.inputs import learn_tokenizer
 from minigpt.runs.loading import load_engine
-from minigpt.runs.pipeline import learn_tokenizer
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
 from minigpt.text.tokenizer import Tokenizer
 
 __all__ = ["count", "engine", "exported", "learned_tokenizer", "trained"]

@@ -5,12 +5,12 @@ from pathlib import Path
 from ordeals.ordeal import Outcome, count
 
 from exchange.small import learned_tokenizer
-from minigpt.config import ModelConfig
 from minigpt.exchange.exporting import write_model
 from minigpt.exchange.hf.directory_check import differs
 from minigpt.exchange.readers.probes import random_conversations, random_texts
 from minigpt.exchange.readers.readers import TransformersReader
 from minigpt.model.gpt import init_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.tokenizer import Tokenizer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from backends import get_backend
 from minigpt.errors import CheckpointError, ResourceError
 from minigpt.events import Note, silent
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
 from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.store.stage import StageStore
 

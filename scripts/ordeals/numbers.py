@@ -6,11 +6,11 @@ from pathlib import Path
 
 from backends import get_backend
 from backends.tree import leaves, map_leaves
-from minigpt.config import STAGES
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note, Skipped, silent
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.train import loop
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minigpt.cli import tables
-from minigpt.config import STAGES, Config
+from minigpt.config import Config
 from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
-from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
+from minigpt.stages.table import STAGES
 
 
 @dataclass

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from backends import get_backend
 from backends.base import Backend
-from minigpt.config import STAGES
 from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
 from minigpt.generate.sampling import GREEDY, Sampling
+from minigpt.runs.control import Control
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
-from minigpt.train.control import Control
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
 from minigpt.train.stop import Stop
 
 from .ordeal import Outcome, count, difference, prepared, small_config

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from minigpt.config import STAGES
 from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
-from minigpt.runs.pipeline import make_data, make_tokenizer
+from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def world_run(backend, tmp_path_factory):
     model = config.model.model_copy(update={"context": 80})
     config = config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
     run = Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", config)
-    make_tokenizer(run, STAGES, silent)
+    make_tokenizer(run, list(STAGES), silent)
     for stage in STAGES:
         make_data(run, stage, silent)
         if stage != "dpo":
@@ -33,10 +33,9 @@ def copied(world_run, tmp_path):
     """copied(stage, …settings): a copy of the run in which `stage` is still to be done, with those settings."""
 
     def copy(stage, name="copy", **settings):
-        section = getattr(world_run.config, stage).model_copy(update=settings)
-        run = Run(tmp_path / name, world_run.config.model_copy(update={stage: section}))
+        run = Run(tmp_path / name, world_run.config.with_section(stage, **settings))
         shutil.copytree(world_run.directory, run.directory)
-        for later in STAGES[STAGES.index(stage) :]:
+        for later in list(STAGES)[list(STAGES).index(stage) :]:
             shutil.rmtree(run.store(later).directory, ignore_errors=True)
         return run
 

@@ -5,16 +5,16 @@ import signal
 import pytest
 from test_resume import results
 
-from minigpt.config import STAGES
 from minigpt.errors import Interrupted, OutOfMemory
 from minigpt.events import Continued, Note, Paused, Progress, Saved, Step, Usage, silent
 from minigpt.machine.brake import Brake, Machine
 from minigpt.machine.limits import Limits
 from minigpt.machine.now import CRITICAL, Conditions
 from minigpt.machine.throttle import LONGEST
-from minigpt.stages.stages import train_stage
-from minigpt.train.control import Control
-from minigpt.train.loop import PAUSES
+from minigpt.runs.control import Control
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
+from minigpt.train.hooks import PAUSES
 from minigpt.train.stop import Stop
 
 SETTINGS = {"steps": 5, "save_every": 3, "eval_every": 2, "log_every": 1, "warmup_steps": 1}

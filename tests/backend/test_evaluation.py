@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from minigpt.config import ModelConfig
 from minigpt.data.batches import PackedRows, ValidationText
 from minigpt.data.shards import Shard, ShardWriter
 from minigpt.data.world import rows as world
-from minigpt.evaluate.language import divergence, evaluate_language
 from minigpt.evaluate.world import greedy_answers, question
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.chatml import render
 from minigpt.text.tokenizer import END_OF_TEXT, CharTokenizer
+from minigpt.train.measure import divergence, evaluate_language
 
 TOKENIZER = CharTokenizer("abc中")  # other characters are bytes
 LENGTH = 16

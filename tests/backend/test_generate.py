@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from backends import tree
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.generate.engine import Engine, _of_like_length, chat_prompt
 from minigpt.generate.sampling import GREEDY, Sampling, with_seeds
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.chatml import render
 from minigpt.text.tokenizer import END_OF_TEXT, FIRST_BYTE, IM_END, CharTokenizer
 

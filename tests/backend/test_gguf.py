@@ -5,7 +5,6 @@ import pytest
 
 from backends import get_backend
 from backends.tree import items
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.exchange.gguf import file as gguf_file
 from minigpt.exchange.gguf import tokenizer as gguf_tokenizer
@@ -17,6 +16,7 @@ from minigpt.exchange.readers.probes import random_conversations
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.text.tokenizer import IM_END, IM_START, UNKNOWN, train_tokenizer
 
 TEXTS = ["Hello world, the cat sat on the mat. don't x=1 <|im_end|> 我们看见一只猫。 12345 " * 3, "你好，世界 世界"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from backends.tree import items
-from minigpt.config import ModelConfig
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import make_batch, random_weights
 from minigpt.quantize.codes import (
@@ -17,6 +16,7 @@ from minigpt.quantize.codes import (
     steps,
 )
 from minigpt.quantize.gptq import error_report, gptq_matrix, gptq_weights, input_grams
+from minigpt.sections import ModelConfig
 
 CONFIG = ModelConfig(
     n_layer=2, n_head=4, n_kv_head=2, d_model=64, d_ff=96, vocab_size=61, context=32, tie_embeddings=False

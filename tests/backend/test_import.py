@@ -21,6 +21,7 @@ from minigpt.generate.sampling import GREEDY
 from minigpt.runs.loading import load_engine
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import open_run
+from minigpt.stages.table import STAGES
 from minigpt.text.chatml import render
 
 QUESTION = [{"role": "user", "content": "What is it?"}]
@@ -151,9 +152,9 @@ def test_sft_and_dpo_go_on_from_it(backend, zoo, tmp_path, kind):
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     run = open_run(tmp_path / "run")
     steps = {"steps": 4, "batch_size": 2, "eval_every": 2, "save_every": 2, "eval_rows": 2, "learning_rate": 3e-3}
-    data = run.config.data.model_copy(update={"sft": [str(chats)], "dpo": [str(pairs)], "skip_bad": False})
-    sft, dpo = (getattr(run.config, name).model_copy(update=steps | {"warmup_steps": 0}) for name in ("sft", "dpo"))
-    run.config = run.config.model_copy(update={"data": data, "sft": sft, "dpo": dpo})
+    run = run.with_section("data", sft=[str(chats)], dpo=[str(pairs)], skip_bad=False)
+    for name in ("sft", "dpo"):
+        run = run.with_section(name, **steps, warmup_steps=0)
     run_pipeline(run, backend, silent, ["sft", "dpo"])
     assert run.finished_stages() == ["pretrain", "sft", "dpo"]
     losses = [json.loads(line) for line in run.store("sft").journal.read_text().splitlines()]
@@ -166,10 +167,15 @@ def test_sft_and_dpo_go_on_from_it(backend, zoo, tmp_path, kind):
     assert exported.answer(prompts, GREEDY, 9) == load_engine(run, "dpo", backend).answer(prompts, GREEDY, 9)
 
 
+def reader_of(stage, path, **settings):
+    data = DataConfig(**{stage: [str(path)]}, **settings)
+    return Reader(stage, STAGES[stage].form, data.of(STAGES[stage]), 1, path.parent)
+
+
 def test_texts_end_with_the_models_own_token(zoo, tmp_path):
     tokenizer = read_model(zoo / "llama")[2]
     (tmp_path / "x.jsonl").write_text('{"text": "the"}\n' * 9, "utf-8")
-    prepare(Reader("pretrain", DataConfig(pretrain=[str(tmp_path / "x.jsonl")]), 1, tmp_path), tokenizer, tmp_path, 8)
+    prepare(reader_of("pretrain", tmp_path / "x.jsonl"), tokenizer, tmp_path, 8)
     shard = Shard(tmp_path / "validation")
     assert shard.sequence(0)[0].tolist() == [*tokenizer.encode("the"), 2]  # </s>
     assert tokenizer.prompt("the")[0] == 1 and tokenizer.prompt("") == [1]  # <s>
@@ -179,13 +185,13 @@ def test_rows_that_the_template_refuses_are_named_or_skipped(zoo, tmp_path):
     tokenizer, path = read_model(zoo / "llama")[2], tmp_path / "x.jsonl"
     rows = [[{"role": "system", "content": "Be good."}, *TALK[:2]], TALK[:2], TALK]
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), "utf-8")
-    reader = Reader("sft", DataConfig(sft=[str(path)]), 1, tmp_path)
+    reader = reader_of("sft", path)
     with pytest.raises(DataError, match="x.jsonl:1: .*Only user and assistant roles"):
         prepare(reader, tokenizer, tmp_path / "data", 96)
-    reader = Reader("sft", DataConfig(sft=[str(path)], skip_bad=True), 1, tmp_path)
+    reader = reader_of("sft", path, skip_bad=True)
     result = prepare(reader, tokenizer, tmp_path / "data", 96)
     assert result.bad == 1 and result.sequences["train"] + result.sequences["validation"] in (2, 3)
-    report = check(Reader("sft", DataConfig(sft=[str(path)]), 1, tmp_path), tokenizer, 96)
+    report = check(reader_of("sft", path), tokenizer, 96)
     assert len(report.bad) == 1 and sum(report.splits.values()) == 2
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from backends.tree import leaves
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.generate.cache import KVCache, QuantizedKVCache, new_cache
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.tokenizer import FIRST_BYTE, CharTokenizer
 
 CONFIG = ModelConfig(

@@ -12,7 +12,7 @@ from minigpt.events import silent
 from minigpt.exchange.adapters.adapters import export_adapter, import_adapter
 from minigpt.exchange.importing import import_directory
 from minigpt.runs.pipeline import run_pipeline
-from minigpt.runs.run import open_run
+from minigpt.runs.run import Run, open_run
 from minigpt.store.checkpoint import load_checkpoint
 
 SMALL = {"steps": 2, "batch_size": 2, "save_every": 2, "eval_every": 2, "eval_rows": 4, "learning_rate": 0.01}
@@ -39,7 +39,7 @@ def test_adapters_on_an_imported_model(backend, tmp_path, kind):
     values["data"] |= {"sft": [rows(tmp_path / "a.jsonl", talks)], "dpo": [rows(tmp_path / "b.jsonl", pairs)]}
     for stage, section in LORA.items():
         values[stage] |= SMALL | section
-    run.config = build_config(values)
+    run = Run(run.directory, build_config(values))
     run_pipeline(run, backend, silent, ["sft", "dpo"])
     for stage in ("sft", "dpo"):  # the latter over weights in 4 bits
         exported = export_adapter(run, stage, "peft", tmp_path / stage, backend=backend)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from backends.tree import items, map_leaves, unflatten
-from minigpt.config import ModelConfig, TuneConfig
 from minigpt.data.batches import PackedRows
 from minigpt.errors import CheckpointError, UsageError
-from minigpt.evaluate.language import evaluate_language
 from minigpt.events import Eval, Step, silent
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.model.linear import dropout, linear
@@ -20,8 +18,10 @@ from minigpt.parity.models import random_weights
 from minigpt.parity.trajectories import losses_of
 from minigpt.quantize.codes import dequantize_weights, quantize_weights
 from minigpt.runs.pipeline import run_pipeline
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
+from minigpt.sections import ModelConfig, TuneConfig
 from minigpt.store.checkpoint import load_checkpoint
+from minigpt.train.measure import evaluate_language
 
 MODEL = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, d_model=32, d_ff=48, vocab_size=50, context=24)
 LORA = {"lora_rank": 4, "lora_dropout": 0.2, "learning_rate": 5e-3}
@@ -144,8 +144,7 @@ def test_the_reference_of_dpo_is_the_tree_without_the_leaves(backend, copied, do
 def test_dpo_starts_from_the_merged_weights_of_an_sft_adapter(backend, copied):
     run = copied("sft", **LORA | {"steps": 2, "save_every": 2})
     train_stage(run, "sft", backend, silent)
-    section = run.config.dpo.model_copy(update={"lora_rank": 2, "steps": 2, "save_every": 2, "learning_rate": 1e-2})
-    run.config = run.config.model_copy(update={"dpo": section})
+    run = run.with_section("dpo", lora_rank=2, steps=2, save_every=2, learning_rate=1e-2)
     train_stage(run, "dpo", backend, silent)
     before, after = (dict(items(run.weights(stage)[0])) for stage in ("sft", "dpo"))
     adapter = load_checkpoint(run.store("dpo").final)[0]["adapter"]
@@ -208,8 +207,7 @@ def test_dpo_over_quantized_weights_starts_at_ln_2(backend, copied):
     references = {}
     run = copied("dpo", **LORA | {"lora_dropout": 0.0, "steps": 2, "save_every": 2})
     for bits in (0, 4):
-        section = run.config.dpo.model_copy(update={"lora_bits": bits})
-        run.config = run.config.model_copy(update={"dpo": section})
+        run = run.with_section("dpo", lora_bits=bits)
         losses = losses_of(run, "dpo", backend)
         assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
         stored = load_checkpoint(run.store("dpo").directory / "reference_train")[0]
@@ -297,11 +295,9 @@ def test_what_an_adapter_is_cannot_change_on_the_way(backend, copied):
     run = copied("sft", **LORA | {"steps": 2, "save_every": 2})
     run.save_config(backend)
     losses_of(run, "sft", backend, stop_after=2)
-    section = run.config.sft.model_copy(update={"lora_rank": 8, "steps": 4})
-    run.config = run.config.model_copy(update={"sft": section})
+    run = run.with_section("sft", lora_rank=8, steps=4)
     with pytest.raises(UsageError, match="lora_rank: 4 -> 8"):
         run_pipeline(run, backend, silent, ["sft"], allow_changes=True)
-    section = run.config.sft.model_copy(update={"lora_rank": 4, "lora_dropout": 0.0})
-    run.config = run.config.model_copy(update={"sft": section})
+    run = run.with_section("sft", lora_rank=4, lora_dropout=0.0)
     run_pipeline(run, backend, silent, ["sft"], allow_changes=True)
     assert run.store("sft").finished()

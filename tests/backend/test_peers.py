@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from backends import tree
-from minigpt.config import ModelConfig
 from minigpt.model.gpt import GPT, parameter_count, to_backend, weight_shapes
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig
 
 # float32, logits of size up to about 4: the peers among themselves differ by 3e-6
 BOUND = 1e-5

@@ -5,15 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from minigpt.config import DPOConfig, ModelConfig
 from minigpt.data.batches import PairRows
 from minigpt.data.shards import Shard, ShardWriter
-from minigpt.evaluate.language import evaluate_preferences
 from minigpt.events import Eval, Step, silent
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
-from minigpt.stages.stages import reference_logprobs, train_stage
+from minigpt.runs.training import train_stage
+from minigpt.sections import ModelConfig
+from minigpt.stages.dpo import DPOConfig, reference_logprobs
 from minigpt.store.checkpoint import save_checkpoint
+from minigpt.train.measure import evaluate_preferences
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
 CONFIG = DPOConfig(batch_size=4, accumulation=2)

@@ -7,7 +7,6 @@ import pytest
 
 from backends import get_backend
 from backends.tree import items, map_leaves, unflatten
-from minigpt.config import ModelConfig, StageConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.model.linear import QUANTIZED, linear, matrix
@@ -21,6 +20,7 @@ from minigpt.quantize.codes import (
     unpack,
 )
 from minigpt.runs.quantized import for_answers
+from minigpt.sections import ModelConfig, StageConfig
 from minigpt.train.losses import language_loss
 from minigpt.train.optim import Optimizer
 

@@ -8,7 +8,7 @@ import pytest
 from backends.tree import map_leaves
 from minigpt.events import Eval, Step
 from minigpt.parity.trajectories import losses_of
-from minigpt.stages.stages import train_stage
+from minigpt.runs.training import train_stage
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.stage import StageStore
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.generate import speculate
 from minigpt.generate.engine import Engine
@@ -14,6 +13,7 @@ from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.generate.speculate import Speculation
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.tokenizer import FIRST_BYTE, IM_END, CharTokenizer
 
 CONTEXT = 64

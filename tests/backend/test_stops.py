@@ -5,11 +5,11 @@ import signal
 import pytest
 from test_resume import results
 
-from minigpt.config import STAGES
 from minigpt.errors import Interrupted
 from minigpt.events import Saved, Step, silent
-from minigpt.stages.stages import train_stage
-from minigpt.train.control import Control
+from minigpt.runs.control import Control
+from minigpt.runs.training import train_stage
+from minigpt.stages.table import STAGES
 from minigpt.train.stop import Stop
 
 STEPS = 5

@@ -11,10 +11,11 @@ import torch
 
 from backends import get_backend, tree
 from backends.torch.backend import TorchBackend
-from minigpt.config import TuneConfig
 from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, MODEL_CASES, make_batch, random_weights
-from minigpt.stages.adapter import adapter_recipe
+from minigpt.sections import TuneConfig
+from minigpt.stages.adapter import adapted
+from minigpt.train.loop import Objective
 from minigpt.train.losses import language_loss
 
 # what a trace may stumble over: masks, checkpoints, layers with and without biases, the kinds of positions
@@ -75,9 +76,9 @@ def test_an_adapter_with_dropout(traced):
         model = GPT(case.config, backend)
         batch = {key: backend.array(x) for key, x in (make_batch(case.config) | DROPOUT).items()}
         weights = tree.map_leaves(backend.array, random_weights(case.config))
-        recipe = (lambda w, batch, model=model: (language_loss(model, w, batch), {}), None)
-        base, adapter, loss, _ = adapter_recipe(backend, case.config, config, weights, 1, recipe)
-        (value, _), grads = backend.value_and_grad(loss, compiled=True)(adapter, batch, base)
+        whole = Objective(lambda w, batch, model=model: (language_loss(model, w, batch), {}), None, None)
+        adapter, objective = adapted(backend, case.config, config, weights, 1, whole)
+        (value, _), grads = backend.value_and_grad(objective.loss, compiled=True)(adapter, batch, objective.base)
         found.append((float(value), [backend.numpy(g) for g in tree.leaves(grads)]))
     check_alike(*found)
 

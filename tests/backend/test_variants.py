@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from backends import tree
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import CLASSES, config_json, model_type_of
 from minigpt.exchange.hf.foreign_config import model_config
@@ -16,6 +15,7 @@ from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, segment_mask, to_backend
 from minigpt.parity.models import GPT2, random_weights
+from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.text.chatml import render
 from minigpt.text.tokenizer import CharTokenizer
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from minigpt.config import StageConfig
 from minigpt.data.batches import Batches
 from minigpt.events import silent
+from minigpt.runs.control import UNSTEERED
+from minigpt.sections import StageConfig
 from minigpt.store.stage import StageStore
-from minigpt.train.control import UNSTEERED
-from minigpt.train.loop import train
+from minigpt.train.fit import fit
+from minigpt.train.loop import Objective
 
 
 class Points:
@@ -35,7 +36,9 @@ def toy_train(backend, tmp_path, validate=None, report=silent, control=UNSTEERED
     config = StageConfig(**settings)
     batches = batches or Batches(Points(), config.batch_size, seed=1)
     weights = {"w": backend.zeros((1,))}
-    return train(backend, "toy", config, weights, loss, batches, validate or distance, store, report, control), store
+    objective = Objective(loss, batches, validate or distance)
+    steered = {"stop": control.stop, "brake": control.brake}
+    return fit(backend, "toy", config, weights, objective, store, report, **steered), store
 
 
 toy_train.store = lambda tmp_path: StageStore(tmp_path / "toy")

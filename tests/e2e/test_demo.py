@@ -6,10 +6,10 @@ import pytest
 from command import tiny
 
 from backends import BACKENDS, get_backend
-from minigpt.config import STAGES
 from minigpt.parity.controls import broken
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
+from minigpt.stages.table import STAGES
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

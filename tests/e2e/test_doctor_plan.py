@@ -9,11 +9,11 @@ import pytest
 from command import finished, journal, process, tiny
 
 from backends import BACKENDS
-from minigpt.cli.planning import SUPERVISOR, guessed_preset
 from minigpt.config import PRESETS
 from minigpt.machine import check
 from minigpt.machine.check import BackendCheck
 from minigpt.machine.description import Machine
+from minigpt.plan.choose import SUPERVISOR, guessed_preset
 
 
 @pytest.fixture

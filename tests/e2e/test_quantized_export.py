@@ -8,7 +8,6 @@ from command import contents
 from safetensors.numpy import load_file
 
 from backends.tree import map_leaves
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.exchange import exporting
 from minigpt.exchange.exporting import mlx_quantization, write_model
@@ -16,6 +15,7 @@ from minigpt.exchange.hf.tensor_files import rounded
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.quantize.codes import quantize_weights
+from minigpt.sections import ModelConfig
 from minigpt.text.tokenizer import train_tokenizer
 
 

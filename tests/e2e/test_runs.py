@@ -8,7 +8,7 @@ import pytest
 from command import call, contents, environment, finished, journal, process, tiny, weights
 
 from minigpt.cli import console
-from minigpt.config import STAGES
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 
 
@@ -215,5 +215,5 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
     monkeypatch.setattr("minigpt.runs.pipeline.make_tokenizer", interrupt)
     flags = ("--data", "world", "--set", "model.context=64", "--run", "new")
     minigpt("run", *flags).refused(130, "Interrupted. What is finished is kept. Go on with: minigpt run ")
-    monkeypatch.setattr("minigpt.evaluate.report.evaluate_language", interrupt)
+    monkeypatch.setattr("minigpt.train.measure.evaluate_language", interrupt)
     minigpt("evaluate", trained, "--stage", "sft").refused(130, "Interrupted.")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from backends.tree import items, map_leaves
-from minigpt.config import ModelConfig, TuneConfig
 from minigpt.errors import UsageError
 from minigpt.exchange.adapters.adapters import _with_mlx, _with_peft
 from minigpt.exchange.adapters.files import layers_of, read_adapter, tree_of, write_adapter
@@ -15,6 +14,7 @@ from minigpt.exchange.hf.tokenizer_files import write_json
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.model.lora import init_adapter, join, layer_at, lora_shapes, scales
 from minigpt.parity.models import random_weights
+from minigpt.sections import ModelConfig, TuneConfig
 
 MODEL = ModelConfig(
     n_layer=2, n_head=4, n_kv_head=4, d_model=32, d_ff=128, vocab_size=61, context=32, norm="layer",

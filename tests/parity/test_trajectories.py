@@ -2,8 +2,8 @@
 
 import pytest
 
-from minigpt.config import STAGES
 from minigpt.parity import trajectories
+from minigpt.stages.table import STAGES
 from minigpt.train import gradients
 
 

@@ -247,7 +247,7 @@ def test_a_batch_depends_on_seed_and_step_only(tmp_path):
 
 def test_a_batch_that_was_made_before_is_the_same_and_is_made_once():
     asked = []
-    ahead = Ahead(lambda step: asked.append(step) or {"ids": np.array([step])})
+    ahead = Ahead(lambda step, weights: asked.append(step) or {"ids": np.array([step])})
     ahead.make(1)
     assert [int(ahead(step)["ids"][0]) for step in (0, 1, 1)] == [0, 1, 1]  # after a way back too
     assert asked == [1, 0, 1]

@@ -5,6 +5,7 @@ import json
 from minigpt.config import DataConfig
 from minigpt.data.check import check
 from minigpt.data.prepare import Reader
+from minigpt.stages.table import STAGES
 from minigpt.text.tokenizer import CharTokenizer
 
 BYTES = CharTokenizer("")
@@ -18,7 +19,7 @@ def checked(tmp_path, stage, rows, context=64, **settings):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     data = DataConfig(**{stage: [str(path)]}, **settings)
-    return check(Reader(stage, data, 1, tmp_path), BYTES, context)
+    return check(Reader(stage, STAGES[stage].form, data.of(STAGES[stage]), 1, tmp_path), BYTES, context)
 
 
 def test_conversations_are_counted_and_measured(tmp_path):

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from minigpt.config import StageConfig
-from minigpt.errors import MiniGPTError, ResourceError
+from minigpt.errors import MiniGPTError, ResourceError, out_of_memory
+from minigpt.plan.fit import smaller
+from minigpt.sections import StageConfig
 from minigpt.store.durable import discard, tidy, whole_directory, write_whole
 from minigpt.store.lock import locked
-from minigpt.train.control import out_of_memory, smaller
 from minigpt.train.stop import Stop, Terminated
 
 # ---- files and directories
@@ -161,7 +161,7 @@ def test_a_step_is_divided_more_and_more_finely():
     config, seen = StageConfig(batch_size=12, accumulation=2), []
     with pytest.raises(ResourceError, match="even with one row at a time"):
         while True:
-            seen.append((config.accumulation, config.checkpointing))
+            seen.append((config.grad_accumulation, config.activation_checkpointing))
             config = smaller(config)
     assert seen == [(2, False), (3, False), (4, False), (6, False), (12, False), (12, True)]
 

@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt.data.examples import Conversation, Preference, Text
+from minigpt.data.forms import CONVERSATIONS, PAIRS, TEXTS
 from minigpt.data.parse.fields import EXAMPLES, RowError
-from minigpt.data.parse.formats import detect, parse_row, require
+from minigpt.data.parse.formats import detect, parse_row
+from minigpt.data.prepare import Reader, Sources
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.data.read.sources import read_rows
 from minigpt.errors import DATA
+from minigpt.stages.table import STAGES
 
 GSM8K = Path(__file__).parents[2].parent / "shared/data/gsm8k_train.alpaca.json"
 
@@ -185,7 +188,7 @@ def test_the_system_of_an_explicit_pair_joins_the_prompt():
         # keys
         ({"mesages": []}, 'no known form: its keys are "mesages"', 'Did you mean "messages"'),
         ({"content": "x"}, 'no known form: its keys are "content"', 'Did you mean "text"'),
-        ({"a": 1, "b": 2}, 'no known form: its keys are "a", "b"', EXAMPLES["sft"]),
+        ({"a": 1, "b": 2}, 'no known form: its keys are "a", "b"', EXAMPLES["messages"]),
         ({"data": [{"text": "x"}]}, 'no known form: its keys are "data"', "save the list alone"),
         ({"prompt": "x"}, 'has "prompt" but no "completion"', "Add it"),
         ({"prompt": "x", "completion": None}, 'has "prompt" but no "completion"', "Add it"),
@@ -195,13 +198,13 @@ def test_the_system_of_an_explicit_pair_joins_the_prompt():
         ({"prompt": "x", "answer": "y", "output": "z"}, 'has both "output" and "answer"', "Keep one"),
         ({"instruction": "x", "inptu": "y", "output": "z"}, 'unknown key "inptu"', 'Did you mean "input"'),
         ({"prompt": "x", "completion": "y", "sytem": "z"}, 'unknown key "sytem"', 'Did you mean "system"'),
-        ({}, "the object is empty", EXAMPLES["pretrain"]),
+        ({}, "the object is empty", EXAMPLES["text"]),
         # types
-        ([{"text": "x"}], "the row is a list, not an object", EXAMPLES["pretrain"]),
-        (None, "the row is null, not an object", EXAMPLES["pretrain"]),
+        ([{"text": "x"}], "the row is a list, not an object", EXAMPLES["text"]),
+        (None, "the row is null, not an object", EXAMPLES["text"]),
         ({"text": 5}, '"text" must be text, not a number', "double quotes"),
         ({"prompt": "x", "completion": True}, '"completion" must be text, not true or false', "quotes"),
-        ({"messages": "x"}, '"messages" must be a list of messages, not text', EXAMPLES["sft"]),
+        ({"messages": "x"}, '"messages" must be a list of messages, not text', EXAMPLES["messages"]),
         ({"messages": ["x"]}, 'message 1 of "messages" is text, not an object', '{"role": "user"'),
         ({"prompt": "x", "output": "y", "history": ["z"]}, '"history" 1 is not a pair', '[["question"'),
         ({"prompt": "x", "output": "y", "system": 1}, '"system" must be text, not a number', "quotes"),
@@ -216,7 +219,7 @@ def test_the_system_of_an_explicit_pair_joins_the_prompt():
             'message 2 of "messages" (assistant) is empty',
             "Fill it in",
         ),
-        ({"messages": []}, "there is no message from the user", EXAMPLES["sft"]),
+        ({"messages": []}, "there is no message from the user", EXAMPLES["messages"]),
         # messages
         (
             {"messages": [user("x"), {"role": "asistant", "content": "y"}]},
@@ -272,12 +275,12 @@ def test_the_system_of_an_explicit_pair_joins_the_prompt():
         ),
         # preferences
         ({"prompt": "x", "chosen": "y", "rejected": "y"}, '"chosen" and "rejected" are the same', "Delete"),
-        ({"chosen": "y", "rejected": "z"}, 'has "chosen" and "rejected" but no "prompt"', EXAMPLES["dpo"]),
+        ({"chosen": "y", "rejected": "z"}, 'has "chosen" and "rejected" but no "prompt"', EXAMPLES["pair"]),
         ({"prompt": "x", "chosen": "y", "rejected": ""}, '"rejected" is empty', "Fill it in"),
         (
             {"chosen": [user("x"), assistant("y")], "rejected": [user("X"), assistant("z")]},
             '"chosen" and "rejected" do not begin with the same user message',
-            EXAMPLES["dpo"],
+            EXAMPLES["pair"],
         ),
         (
             {"prompt": "x", "chosen": [user("other"), assistant("y")], "rejected": "z"},
@@ -317,34 +320,38 @@ def test_a_row_that_could_not_be_read_keeps_its_own_fault():
 
 
 def test_what_each_stage_accepts():
-    assert require(Text("x"), "pretrain") == Text("x")
-    assert require(QA, "pretrain") == require(QA, "sft") == QA
-    assert require(PAIR, "sft") == QA  # the chosen side
-    assert require(PAIR, "dpo") == PAIR
+    assert TEXTS.accept(Text("x")) == Text("x")
+    assert TEXTS.accept(QA) == CONVERSATIONS.accept(QA) == QA
+    assert CONVERSATIONS.accept(PAIR) == QA  # the chosen side
+    assert PAIRS.accept(PAIR) == PAIR
 
 
 @pytest.mark.parametrize(
-    ("parsed", "stage", "reason"),
+    ("row", "stage", "reason"),
     [
-        (PAIR, "pretrain", "this row is a preference, but pretrain needs texts or conversations"),
-        (Text("x"), "sft", "this row is a text, but sft needs conversations"),
-        (Text("x"), "dpo", "this row is a text, but dpo needs preference pairs"),
-        (QA, "dpo", "this row is a conversation, but dpo needs preference pairs"),
+        (EXAMPLES["pair"], "pretrain", "this row is a preference, but pretrain needs texts or conversations"),
+        (EXAMPLES["text"], "sft", "this row is a text, but sft needs conversations"),
+        (EXAMPLES["text"], "dpo", "this row is a text, but dpo needs preference pairs"),
+        (EXAMPLES["messages"], "dpo", "this row is a conversation, but dpo needs preference pairs"),
     ],
 )
-def test_a_row_for_another_stage_is_refused_with_an_example(parsed, stage, reason):
+def test_a_row_for_another_stage_is_refused_with_an_example(tmp_path, row, stage, reason):
+    (tmp_path / "a.jsonl").write_text(f"\n\n{row}\n", "utf-8")
+    form = STAGES[stage].form
     with pytest.raises(RowError) as caught:
-        require(parsed, stage, "a.jsonl:3")
-    assert str(caught.value) == f"a.jsonl:3: {reason}. A row for {stage} looks like this: {EXAMPLES[stage]}"
+        list(Reader(stage, form, Sources([str(tmp_path / "a.jsonl")]), 1, tmp_path))
+    expected = f"{tmp_path}/a.jsonl:3: {reason}. A row for {stage} looks like this: {form.example}"
+    assert str(caught.value) == expected
 
 
-@pytest.mark.parametrize("stage", EXAMPLES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_examples_in_the_hints_are_right(stage):
-    require(parse(json.loads(EXAMPLES[stage])), stage)
+    form = STAGES[stage].form
+    assert isinstance(form.accept(parse(json.loads(form.example))), form.kind)
 
 
 def test_forms_may_be_mixed_in_one_file(tmp_path):
-    lines = ['"Once."', '{"prompt": "Hi", "completion": "Hello!"}', '{"promt": "Hi"}', EXAMPLES["dpo"]]
+    lines = ['"Once."', '{"prompt": "Hi", "completion": "Hello!"}', '{"promt": "Hi"}', EXAMPLES["pair"]]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     kinds = []
     for row in read_rows(tmp_path / "a.jsonl"):

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from minigpt.train.health import Health, is_good
+from minigpt.store.stage import is_good
+from minigpt.train.health import Health
 
 FALLING = [5 - 0.05 * i for i in range(40)]
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from backends.tree import items, names
-from minigpt.config import ModelConfig, StageConfig, TuneConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights, parameter_count
 from minigpt.model.lora import (
@@ -18,6 +17,7 @@ from minigpt.model.lora import (
     target_layers,
     trained_count,
 )
+from minigpt.sections import ModelConfig, StageConfig, TuneConfig
 
 MODEL = ModelConfig(n_layer=3, n_head=4, n_kv_head=2, d_model=32, d_ff=48, vocab_size=60, context=16)
 UNTIED = MODEL.model_copy(update={"tie_embeddings": False})

@@ -14,6 +14,7 @@ from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
 from minigpt.errors import DataError
 from minigpt.events import Note
+from minigpt.stages.table import STAGES
 from minigpt.text.tokenizer import END_OF_TEXT, CharTokenizer, train_tokenizer
 
 BYTES = CharTokenizer("")
@@ -42,7 +43,7 @@ def prepared(tmp_path, stage, sources, context=64, tokenizer=BYTES, **settings):
     """(counts, train shard, validation shard, notes)"""
     notes = []
     data = DataConfig(**{stage: sources}, **settings)
-    reader = Reader(stage, data, 1, tmp_path / "downloads")
+    reader = Reader(stage, STAGES[stage].form, data.of(STAGES[stage]), 1, tmp_path / "downloads")
     out = tmp_path / "out"
     result = prepare(reader, tokenizer, out, context, lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     return result, Shard(out / "train"), Shard(out / "validation"), notes

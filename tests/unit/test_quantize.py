@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.tree import items, names
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights
 from minigpt.quantize.codes import (
@@ -21,6 +20,7 @@ from minigpt.quantize.codes import (
     steps,
     unpack,
 )
+from minigpt.sections import ModelConfig
 
 CONFIG = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, d_model=64, d_ff=96, vocab_size=90, qk_norm=True)
 WEIGHTS = init_weights(CONFIG, 1)

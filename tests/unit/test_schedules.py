@@ -2,7 +2,7 @@
 
 import pytest
 
-from minigpt.config import StageConfig
+from minigpt.sections import StageConfig
 from minigpt.train.optim import rate
 
 

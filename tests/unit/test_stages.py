@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from minigpt.config import DPOConfig
-from minigpt.stages.stages import is_stuck
+from minigpt.stages.dpo import DPOConfig, is_stuck
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import difflib
 from minigpt.errors import DataError
 
 EXAMPLES = {
-    "pretrain": '{"text": "Once upon a time ..."}',
-    "sft": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
-    "dpo": '{"prompt": "Hi", "chosen": "Hello! How can I help?", "rejected": "What?"}',
+    "text": '{"text": "Once upon a time ..."}',
+    "messages": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
+    "pair": '{"prompt": "Hi", "chosen": "Hello! How can I help?", "rejected": "What?"}',
 }
 _OTHER_NAMES = dict.fromkeys(("content", "document", "body", "article", "story"), "text")
 _OTHER_NAMES |= dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages")
@@ -27,7 +27,7 @@ def fields_of(value: object) -> dict:
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, dict):
-        raise RowError("", f"the row is {kind_of(value)}, not an object", f"Write {EXAMPLES['pretrain']}")
+        raise RowError("", f"the row is {kind_of(value)}, not an object", f"Write {EXAMPLES['text']}")
     return {str(key).strip().lower(): item for key, item in value.items() if item is not None}
 
 

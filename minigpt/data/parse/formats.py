@@ -16,7 +16,7 @@ does not fit is a RowError that names `file:line`, the fault and the remedy.
 
 import difflib
 
-from minigpt.data.examples import Conversation, Message, Parsed, Preference, Text
+from minigpt.data.examples import Conversation, Example, Message, Preference, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, filled, short
 from minigpt.data.parse.messages import in_turn, messages_of
 from minigpt.data.read.raw_rows import BadRow, Row
@@ -30,7 +30,7 @@ _KEYS = ("text", "messages", "conversations", "chosen", "rejected", "history")
 _KEYS += _QUESTION + _DETAIL + _ANSWER + _SYSTEM
 
 
-def parse_row(row: Row | BadRow) -> Parsed:
+def parse_row(row: Row | BadRow) -> Example:
     """What the row says, checked. Raises RowError; a BadRow from sources.py becomes one too."""
     if isinstance(row, BadRow):
         raise RowError(row.where, row.reason, row.hint)
@@ -38,19 +38,6 @@ def parse_row(row: Row | BadRow) -> Parsed:
         return _parse(detect(row.value), fields_of(row.value))
     except RowError as error:
         raise RowError(row.where, error.reason, error.hint) from None
-
-
-def require(parsed: Parsed, stage: str, where: str = "") -> Parsed:
-    """`parsed` as what the stage trains on: "pretrain" takes Text and Conversation, "sft" Conversation (the
-    chosen side of a Preference too), "dpo" Preference. Raises RowError for anything else."""
-    if stage == "sft" and isinstance(parsed, Preference):
-        return Conversation(parsed.prompt + parsed.chosen)
-    accepted = {"pretrain": Text | Conversation, "sft": Conversation, "dpo": Preference}
-    if isinstance(parsed, accepted[stage]):
-        return parsed
-    needed = {"pretrain": "texts or conversations", "sft": "conversations", "dpo": "preference pairs"}
-    reason = f"this row is a {type(parsed).__name__.lower()}, but {stage} needs {needed[stage]}"
-    raise RowError(where, reason, f"A row for {stage} looks like this: {EXAMPLES[stage]}")
 
 
 def detect(value: object) -> str:
@@ -71,7 +58,7 @@ def detect(value: object) -> str:
     raise _unknown(fields)
 
 
-def _parse(form: str, fields: dict) -> Parsed:
+def _parse(form: str, fields: dict) -> Example:
     if form == "text":
         return Text(filled(fields["text"], '"text"'))
     if form == "dpo":
@@ -155,7 +142,7 @@ def _stripped(messages: list[Message]) -> list[tuple[str, str]]:
 def _implicit_preference(fields: dict) -> Preference:
     for side in ("chosen", "rejected"):
         if isinstance(fields[side], str) and not fields[side].startswith("\n\nHuman:"):
-            raise RowError("", 'has "chosen" and "rejected" but no "prompt"', f"Write {EXAMPLES['dpo']}")
+            raise RowError("", 'has "chosen" and "rejected" but no "prompt"', f"Write {EXAMPLES['pair']}")
     chosen, rejected = (messages_of(fields[side], f'"{side}"') for side in ("chosen", "rejected"))
     if chosen == rejected:
         raise _same_answers()
@@ -165,7 +152,7 @@ def _implicit_preference(fields: dict) -> Preference:
         shared -= 1
     if not shared:
         reason = '"chosen" and "rejected" do not begin with the same user message'
-        raise RowError("", reason, f"Write {EXAMPLES['dpo']}")
+        raise RowError("", reason, f"Write {EXAMPLES['pair']}")
     return _checked_pair(_system(fields) + chosen[:shared], chosen[shared:], rejected[shared:])
 
 
@@ -205,7 +192,7 @@ def _present(fields: dict, key: str | None) -> bool:
 
 def _unknown(fields: dict) -> RowError:
     if not fields:
-        return RowError("", "the object is empty", f"Write {EXAMPLES['pretrain']}")
+        return RowError("", "the object is empty", f"Write {EXAMPLES['text']}")
     hint = did_you_mean(fields, _KEYS)
     for ours, missing in (
         (("chosen",), "rejected"),

@@ -26,7 +26,7 @@ def messages_of(value: object, name: str, role: str = "") -> list[Message]:
         return [_message(item, f"message {n} of {name}") for n, item in enumerate(value, 1)]
     if not role:
         reason = f"{name} must be a list of messages, not {kind_of(value)}"
-        raise RowError("", reason, f"Write {EXAMPLES['sft']}")
+        raise RowError("", reason, f"Write {EXAMPLES['messages']}")
     return [{"role": role, "content": filled(value, name)}]
 
 
@@ -99,7 +99,7 @@ def in_turn(messages: list[Message]) -> list[Message]:
             raise RowError("", f"the {role} speaks where the {expected} should: {shown}", hint)
         expected = "assistant" if role == "user" else "user"
     if not any(message["role"] == "user" for message in messages):
-        raise RowError("", "there is no message from the user", f"Write {EXAMPLES['sft']}")
+        raise RowError("", "there is no message from the user", f"Write {EXAMPLES['messages']}")
     if expected == "assistant":
         reason = "the last message is from the user, so there is no answer to learn"
         raise RowError("", reason, "Add the assistant's answer or delete that message.")

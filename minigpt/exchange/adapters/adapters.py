@@ -22,9 +22,10 @@ from minigpt.model.gpt import GPT, to_backend
 from minigpt.model.lora import TRAINED, join, merge, target_layers
 from minigpt.quantize.codes import dequantize_weights
 from minigpt.runs.run import Run
-from minigpt.stages.adapter import check_base
-from minigpt.stages.start import stage_before, start_fingerprint, starting_weights
+from minigpt.runs.start import stage_before, start_fingerprint, starting_weights
+from minigpt.stages.table import ADAPTING
 from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
+from minigpt.store.stage import check_base
 
 
 def export_adapter(
@@ -39,13 +40,13 @@ def export_adapter(
     check_name("dtype", dtype, DTYPES)
     stage = stage or _last_adapted(run)
     adapter, state = _adapter_of(run, stage)
-    base = starting_weights(run, stage, getattr(run.config, stage))
+    base = starting_weights(run, stage, run.config.of(stage))
     check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
     if out is None:
         out = run.directory / "export" / to
     else:
         refuse_existing(out)
-    dropout = getattr(run.config, stage).lora_dropout
+    dropout = run.config.of(stage).lora_dropout
     checks: list[Check] = []
     with written(out, sum(leaf.nbytes for leaf in leaves(adapter))) as temporary:
         write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
@@ -64,7 +65,7 @@ def _last_adapted(run: Run) -> str:
     run.weights()  # complains when nothing is finished
     raise UsageError(
         f"No stage of {run.directory} has an adapter: {', '.join(finished)} trained all weights.",
-        "Train one with --set sft.lora_rank=8, or export the whole model with --to hf.",
+        f"Train one with --set {ADAPTING[0]}.lora_rank=8, or export the whole model with --to hf.",
     )
 
 
@@ -141,13 +142,13 @@ class ImportedAdapter:
         return asdict(self) | {"path": str(self.path), "source": str(self.source), "checks": checks}
 
 
-def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend | None = None) -> ImportedAdapter:
+def import_adapter(run: Run, source: Path, stage: str = ADAPTING[0], backend: Backend | None = None) -> ImportedAdapter:
     """Make PEFT's or mlx-lm's adapter in `source` a finished stage of the run, merged into the stage before it.
 
     With a `backend` the tool, where it is installed, must compute the same. Raises UsageError when the adapter does
     not fit the model, or the run has that stage already, MiniGPTError for a difference; the run stays as it was then.
     """
-    check_name("stage of an adapter", stage, ("sft", "dpo"))
+    check_name("stage of an adapter", stage, ADAPTING)
     if run.store(stage).begun():
         message = f"{run.directory} has a stage {stage} already."
         raise UsageError(message, "Choose another --stage, or import into a copy of the run.")
@@ -159,7 +160,7 @@ def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend 
     refuse_differences(checks)
     trees = {"weights": merge(join(base, adapter)), "adapter": adapter}
     state = {"step": 0, "metrics": {}, "stage": stage, "base": run.fingerprint(before), "imported": str(source)}
-    _describe(run, stage, layers)
+    run = _described(run, stage, layers)
     run.save_config(backend)
     save_checkpoint(run.store(stage).final, trees, state)
     ranks = sorted({leaves["lora_a"].shape[0] for leaves in layers.values()})
@@ -168,8 +169,8 @@ def import_adapter(run: Run, source: Path, stage: str = "sft", backend: Backend 
     return ImportedAdapter(run.directory, source, kind, stage, before, len(layers), ranks, numbers, checks)
 
 
-def _describe(run: Run, stage: str, layers: Layers) -> None:
-    """Put what the adapter is into the run's settings of `stage`, where one rank and scale holds for whole targets."""
+def _described(run: Run, stage: str, layers: Layers) -> Run:
+    """The run with what the adapter is in its settings of `stage`, where one rank and scale holds for whole targets."""
     section: dict[str, Any] = {"lora_bits": 0}
     kinds = {(leaves["lora_a"].shape[0], float(leaves["lora_scale"])) for leaves in layers.values()}
     targets = sorted({layer.rpartition(".")[2] for layer in layers})
@@ -178,4 +179,4 @@ def _describe(run: Run, stage: str, layers: Layers) -> None:
         section |= {"lora_rank": rank, "lora_alpha": round(rank * scale, 6), "lora_targets": targets}
         section |= {"dora": any("lora_magnitude" in leaves for leaves in layers.values())}
     values = run.config.model_dump()
-    run.config = build_config(values | {stage: values[stage] | section})
+    return Run(run.directory, build_config(values | {stage: values[stage] | section}))

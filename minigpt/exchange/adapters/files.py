@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.exchange.adapters.names import Layers, from_theirs, is_fused, their_layers, to_theirs
 from minigpt.exchange.hf.tensor_files import read_tensors, write_tensors
 from minigpt.exchange.hf.tokenizer_files import write_json
 from minigpt.model.lora import linear_layers
+from minigpt.sections import ModelConfig
 
 FORMATS = ("peft", "mlx-adapter")
 CONFIG = "adapter_config.json"

@@ -8,10 +8,10 @@ import re
 
 import numpy as np
 
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import model_type_of
 from minigpt.model.lora import linear_layers
+from minigpt.sections import ModelConfig
 
 # Layer name -> lora_a (r, in), lora_b (out, r), lora_scale () and, for DoRA, lora_magnitude (out,).
 Layers = dict[str, dict[str, np.ndarray]]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from backends.tree import Tree, items, unflatten
-from minigpt.config import ModelConfig
 from minigpt.data.examples import Message
 from minigpt.exchange.gguf.file import stored
 from minigpt.exchange.gguf.llama_cpp import LlamaCpp, llama_cpp
@@ -15,6 +14,7 @@ from minigpt.exchange.readers.checks import Check
 from minigpt.exchange.readers.probes import random_conversations, random_texts
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import to_backend
+from minigpt.sections import ModelConfig
 from minigpt.text.chatml import render
 from minigpt.text.imported import ImportedTokenizer
 from minigpt.text.tokenizer import Tokenizer

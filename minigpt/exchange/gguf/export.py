@@ -7,7 +7,6 @@ import numpy as np
 
 from backends.base import Backend
 from backends.tree import unflatten
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.exchange.gguf.check import check_gguf
 from minigpt.exchange.gguf.file import size_of, write_gguf
@@ -17,6 +16,7 @@ from minigpt.exchange.readers.checks import Card, Check, refuse_differences
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, to_backend
+from minigpt.sections import ModelConfig
 from minigpt.store.durable import whole_directory, whole_file
 from minigpt.text.tokenizer import Tokenizer
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
 from minigpt.exchange.gguf.tokenizer import add_tokenizer
 from minigpt.exchange.hf.architectures import model_type_of
 from minigpt.exchange.hf.tensors import CONV1D, to_hugging_face
 from minigpt.model.rope import rope_frequencies
+from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.text.tokenizer import Tokenizer
 
 # Our name of a number format -> that of the matrices' type in the file and of the file as a whole.

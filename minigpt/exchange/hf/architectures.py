@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
+from minigpt.sections import ModelConfig, RopeScaling
 
 HF = dict[str, Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import CLASSES, HF
+from minigpt.sections import ModelConfig, RopeScaling
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 

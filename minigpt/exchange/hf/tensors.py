@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 
-from minigpt.config import ModelConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.sections import ModelConfig
 
 Arrays = dict[str, np.ndarray]
 

@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 
 from backends.tree import Tree, leaves
-from minigpt.config import StageConfig
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights
 from minigpt.model.lora import is_adapted
-from minigpt.quantize.codes import is_quantized
+from minigpt.quantize.codes import dequantize_weights, is_quantized
 from minigpt.runs.quantized import quantized_weights
 from minigpt.runs.run import Run
+from minigpt.sections import StageConfig
+from minigpt.stages.adapter import final_trees
+from minigpt.stages.table import FIRST, STAGES
+from minigpt.store.stage import Complete, State, check_base
 
 
 def starting_weights(run: Run, stage: str, config: StageConfig) -> Tree:
-    """NumPy weights: random ones for pretraining, else the final ones of the stage before.
+    """NumPy weights: random ones for a stage that starts from none, else the final ones of the stage before.
 
     For an adapter with `lora_bits` their matrices are quantized: the ones that `minigpt quantize` saved, if it did.
     """
@@ -41,16 +44,31 @@ def start_fingerprint(run: Run, stage: str, weights: Tree, numpy: Callable[[Any]
 
 
 def stage_before(run: Run, stage: str, planned: Sequence[str] = ()) -> str | None:
-    """The stage whose weights `stage` starts from: a finished or `planned` one. None for pretraining.
+    """The stage whose weights `stage` starts from: a finished or `planned` one. None for a stage that starts from none.
 
-    DPO may start from pretraining. Raises UsageError when there is nothing to start from.
+    Raises UsageError when there is nothing to start from.
     """
-    if stage == "pretrain":
-        return None
-    for before in {"sft": ["pretrain"], "dpo": ["sft", "pretrain"]}[stage]:
+    possible = STAGES[stage].starts_from
+    for before in possible:
         if before in planned or run.store(before).finished():
             return before
+    if not possible:
+        return None
     raise UsageError(
-        f"{stage} needs a pretrained model in {run.directory}, and there is none.",
-        f"Pretrain it first: minigpt train pretrain --run {run.directory} --data FILE.",
+        f"{stage} needs a trained model in {run.directory}, and there is none.",
+        f"Train one first: minigpt train {FIRST} --run {run.directory} --data FILE.",
     )
+
+
+def completion(run: Run, stage: str) -> Complete | None:
+    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
+    config = run.config.of(stage)
+    if not is_adapted(config):
+        return None
+
+    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
+        base = starting_weights(run, stage, config)
+        check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
+        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
+
+    return complete

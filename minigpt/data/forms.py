@@ -1,0 +1,153 @@
+"""The forms of training data: what a row is, how it becomes token ids, and how these fill the rows of a batch.
+
+A stage names one of TEXTS, CONVERSATIONS and PAIRS, or a variation (`dataclasses.replace`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from minigpt.data.batches import PackedRows, PairRows, Rows, TextRows, ValidationText
+from minigpt.data.examples import Conversation, Example, Preference, Text
+from minigpt.data.parse.fields import EXAMPLES
+from minigpt.data.shards import Shard
+from minigpt.data.world import rows as world
+from minigpt.errors import DataError
+from minigpt.text.chatml import render
+from minigpt.text.tokenizer import Tokenizer
+
+WORLD = "world"  # the built-in world as a source
+Tokens = tuple[list[int], list[int] | None]  # ids, and the loss mask of a sequence of which only a part is learned
+
+
+@dataclass(frozen=True)
+class World:
+    """What the built-in world draws for a form, and what is known of its rows before they are drawn."""
+
+    draw: Callable[[int, int, str], Iterator[dict]]  # (seed, count, "train" or "test") -> rows
+    setting: str  # the key in [data] for how many
+    count: int  # its default
+    describes: str
+    tokens: int = 0  # of a row on average with the vocabulary of the preset tiny; 0: not needed
+    counted: float = 1.0  # share of the tokens that are part of the loss
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of training data.
+
+    `accept` gives what a stage learns from a parsed row, None for a row that it cannot use. `encode` gives the token
+    sequences of each example, one for each of the `names`, or the DataError of one that a chat template refuses. A
+    `stream` is text without borders: files of text will do, every token is learned, and rows cut it anywhere; other
+    examples stay whole, and several share a row. A row holds `width` times the context.
+    """
+
+    kind: type  # of the examples that it is made for
+    needs: str  # "conversations", for the sentence about a row that is something else
+    unit: str  # "conversation"
+    example: str  # a row as JSON
+    accept: Callable[[Example], Example | None]
+    encode: Callable[[Tokenizer, Sequence[Example]], Iterator[list[Tokens] | DataError]]
+    rows: Callable[[Shard, int, int], Rows]  # (shard, context, seed): for training
+    held_out: Callable[[Shard, int, int], Rows]  # for measuring: each row once
+    stream: bool = False
+    names: tuple[str, ...] = ("",)  # of the sequences of an example
+    width: int = 1
+    cut: bool = True  # whether an example that is too long is cut at its end; else it is omitted
+    world: World | None = None
+    note: Callable[[Counter[str]], str] = lambda forms: ""  # what to say of the forms that the rows were written in
+
+    @property
+    def sequences(self) -> int:
+        """How many token sequences an example has."""
+        return len(self.names)
+
+
+def _encode_texts(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    """Texts in one batch, which uses all cores; conversations as their whole rendering."""
+    texts = iter(tokenizer.encode_batch([example.text for example in examples if isinstance(example, Text)]))
+    for example in examples:
+        if isinstance(example, Text):
+            yield [(next(texts), None)]
+        else:
+            yield _or_error(lambda messages: [(render(tokenizer, messages)[0], None)], example.messages)
+
+
+def _encode_conversations(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    for example in examples:
+        yield _or_error(lambda messages: [render(tokenizer, messages)], example.messages)
+
+
+def _encode_pairs(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    for pair in examples:
+        yield _or_error(lambda pair: [_answer(tokenizer, pair, one) for one in (pair.chosen, pair.rejected)], pair)
+
+
+def _or_error(encode: Callable[[object], list[Tokens]], content: object) -> list[Tokens] | DataError:
+    try:
+        return encode(content)
+    except DataError as error:
+        return error
+
+
+def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> Tokens:
+    """Ids of prompt + answer with a mask on the answer only, also when the prompt holds earlier answers."""
+    prompt, _ = render(tokenizer, pair.prompt, generation_prompt=True)
+    ids, mask = render(tokenizer, pair.prompt + answer)
+    return ids, [0] * len(prompt) + mask[len(prompt) :]
+
+
+def _as_conversation(example: Example) -> Example | None:
+    """A conversation; of a pair the chosen answer."""
+    if isinstance(example, Preference):
+        return Conversation(example.prompt + example.chosen)
+    return example if isinstance(example, Conversation) else None
+
+
+def _pairs_among(forms: Counter[str]) -> str:
+    pairs = forms["dpo"] + forms["dpo-implicit"]
+    return f"{pairs:,} rows are preference pairs; of these the chosen answers are learned." if pairs else ""
+
+
+TEXTS = Form(
+    kind=Text,
+    needs="texts or conversations",
+    unit="document",
+    example=EXAMPLES["text"],
+    accept=lambda example: example if isinstance(example, Text | Conversation) else None,
+    encode=_encode_texts,
+    rows=TextRows,
+    held_out=lambda shard, context, seed: ValidationText(shard, context),
+    stream=True,
+    world=World(world.texts, "world_texts", 20_000, "texts that the built-in world writes"),
+)
+CONVERSATIONS = Form(
+    kind=Conversation,
+    needs="conversations",
+    unit="conversation",
+    example=EXAMPLES["messages"],
+    accept=_as_conversation,
+    encode=_encode_conversations,
+    rows=PackedRows,
+    held_out=PackedRows,
+    world=World(
+        world.conversations, "world_instructions", 24_000, "conversations of the built-in world", counted=0.3
+    ),  # measured: 0.28
+    note=_pairs_among,
+)
+PAIRS = Form(
+    kind=Preference,
+    needs="preference pairs",
+    unit="pair",
+    example=EXAMPLES["pair"],
+    accept=lambda example: example if isinstance(example, Preference) else None,
+    encode=_encode_pairs,
+    rows=PairRows,
+    held_out=PairRows,
+    names=("chosen", "rejected"),
+    width=2,
+    cut=False,
+    world=World(
+        world.preferences, "world_pairs", 3_000, "preference pairs of the built-in world", tokens=87, counted=0.45
+    ),  # measured: 87 tokens with the held-out ones, 0.41
+)

@@ -1,0 +1,160 @@
+"""What fits this machine: a plan with speeds measured here, and the presets that memory and time allow."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+from backends.base import Backend
+from minigpt.config import PRESETS, Config, load_config
+from minigpt.errors import ResourceError
+from minigpt.machine import ceiling, choose_dtype
+from minigpt.machine.ceiling import give_back
+from minigpt.machine.cgroups import usable_cores
+from minigpt.machine.description import describe
+from minigpt.machine.limits import Limits
+from minigpt.plan.actual import resident
+from minigpt.plan.costs import flops_per_token, row_width
+from minigpt.plan.plan import Place, Plan, make_plan
+from minigpt.plan.speed import Speed, measure, throttled
+from minigpt.sections import ModelConfig, StageConfig
+from minigpt.stages.stage import Stage
+from minigpt.stages.table import STAGES
+from minigpt.units import duration, gigabytes, parse_time
+
+SAMPLE = 1.0  # seconds in which a stage's speed is measured
+TRIVIAL = 3e11  # floating-point operations of a run that takes seconds, so that measuring would take longer
+SHARE = 0.95  # of the free memory that a run may plan with
+AUTO_TIME = 3600.0  # seconds that --preset auto allows without --time
+USUAL_SHARE = 0.4  # of the rate of matrix products that training reaches (measured: 0.3 to 0.6 on CPUs)
+USUAL_BASE = 300_000_000  # bytes of Python, a framework and the tokenizer
+BESIDE = 45_000_000  # bytes that the tokenizer, its library and the data take in the same process (measured: 40 to 60)
+SUPERVISOR = 30_000_000  # bytes of the process that watches the training
+
+
+def place_of(framework: Backend, limits: Limits) -> Place:
+    """Where runs of this backend take place: number format, memory before the model, memory that may be used."""
+    framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
+    gc.collect()
+    base = resident() + BESIDE if framework.shares_memory() else 0
+    dtype = choose_dtype(framework, "auto")
+    return Place(framework.name, framework.device, dtype, base, budget_of(framework, limits), limits.cpu)
+
+
+def budget_of(framework: Backend, limits: Limits) -> int | None:
+    """Bytes that this process may have: what is free (or a GPU's own memory) and what --max-memory leaves.
+
+    None where the system does not tell.
+    """
+    machine = describe()
+    if not framework.shares_memory():
+        return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
+    free = machine.memory_available
+    bounds = [None if free is None else int(SHARE * free) + resident()]
+    bounds += [None if limits.memory is None else max(0, limits.memory - SUPERVISOR - ceiling.reserve())]
+    if framework.device == "gpu" and machine.gpu_memory is not None:
+        bounds.append(machine.gpu_memory)
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def plan_for(
+    settings: Config, stages: Mapping[str, int], framework: Backend, place: Place, vocab_size: int = 0,
+    rows: Mapping[str, int] | None = None, trivial: float = 0.0,
+) -> Plan:  # fmt: skip
+    """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
+    unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, rows)
+    if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
+        return unmeasured
+
+    def speed_of(model: ModelConfig, stage: Stage, config: StageConfig) -> Speed:
+        began, cpu = perf_counter(), process_time()
+        speed = measure(framework, model, stage, config, place.dtype_of(config), SAMPLE)
+        used = (process_time() - cpu) / (perf_counter() - began) / usable_cores()
+        return throttled(speed, 1.0 if framework.device == "gpu" else used, place.cpu)
+
+    plan = make_plan(settings, stages, place, speed_of, vocab_size, rows)
+    give_back(framework)
+    return plan
+
+
+def refuse(plan: Plan, settings: Config, limits: Limits, time: str | None) -> None:
+    """Raises ResourceError that says what would fit, when a plan is over the memory or the time that it may take."""
+    allowed = parse_time(time) if time is not None else None
+    if not plan.fits:
+        worst = max((one for one in plan.stages if not one.fits), key=lambda one: one.memory.total)
+        need, have = gigabytes(worst.memory.total), gigabytes(plan.place.budget)
+        budget = "--max-memory leaves" if limits.memory is not None else "there are"
+        raise ResourceError(
+            f"{worst.stage} needs {need} of memory even in its finest division, and {budget} {have}.",
+            f"{_smaller(settings, plan)} See minigpt plan.",
+        )
+    if allowed is not None and plan.seconds is not None and plan.seconds > allowed:
+        share = allowed / plan.seconds
+        steps = ", ".join(f"{one.stage}.steps={max(1, int(one.steps * share))}" for one in plan.stages if one.steps)
+        raise ResourceError(
+            f"Training would take about {duration(plan.seconds)}, and --time allows {duration(allowed)}.",
+            f"What would fit: {steps} (each with --set), or a smaller preset.",
+        )
+
+
+def _smaller(settings: Config, plan: Plan) -> str:
+    """The presets and contexts that fit the memory, in words."""
+    stages = {one.stage: 0 for one in plan.stages}
+
+    def fits(config: Any) -> bool:
+        return make_plan(config, stages, plan.place, lambda *stage: None).fits
+
+    def shortened(context: int) -> Any:
+        return settings.model_copy(update={"model": settings.model.model_copy(update={"context": context})})
+
+    contexts = [settings.model.context >> n for n in range(1, 5) if settings.model.context >> n >= 32]
+    shorter = next((context for context in contexts if fits(shortened(context))), None)
+    ways = [f"--preset {name}" for name in reversed(PRESETS) if fits(load_config(name))][:1]
+    ways += [f"--set model.context={shorter}"] if shorter else []
+    least = min(one.memory.base + one.memory.weights + one.memory.optimizer for one in plan.stages)
+    return f"What would fit: {' or '.join(ways)}." if ways else f"Nothing fits that: {gigabytes(least)} is the least."
+
+
+def largest_preset(
+    file: Path | None, sets: Sequence[str] | None, stages: Sequence[str], framework: Backend, limits: Limits,
+    time: str | None,
+) -> tuple[str, str, Plan]:
+    """(preset, reason, its plan): the largest whose training fits the memory and the time.
+
+    When none fits the time, the smallest is returned, and its plan refused by the caller.
+    """
+    allowed = parse_time(time) if time is not None else AUTO_TIME
+    every = {name: load_config(name, file, sets or []) for name in reversed(PRESETS)}
+    place = place_of(framework, limits)
+    why: list[str] = []
+    for name, settings in every.items():
+        plan = plan_for(settings, dict.fromkeys(stages, 0), framework, place)
+        if plan.fits and plan.seconds <= allowed:
+            took = f"about {duration(plan.seconds)} and {gigabytes(plan.memory)}"
+            return name, "; ".join([f"{took} for {', '.join(stages)}", *why]), plan
+        lack = f"take {duration(plan.seconds)}" if plan.fits else f"need {gigabytes(plan.memory)}"
+        why.append(f"{name} would {lack}")
+    return PRESETS[0], f"the smallest, though it takes more than {duration(allowed)}", plan
+
+
+def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
+    """(preset, reason) for a machine of which only the speed of matrix products is known: the largest for AUTO_TIME.
+
+    `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan --preset auto` measures instead.
+    """
+    def speed_of(model: ModelConfig, stage: Stage, config: StageConfig) -> Speed:
+        token = flops_per_token(model, row_width(model, stage.form)) / (USUAL_SHARE * check.gflops * 1e9)
+        return Speed(token, token / 3, 0.0)
+
+    shared = check.device == "cpu" or machine.unified
+    free = machine.memory_available if shared else machine.gpu_memory
+    place = Place(check.name, check.device, "float32", USUAL_BASE if shared else 0, free and int(SHARE * free))
+    why: list[str] = []
+    for name in reversed(PRESETS):
+        plan = make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of)
+        took = f"{name} takes {duration(plan.seconds)} and {gigabytes(plan.memory)}, roughly"
+        if name == PRESETS[0] or (plan.fits and plan.seconds <= AUTO_TIME):
+            return name, "; ".join([took, *why])
+        why.append(f"{name} {duration(plan.seconds)} and {gigabytes(plan.memory)}")
+    raise AssertionError(PRESETS)

@@ -1,0 +1,130 @@
+"""What a run's models are made from before training begins: its tokenizer and its token shards."""
+
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from minigpt.config import Config
+from minigpt.data.forms import WORLD
+from minigpt.data.parse.fields import RowError
+from minigpt.data.parse.formats import parse_row
+from minigpt.data.prepare import Reader, prepare
+from minigpt.data.read.files import is_text
+from minigpt.data.read.named import resolve
+from minigpt.data.read.sources import read_rows
+from minigpt.errors import DataError
+from minigpt.events import Note, Progress, Report, silent
+from minigpt.runs.run import Run
+from minigpt.stages.table import FIRST, STAGES, made_for
+from minigpt.store.durable import whole_directory
+from minigpt.text.tokenizer import Tokenizer, train_tokenizer
+
+
+def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer:
+    """The run's tokenizer, trained on a sample of the stages' data if there is none yet."""
+    directory = run.directory / "tokenizer"
+    if (directory / "tokenizer_meta.json").exists() or any(run.store(stage).begun() for stage in STAGES):
+        return run.tokenizer  # complains when it is gone: the models were trained with it, not with a new one
+    report(Progress("training the tokenizer", 0))
+    tokenizer = _learn(run.config, [reader(run, stage, silent) for stage in stages])
+    for stage in STAGES:
+        shutil.rmtree(run.data(stage), ignore_errors=True)  # ids of a tokenizer that is gone
+    with whole_directory(directory) as temporary:
+        tokenizer.save(temporary)
+    report(Progress("training the tokenizer", tokenizer.vocab_size, finished=True))
+    report(Note(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens."))
+    wanted = run.config.tokenizer.vocab_size
+    if tokenizer.kind == "bpe" and tokenizer.vocab_size < wanted:
+        report(Note(f"The text is too small for the {wanted:,} tokens that were asked for."))
+    return run.tokenizer
+
+
+def make_data(run: Run, stage: str, report: Report) -> None:
+    """The token shards of a stage, if they are not there yet."""
+    if not is_prepared(run, stage):
+        prepare(reader(run, stage, report), run.tokenizer, run.data(stage), run.config.model.context, report)
+
+
+def is_prepared(run: Run, stage: str) -> bool:
+    """Whether the stage's token shards are there."""
+    return all((run.data(stage) / split / "meta.json").exists() for split in ("train", "validation"))
+
+
+def reader(run: Run, stage: str, report: Report) -> Reader:
+    """What reads the stage's sources."""
+    return reader_of(run.config, stage, run.directory / "data" / "downloads", report)
+
+
+def reader_of(config: Config, stage: str, downloads: Path, report: Report = silent, **changes: object) -> Reader:
+    """What reads a stage's sources as the configuration has them, with `changes` of them (see Sources)."""
+    sources = config.sources(stage)
+    return Reader(stage, STAGES[stage].form, replace(sources, **changes), config.seed, downloads, report)
+
+
+def learn_tokenizer(sources: Sequence[str], config: Config, stage: str | None = None) -> Tokenizer:
+    """A tokenizer for some data outside any run. Raises DataError when there is nothing to learn from."""
+    downloads = Path("runs") / "downloads"
+    stage = stage or stage_of_source(sources[0], downloads)
+    return _learn(config, [reader_of(config, stage, downloads, train=list(sources), skip_bad=True)])
+
+
+def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
+    """Train on a sample of the training text (never validation text), spread evenly over all of it."""
+    c = config.tokenizer
+    room = max(1, int(c.sample_mb * 1e6) // len(readers))
+    texts: list[str] = []
+    for source in readers:
+        pieces = (text for item in source if item.split == "train" for text in item.content.texts())
+        texts += reservoir(pieces, room, random.Random(config.seed))
+    if not any(texts):
+        sources = ", ".join(name for one in readers for name in one.sources.train)
+        bad = next((f"The first row: {one.bad[0]}" for one in readers if one.bad), "Is it empty?")
+        raise DataError(f"{sources}: there is no text to train a tokenizer on.", bad)
+    return train_tokenizer(c.kind, texts, c.vocab_size)
+
+
+def sources_by_stage(sources: Sequence[str], downloads: Path) -> dict[str, list[str]]:
+    """Stage -> the sources whose rows fit it."""
+    found: dict[str, list[str]] = {}
+    for source in sources:
+        found.setdefault(stage_of_source(source, downloads), []).append(source)
+    return found
+
+
+def stage_of_source(source: str, downloads: Path) -> str:
+    """The stage that a source's first good row fits: texts pretrain, conversations SFT, preference pairs DPO."""
+    if source == WORLD:
+        return FIRST
+    first: RowError | None = None
+    for path in resolve([source], downloads):
+        if is_text(path):
+            return FIRST
+        for row in islice(read_rows(path), 1000):
+            try:
+                parsed = parse_row(row)
+            except RowError as error:
+                first = first or error
+                continue
+            if (stage := made_for(parsed)) is not None:
+                return stage
+    raise first or DataError(f"There is no usable row in {source}.", "Is it empty?")
+
+
+def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:
+    """A uniform sample of about `size` characters from a stream of any length (Vitter's algorithm R over pieces)."""
+    kept: list[str] = []
+    characters = seen = 0
+    for text in texts:
+        for start in range(0, len(text), 4096):
+            piece = text[start : start + 4096]
+            seen += 1
+            if characters + len(piece) <= size or not kept:
+                kept.append(piece)
+                characters += len(piece)
+            elif (place := rng.randrange(seen)) < len(kept):
+                characters += len(piece) - len(kept[place])
+                kept[place] = piece
+    return kept

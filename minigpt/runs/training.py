@@ -1,0 +1,150 @@
+"""One stage of a run: from its prepared data and the weights before it to its final weights."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backends.base import Backend
+from backends.tree import Tree
+from minigpt.errors import CheckpointError
+from minigpt.events import Note, Report, StageFinished, StageStarted
+from minigpt.machine import choose_dtype
+from minigpt.model.gpt import GPT, parameter_count, to_backend
+from minigpt.model.lora import is_adapted
+from minigpt.plan.actual import Peak, compare
+from minigpt.plan.fit import DIVISION, smaller
+from minigpt.plan.plan import StagePlan
+from minigpt.runs.control import UNSTEERED, Control
+from minigpt.runs.run import Run
+from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
+from minigpt.sections import StageConfig, with_new_names
+from minigpt.stages.adapter import adapter_note
+from minigpt.stages.assemble import assembled
+from minigpt.stages.stage import Job, Stage
+from minigpt.stages.table import STAGES
+from minigpt.store.checkpoint import verify_checkpoint
+from minigpt.store.durable import write_whole
+from minigpt.store.stage import StageStore
+from minigpt.train.fit import fit
+from minigpt.train.loop import Objective
+
+
+def train_stage(run: Run, name: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
+    """Train one stage of a run whose data is prepared; returns the directory of its final weights.
+
+    A finished stage is left as it is; an interrupted one goes on from its last checkpoint.
+    """
+    stage, store = STAGES[name], run.store(name)
+    if store.finished():
+        _make_whole(run, name, report)
+        report(StageFinished(name, store.final, 0.0, skipped=True))
+        return store.final
+    planned = control.plan.of(name) if control.plan is not None else None
+    config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
+    config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
+    backend.repeat_exactly(config.deterministic)
+    report(StageStarted(name, config.steps, parameter_count(run.model_config), backend.name, backend.device,
+                        config.dtype))  # fmt: skip
+    for note in _notes(run, stage, config, planned):
+        report(Note(note))
+
+    began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
+    weights, objective, fingerprint = prepared(run, stage, backend, config, report)
+    fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, fingerprint=fingerprint)
+    report(StageFinished(name, store.finish(name, report, completion(run, name)), time.perf_counter() - began))
+    if planned is not None:
+        seconds = time.perf_counter() - began - (control.rested - rested)
+        report(compare(store.directory, planned, peak.bytes(), seconds, config.steps - kept))
+    if advice := stage.advice(run.config.of(name), store.last_state()["metrics"]):
+        report(Note(f"{name}: {advice}"))
+    return store.final
+
+
+def prepared(
+    run: Run, stage: Stage, backend: Backend, config: StageConfig, report: Report
+) -> tuple[Tree, Objective, str]:
+    """(weights to train, objective, fingerprint of the frozen weights) of a stage with its starting weights."""
+    name, shape, seed = stage.name, run.model_config, run.config.seed
+    model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
+    weights = to_backend(backend, starting_weights(run, name, config))
+    fingerprint = start_fingerprint(run, name, weights, backend.numpy)
+    store, (training, held_out) = run.store(name), run.shards(name)
+    start = "" if store.begun() else fingerprint
+    objective = stage.objective(
+        Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start)
+    )
+    return *assembled(backend, model, config, weights, seed, objective), fingerprint if is_adapted(config) else ""
+
+
+def fitted(
+    store: StageStore, config: StageConfig, less_memory: bool, planned: dict[str, Any] | None = None
+) -> StageConfig:
+    """The settings with the `planned` division of a step, the one that an earlier try ended with, or a finer one.
+
+    It is kept in the stage's memory.json, so that the same command fits at once the next time.
+    """
+    config = config.model_copy(update=planned or {})
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is for another batch
+        kept = with_new_names(json.loads(store.memory.read_text("utf-8")))
+        kept = {name: kept[name] for name in DIVISION if name in kept}
+        found = type(config).model_validate(config.model_dump() | kept)
+        if _fineness(found) >= _fineness(config):
+            config = found
+    if less_memory:
+        config = smaller(config)
+        store.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(store.memory, json.dumps({name: getattr(config, name) for name in DIVISION}))
+    return config
+
+
+def _fineness(config: StageConfig) -> tuple[bool, int]:
+    return config.activation_checkpointing, config.grad_accumulation
+
+
+def _make_whole(run: Run, stage: str, report: Report) -> None:
+    """Make damaged final weights again from the best checkpoint. Raises CheckpointError when that is gone, too."""
+    store = run.store(stage)
+    try:
+        verify_checkpoint(store.final)
+    except CheckpointError as error:
+        store.finish(stage, report, completion(run, stage))
+        report(Note(f"{error.message} It was made again from the best checkpoint."))
+
+
+def _notes(run: Run, stage: Stage, config: StageConfig, planned: StagePlan | None) -> Iterator[str]:
+    """What a user should know before the first step."""
+    name = stage.name
+    if (before := stage_before(run, name)) and not run.store(name).steps_kept():
+        yield f"{name}: starts from the weights of {before} ({run.store(before).final})."
+    yield from _rate_of_zero(name, config)
+    yield from _divided(run.config.of(name), name, config, planned)
+    if note := adapter_note(run.model_config, name, config):
+        yield note
+
+
+def _rate_of_zero(stage: str, config: StageConfig) -> Iterator[str]:
+    """A warning when nothing, or only a part, can be learned."""
+    rates = {"learning_rate": config.learning_rate}
+    if config.optimizer == "muon":
+        rates["matrix_learning_rate"] = config.matrix_learning_rate
+    zero = [f"{stage}.{name}" for name, rate in rates.items() if rate == 0]
+    what = "nothing is learned" if len(zero) == len(rates) else "a part of the weights stays as it is"
+    if zero:
+        yield f"{' and '.join(zero)} = 0: {what}."
+
+
+def _divided(asked: StageConfig, stage: str, config: StageConfig, planned: StagePlan | None) -> Iterator[str]:
+    """What was changed for want of memory."""
+    if all(getattr(config, name) == getattr(asked, name) for name in DIVISION):
+        return
+    if planned is not None and planned.division == {name: getattr(config, name) for name in DIVISION}:
+        return  # the plan has said so
+    more = config.activation_checkpointing and not asked.activation_checkpointing
+    yield (
+        f"{stage}: a step is computed in {config.grad_accumulation} micro-batches"
+        f"{' and with activation checkpointing' if more else ''}, since earlier tries with fewer died; the batch, and "
+        "so the result, stays the same."
+    )

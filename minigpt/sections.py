@@ -1,0 +1,184 @@
+"""The sections of a configuration: what the model, the tokenizer and a training stage may be set to.
+
+The whole configuration of a run, and how preset, file and flags become one, is in `minigpt.config`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# What settings were once called, by their names now: the configuration of every run made before is still read.
+RENAMED = {
+    "accumulation": "grad_accumulation", "checkpointing": "activation_checkpointing", "clip": "grad_clip",
+    "repeatable": "deterministic",
+}  # fmt: skip
+RENAMED_VALUES = {("schedule", "hold"): "wsd"}
+FORM = "form"  # marks a field: with another value the trained weights would mean nothing
+
+
+def with_new_names(values: dict) -> dict:
+    """Nested values with the names of today; what has both names keeps the new one."""
+    found = {}
+    for key, value in values.items():
+        if key in RENAMED and RENAMED[key] in values:
+            continue
+        value = with_new_names(value) if isinstance(value, dict) else value
+        hashable = isinstance(value, str)
+        found[RENAMED.get(key, key)] = RENAMED_VALUES.get((key, value), value) if hashable else value
+    return found
+
+
+class Section(BaseModel):
+    """A part of the configuration: no unknown keys, no silent conversions, not changed after it is built."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class RopeScaling(Section):
+    """Rotary positions stretched beyond the `original_context`, as imported models have them (see model.rope)."""
+
+    kind: Literal["none", "linear", "llama3", "yarn"] = Field("none", description="how they are stretched")
+    factor: float = Field(1.0, ge=1, description="new context / trained context")
+    original_context: int = Field(0, ge=0, description="that the model was trained with")
+    low_freq_factor: float = Field(1.0, gt=0, description="llama3's")
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3's")
+    beta_fast: float = Field(32.0, gt=0, description="yarn's")
+    beta_slow: float = Field(1.0, gt=0, description="yarn's")
+    attention_factor: float = Field(0.0, ge=0, description="yarn's; 0 means 0.1 ln(factor) + 1")
+
+    @model_validator(mode="after")
+    def _has_a_context(self) -> "RopeScaling":
+        if self.kind in ("llama3", "yarn") and not self.original_context:
+            raise ValueError(f"kind = '{self.kind}' needs original_context")
+        return self
+
+
+class ModelConfig(Section):
+    """The decoder's shape. `vocab_size` 0 means: as many as the tokenizer has.
+
+    The defaults after `qk_norm` are those of our own models; other values are for models that come from elsewhere.
+    """
+
+    n_layer: int = Field(4, ge=1, description="blocks")
+    n_head: int = Field(4, ge=1, description="query heads")
+    n_kv_head: int = Field(2, ge=1, description="key/value heads, which groups of query heads share")
+    d_model: int = Field(128, ge=2, description="width")
+    d_ff: int = Field(352, ge=1, description="width of the feed-forward layers")
+    head_dim: int = Field(0, ge=0, description="width of one head; 0 means d_model / n_head")
+    context: int = Field(256, ge=2, description="tokens that the model is trained to see at once")
+    vocab_size: int = Field(0, ge=0, description="0 means as many as the tokenizer has")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary positions")
+    norm_eps: float = Field(1e-5, gt=0, description="smallest divisor of a norm")
+    tie_embeddings: bool = Field(True, description="use the embeddings as the output matrix, too")
+    qk_norm: bool = Field(False, description="norms on queries and keys")
+    norm: Literal["rms", "layer"] = Field("rms", description="RMSNorm or LayerNorm")
+    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="the feed-forward layer's form")
+    positions: Literal["rope", "learned"] = Field("rope", description="rotary, or learned embeddings")
+    max_positions: int = Field(0, ge=0, description="positions that the weights have; 0 means as many as context")
+    qkv_bias: bool = Field(False, description="biases of q, k and v")
+    output_bias: bool = Field(False, description="bias of the attention's output")
+    mlp_bias: bool = Field(False, description="biases of the feed-forward layer")
+    sliding_window: int = Field(0, ge=0, description="tokens that one sees, itself included; 0 means all before it")
+    rope_scaling: RopeScaling = Field(RopeScaling(), description="positions stretched beyond the trained context")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _head_width(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values  # pydantic says what is wrong with it
+        heads, width = values.get("n_head", 4), values.get("d_model", 128)
+        if not values.get("head_dim") and isinstance(heads, int) and isinstance(width, int) and heads > 0:
+            if width % heads:
+                raise ValueError(f"d_model = {width} cannot be divided by n_head = {heads}; set head_dim")
+            values = values | {"head_dim": width // heads}
+        return values
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "ModelConfig":
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head = {self.n_head} must be a multiple of n_kv_head = {self.n_kv_head}")
+        if self.head_dim % 2 and self.positions == "rope":
+            raise ValueError(f"head_dim = {self.head_dim} must be even for rotary positions")
+        if self.max_positions and self.max_positions < self.context:
+            raise ValueError(f"context = {self.context} is more than max_positions = {self.max_positions}")
+        return self
+
+
+class TokenizerConfig(Section):
+    """`bpe` is SentencePiece BPE with byte fallback; `char` and `byte` are for comparison.
+
+    `imported` is one that came with a model (`minigpt import`); it is never trained.
+    """
+
+    kind: Literal["bpe", "char", "byte", "imported"] = Field("bpe", description="how texts are cut into tokens")
+    vocab_size: int = Field(2048, ge=300, le=1_000_000, description="tokens, with special ones and bytes")
+    sample_mb: float = Field(16.0, gt=0, description="megabytes of text that the tokenizer is trained on")
+
+
+class StageConfig(Section):
+    """One training stage. A step computes `batch_size` rows of tokens, in `grad_accumulation` equal micro-batches."""
+
+    steps: int = Field(1000, ge=1, description="updates of the weights")
+    batch_size: int = Field(16, ge=1, description="rows per step; short examples share a row")
+    grad_accumulation: int = Field(1, ge=1, description="micro-batches that a step is computed in; the same result")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for the layers' matrices, AdamW for others")
+    learning_rate: float = Field(1e-3, ge=0, description="the highest one, of AdamW")
+    matrix_learning_rate: float = Field(0.02, ge=0, description="for the matrices under optimizer = 'muon'")
+    schedule: Literal["cosine", "linear", "wsd"] = Field("cosine", description="wsd: warmup, stable, decay")
+    warmup_steps: int = Field(20, ge=0, description="steps in which the rate rises")
+    decay_fraction: float = Field(0.5, gt=0, le=1, description="last part of 'wsd' in which the rate falls")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="rate at the last step / the highest rate")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors never decay")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's memory of their squares")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's memory of gradients")
+    eps: float = Field(1e-8, gt=0, description="AdamW's smallest divisor")
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step leaves out")
+    activation_checkpointing: bool = Field(False, description="compute activations twice instead of storing them")
+    loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole micro-batch")
+    compile: bool = Field(True, description="let the framework compile a step where that pays")
+    deterministic: bool = Field(False, description="the same bits every time on a CUDA GPU, too; slower")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="that a step computes in")
+    eval_every: int = Field(100, ge=1, description="steps between two measurements on held-out data")
+    eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
+    save_every: int = Field(200, ge=1, description="steps between two checkpoints")
+    keep_last: int = Field(2, ge=1, description="checkpoints that are kept beside the best one")
+    patience: int = Field(0, ge=0, description="measurements without a new best that end the stage; 0: never")
+    sample_every: int = Field(0, ge=0, description="steps between two continuations of fixed prompts; 0: as eval_every")
+    bad_steps: int = Field(5, ge=1, description="steps in a row without a finite loss that send training back")
+    spike: float = Field(1.5, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _today(cls, values: Any) -> Any:
+        return with_new_names(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> "StageConfig":
+        size, count = self.batch_size, self.grad_accumulation
+        if size % count:
+            raise ValueError(f"batch_size = {size} must be a multiple of grad_accumulation = {count}")
+        return self
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows that are computed at once."""
+        return self.batch_size // self.grad_accumulation
+
+
+class TuneConfig(StageConfig):
+    """A stage that tunes a model. With `lora_rank` above 0 it trains an adapter and leaves the weights as they are."""
+
+    lora_rank: Annotated[int, FORM] = Field(0, ge=0, description="numbers per input and output of a layer; 0: no LoRA")
+    lora_alpha: Annotated[float, FORM] = Field(16.0, gt=0, description="an adapter counts lora_alpha / lora_rank times")
+    lora_targets: Annotated[list[str], FORM] = Field([], description="such as q_proj; none: all in the blocks")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that a step leaves out")
+    lora_bits: Annotated[Literal[0, 4, 8], FORM] = Field(0, description="of the frozen weights (QLoRA); 0: as they are")
+    dora: Annotated[bool, FORM] = Field(False, description="train the length of each weight row, too (Liu et al. 2024)")
+
+
+def form_of(config: StageConfig) -> dict[str, Any]:
+    """The settings that decide which leaves a stage trains and what they mean: they cannot change later."""
+    return {name: getattr(config, name) for name, field in type(config).model_fields.items() if FORM in field.metadata}

@@ -1,0 +1,128 @@
+"""Direct preference optimization: push the margin of log-probability towards the preferred answers."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from backends.tree import Tree
+from minigpt.data.batches import Batches, PairRows, stacked
+from minigpt.data.forms import PAIRS
+from minigpt.errors import CheckpointError
+from minigpt.events import Note, Progress, Report
+from minigpt.model.gpt import GPT
+from minigpt.sections import TuneConfig
+from minigpt.stages.stage import Job, Stage, Subject
+from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
+from minigpt.train.loop import Objective
+from minigpt.train.losses import preference_losses, preference_metrics, sequence_logprobs
+from minigpt.train.measure import evaluate_preferences
+
+
+class DPOConfig(TuneConfig):
+    """`beta` is the strength of the tie to the reference model (Rafailov et al. 2023, eq. 7)."""
+
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the model that training starts from")
+    loss: Literal["sigmoid", "ipo"] = Field("sigmoid", description="sigmoid is DPO's own")
+
+
+def preferences(job: Job) -> Objective:
+    """The loss of `preference_losses` on pairs of answers (Rafailov et al. 2023).
+
+    The reference is the model that the stage starts from: its log-probabilities are computed once and kept.
+    """
+    model, config, backend = job.model, job.config, job.model.backend
+    training, held_out = (_with_reference(job, shard) for shard in (job.training, job.held_out))
+
+    def loss(weights, batch):
+        policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
+        reference, spans = batch["reference"], batch["spans"]
+        losses = preference_losses(backend, policy, reference, config.beta, config.loss, spans)  # (B, P)
+        metrics = preference_metrics(backend, policy, reference, batch["weights"], config.beta)
+        return (losses * batch["weights"]).sum(), metrics
+
+    def validate(weights):
+        return evaluate_preferences(
+            model, weights, held_out, config.beta, config.loss, config.micro_batch_size, config.eval_rows
+        )
+
+    return Objective(loss, Batches(training, config.batch_size, job.seed), validate)
+
+
+def _with_reference(job: Job, shard) -> PairRows:
+    rows = PairRows(shard, job.context, job.seed)
+    kept = None if job.directory is None else job.directory / f"reference_{shard.directory.name}"
+    size = job.config.micro_batch_size
+    reference = reference_logprobs(job.model, job.weights, rows, kept, size, job.report, job.start)
+    return PairRows(shard, job.context, job.seed, reference)
+
+
+def reference_logprobs(
+    model: GPT, weights: Tree, rows: PairRows, path: Path | None, batch_size: int, report: Report, start: str = ""
+) -> np.ndarray:
+    """(pairs, 2) summed log-probabilities under the starting weights, computed once and kept in directory `path`.
+
+    With `start`, the fingerprint of those weights, what was computed with others is computed again.
+    """
+    pairs = len(rows.reference)
+    if path is not None and path.exists():
+        try:
+            trees, state = load_checkpoint(path)
+            stored = trees["reference"]["logprobs"]
+            if stored.shape == (pairs, 2) and start in ("", state["start"]):
+                return stored
+        except (CheckpointError, KeyError):
+            report(Note(f"The reference log-probabilities in {path} are damaged: computed again."))
+    backend, found = model.backend, np.zeros((pairs, 2), np.float32)
+    logprobs = backend.compile(lambda w, batch: sequence_logprobs(model, w, batch))
+    for first in range(0, rows.count, batch_size):
+        numbers = range(first, min(first + batch_size, rows.count))
+        arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
+        values = backend.numpy(logprobs(weights, arrays))  # (B, P, 2)
+        for i, row in zip(numbers, values, strict=True):
+            found[rows.rows[i]] = row[: len(rows.rows[i])]
+        report(Progress("reference log-probabilities", first + len(numbers), rows.count))
+    report(Progress("reference log-probabilities", rows.count, rows.count, finished=True))
+    if path is not None:
+        save_checkpoint(path, {"reference": {"logprobs": found}}, {"pairs": pairs, "start": start})
+    return found
+
+
+def measure_pairs(subject: Subject) -> dict[str, float]:
+    """How often the chosen answer is the likelier one in itself, without a reference."""
+    rows = PairRows(subject.shard, subject.model.config.context, subject.seed)
+    found = evaluate_preferences(
+        subject.model, subject.weights, rows, 1.0, "sigmoid", subject.batch_size, subject.limit
+    )
+    return {"pairs": found["pairs"], "chosen_is_likelier": found["accuracy"]}
+
+
+def is_stuck(config: DPOConfig, loss: float) -> bool:
+    """Whether a preference loss is still within 1 % of where it starts: ln 2, or 1 / (4 β²) for IPO."""
+    start = math.log(2) if config.loss == "sigmoid" else 1 / (4 * config.beta**2)
+    return abs(loss - start) < 0.01 * start
+
+
+def _advice(config: DPOConfig, measured: dict[str, float]) -> str:
+    if is_stuck(config, measured["loss"]):
+        return "the loss did not leave its start: raise dpo.learning_rate or dpo.steps."
+    return ""
+
+
+DPO = Stage(
+    name="dpo",
+    summary="Learns to prefer one answer to another from pairs. Watch accuracy and margin rise from 50 % and 0.",
+    taught="It was taught to answer, and to prefer some answers to others.",
+    config=DPOConfig,
+    form=PAIRS,
+    objective=preferences,
+    measure=measure_pairs,
+    starts_from=("sft", "pretrain"),
+    reads_first=True,
+    advice=_advice,
+    imported={"learning_rate": 2e-6, "batch_size": 4, "weight_decay": 0.0},
+    checked={"learning_rate": 1e-4, "weight_decay": 0.0},
+    variations=("LoRA of two layers", "dropout"),
+)

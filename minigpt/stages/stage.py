@@ -1,0 +1,83 @@
+"""What a training stage is: one row of the table in `minigpt.stages.table`, from which all else is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.tree import Tree
+from minigpt.data.forms import Form
+from minigpt.data.shards import Shard
+from minigpt.events import Report
+from minigpt.model.gpt import GPT
+from minigpt.sections import StageConfig, TuneConfig
+from minigpt.text.tokenizer import Tokenizer
+from minigpt.train.loop import Objective
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's objective is made from.
+
+    `weights` are those that training starts from, whole and of the model's backend, and `start` tells them from all
+    others ("" where that does not matter). `directory` is the stage's own, where it may keep what is dear to
+    compute; None: nowhere.
+    """
+
+    model: GPT
+    weights: Tree
+    config: Any  # the stage's section
+    form: Form
+    training: Shard
+    held_out: Shard
+    tokenizer: Tokenizer
+    seed: int
+    report: Report
+    directory: Path | None = None
+    start: str = ""
+
+    @property
+    def context(self) -> int:
+        return self.model.config.context
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished stage's model and the held-out rows that it is measured on, or `limit` of them."""
+
+    model: GPT
+    weights: Tree
+    tokenizer: Tokenizer
+    shard: Shard
+    seed: int
+    batch_size: int = 16
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of training.
+
+    `starts_from` names the stages whose weights it may go on with, the first finished one of them; one that names
+    none starts from random weights. `answers` says that a model knows after it how to answer a message.
+    """
+
+    name: str
+    summary: str  # what it does, and what to watch: a sentence or two
+    taught: str  # what a model is after it, for the model card: a sentence
+    config: type[StageConfig]
+    form: Form
+    objective: Callable[[Job], Objective]
+    measure: Callable[[Subject], dict[str, float]]
+    starts_from: tuple[str, ...] = ()
+    answers: bool = True
+    reads_first: bool = False  # whether it reads all its rows once with the starting weights before the first step
+    advice: Callable[[Any, dict[str, float]], str] = lambda config, measured: ""  # after training: what went wrong
+    imported: Mapping[str, Any] = field(default_factory=dict)  # its settings for a model that came from elsewhere
+    checked: Mapping[str, Any] = field(default_factory=dict)  # its settings when the backends are compared, and
+    variations: tuple[str, ...] = ()  # which of `parity.trajectories.VARIATIONS` are tried, too
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it can train an adapter."""
+        return issubclass(self.config, TuneConfig)

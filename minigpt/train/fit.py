@@ -1,0 +1,50 @@
+"""A whole training: from the last checkpoint, if there is one, to the last step."""
+
+from collections.abc import Callable, Sequence
+
+from backends.base import Backend
+from backends.tree import Tree
+from minigpt.events import Report, silent
+from minigpt.sections import StageConfig
+from minigpt.store.stage import StageStore
+from minigpt.train.clock import Clock, never
+from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
+from minigpt.train.loop import Hook, Objective, State, train
+from minigpt.train.optim import Optimizer
+from minigpt.train.stop import Stop
+
+
+def fit(
+    backend: Backend, stage: str, config: StageConfig, weights: Tree, objective: Objective, store: StageStore,
+    report: Report = silent, stop: Stop | None = None, brake: Brake | None = None, hooks: Sequence[Hook] = (),
+    fingerprint: str = "",
+) -> Tree:  # fmt: skip
+    """Train `weights` for `config.steps` updates, from the store's last whole checkpoint if it has one.
+
+    The weights passed in must not be used afterwards. `hooks` are called after each step, too. `fingerprint` tells the
+    objective's base from all others: its checkpoints fit no other. Returns the last weights; the store keeps the
+    best ones too. Raises Interrupted, with a checkpoint saved, when `stop` is requested, OutOfMemory, with one, when
+    it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
+    """
+    stop, clock = stop or Stop(), Clock(_resting(brake))
+    checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint)
+    state = State(weights, Optimizer(backend, config, weights).init(weights))
+    checkpoints.resume(state)
+    chain: list[Hook] = [Reports(stage, config, store, report, clock), checkpoints, *hooks]
+    chain += [Bounds(stage, brake, checkpoints, report, clock)] if brake is not None else []
+    chain += [Stops(stage, config.steps, stop, checkpoints)]
+    with stop.listening():
+        train(backend, config, objective, state, chain, clock, checkpoints.go_back)
+    return state.weights
+
+
+def _resting(brake: Brake | None) -> Callable[[], float]:
+    """Sleeps for as long as the brake says; returns the seconds that it has rested so far."""
+    if brake is None:
+        return never
+
+    def rest() -> float:
+        brake.rest()
+        return brake.rested
+
+    return rest
