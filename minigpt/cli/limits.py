@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import ResourceError
-from minigpt.machine.limits import Limits, gigabytes, limits_of
+from minigpt.machine.limits import Limits, limits_of
+from minigpt.units import gigabytes
 
 if TYPE_CHECKING:
     from minigpt.machine.brake import Brake

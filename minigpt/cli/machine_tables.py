@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigpt import __version__
-from minigpt.cli.console import duration, note
+from minigpt.cli.console import note
 from minigpt.cli.tables import table
-from minigpt.machine.limits import gigabytes
+from minigpt.units import duration, gigabytes
 
 
 def show_machine(machine: Any, checks: Sequence[Any], choice: dict, problems: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import ResourceError
-from minigpt.machine.limits import Limits, gigabytes, parse_time
+from minigpt.machine.limits import Limits
+from minigpt.units import duration, gigabytes, parse_time
 
 if TYPE_CHECKING:
     from minigpt.config import Config
@@ -133,8 +134,6 @@ def refuse(plan: "Plan", settings: "Config", limits: Limits, time: str | None) -
             f"{_smaller(settings, plan)} See minigpt plan.",
         )
     if allowed is not None and plan.seconds is not None and plan.seconds > allowed:
-        from minigpt.cli.console import duration
-
         share = allowed / plan.seconds
         steps = ", ".join(f"{one.stage}.steps={max(1, int(one.steps * share))}" for one in plan.stages if one.steps)
         raise ResourceError(
@@ -172,7 +171,6 @@ def largest_preset(
 
     When none fits the time, the smallest is returned, and its plan refused by the caller.
     """
-    from minigpt.cli.console import duration
     from minigpt.config import PRESETS, load_config
 
     allowed = parse_time(time) if time is not None else AUTO_TIME
@@ -211,7 +209,6 @@ def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
 
     `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan --preset auto` measures instead.
     """
-    from minigpt.cli.console import duration
     from minigpt.config import PRESETS, STAGES, load_config
     from minigpt.plan.costs import flops_per_token, row_width
     from minigpt.plan.plan import Place, make_plan
