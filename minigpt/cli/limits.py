@@ -30,9 +30,9 @@ def braked(limits: Limits, backend: Any, stop: "Stop", root: int) -> Iterator["B
     """
     from minigpt.cli import console
     from minigpt.machine import ceiling
-    from minigpt.machine.brake import Brake, Machine
+    from minigpt.machine.brake import Brake, Surroundings
 
-    brake = Brake(limits, backend, stop, Machine(root=root))
+    brake = Brake(limits, backend, stop, Surroundings(root=root))
     room = brake.apply()
     try:
         if room is not None and room < LEAST:

@@ -29,7 +29,7 @@ def place_of(framework: Any, limits: Limits, dtype: str = "auto") -> "Place":
     import gc
 
     from minigpt.machine import choose_dtype
-    from minigpt.plan.actual import resident
+    from minigpt.machine.processes import resident
     from minigpt.plan.plan import Place
 
     framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
@@ -46,7 +46,7 @@ def budget_of(framework: Any, limits: Limits) -> int | None:
     """
     from minigpt.machine import ceiling
     from minigpt.machine.description import describe
-    from minigpt.plan.actual import resident
+    from minigpt.machine.processes import resident
 
     machine = describe()
     if not framework.shares_memory():
