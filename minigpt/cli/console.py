@@ -13,7 +13,7 @@ from rich.text import Text
 
 from minigpt import events
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
-from minigpt.machine.limits import gigabytes
+from minigpt.units import duration, gigabytes
 
 
 class _Out(Console):
@@ -141,16 +141,6 @@ class Reporter:
 
 def named(name: str, value: float) -> str:
     return f"{name.replace('_', ' ')} {value:.4f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 # ---- one thing at a time ---------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ MaxCPU = Annotated[
 ]
 MaxMemory = Annotated[
     str | None,
-    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
+    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: a size like 4GB, or a share like 50%."),
 ]
 Power = Annotated[
     str | None,

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import ResourceError
-from minigpt.machine.limits import Limits, gigabytes, limits_of
+from minigpt.machine.limits import Limits, limits_of
+from minigpt.units import gigabytes
 
 if TYPE_CHECKING:
     from minigpt.machine.brake import Brake
@@ -29,9 +30,9 @@ def braked(limits: Limits, backend: Any, stop: "Stop", root: int) -> Iterator["B
     """
     from minigpt.cli import console
     from minigpt.machine import ceiling
-    from minigpt.machine.brake import Brake, Machine
+    from minigpt.machine.brake import Brake, Surroundings
 
-    brake = Brake(limits, backend, stop, Machine(root=root))
+    brake = Brake(limits, backend, stop, Surroundings(root=root))
     room = brake.apply()
     try:
         if room is not None and room < LEAST:

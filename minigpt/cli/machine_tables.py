@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigpt import __version__
-from minigpt.cli.console import duration, note
+from minigpt.cli.console import note
 from minigpt.cli.tables import table
-from minigpt.machine.limits import gigabytes
+from minigpt.units import duration, gigabytes
 
 
 def show_machine(machine: Any, checks: Sequence[Any], choice: dict, problems: Sequence[str]) -> None:
@@ -81,13 +81,14 @@ def plan_lines(plan: Any) -> list[str]:
     return lines + [
         f"{one.stage}: computed with {division(one.division)} to fit the memory; the result stays the same."
         for one in plan.stages if one.divided
-    ]  # fmt: skip
+    ] + [plan.note] * bool(plan.note)  # fmt: skip
 
 
 def division(values: dict) -> str:
     """How a step is divided, in words."""
-    parts = [f"{values['accumulation']} part{'s' * (values['accumulation'] != 1)} per step"]
-    parts += ["gradient checkpointing"] if values["checkpointing"] else []
+    count = values["grad_accumulation"]
+    parts = [f"{count} micro-batch{'es' * (count != 1)} per step"]
+    parts += ["activation checkpointing"] if values["activation_checkpointing"] else []
     parts += [f"a loss in chunks of {values['loss_chunk']} tokens"] if values["loss_chunk"] else []
     return ", ".join(parts)
 

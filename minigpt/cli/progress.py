@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from minigpt.events import Step, Usage
-from minigpt.machine.limits import gigabytes
+from minigpt.units import gigabytes
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WINDOW = 50  # steps over which speed is averaged

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from backends.base import Backend
 from minigpt.events import Usage
@@ -15,9 +16,8 @@ from minigpt.machine import ceiling
 from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.limits import Limits
 from minigpt.machine.now import Conditions, conditions
-from minigpt.machine.processes import processes, set_niceness, total, tree
+from minigpt.machine.processes import family, set_niceness, total
 from minigpt.machine.throttle import Action, Watch, decide, owed_rest, pause_ends, with_power_source
-from minigpt.train.stop import Stop
 
 LOOK_EVERY = 2.0  # seconds between two looks at the other processes of the tree and at memory
 FEEL_EVERY = 5.0  # seconds between two looks at the machine
@@ -25,9 +25,16 @@ SHORTEST, SLICE = 0.005, 0.1  # seconds: of a rest that is worth it, and until a
 WINDOW = 30.0  # seconds over which the shown share is averaged
 
 
+class Stoppable(Protocol):
+    """Something that says whether the work was asked to stop."""
+
+    @property
+    def requested(self) -> bool: ...
+
+
 @dataclass
-class Machine:
-    """What the brake reads and moves; tests put a simulated machine in its place."""
+class Surroundings:
+    """What the brake reads and moves; tests simulate it."""
 
     root: int = field(default_factory=os.getpid)  # the process whose tree is counted: the supervisor or this one
     cores: float = field(default_factory=usable_cores)
@@ -39,18 +46,17 @@ class Machine:
 
     def tree(self) -> tuple[float, int, int]:
         """(CPU seconds of the other processes, resident bytes of those, resident bytes of this one)."""
-        table = processes()
-        pids = tree(table, self.root)
-        others = total(table, [pid for pid in pids if pid != os.getpid()])
+        table = family(self.root)
+        others = total(table, [pid for pid in table if pid != os.getpid()])
         return *others, total(table, [os.getpid()])[1]
 
 
 class Brake:
     """Holds a run to its limits. `rest` is called between the parts of a step, `decide` between steps."""
 
-    def __init__(self, limits: Limits, backend: Backend, stop: Stop, machine: Machine | None = None):
+    def __init__(self, limits: Limits, backend: Backend, stop: Stoppable, machine: Surroundings | None = None):
         self.limits, self.backend, self.stop = limits, backend, stop
-        self.machine = machine or Machine()
+        self.machine = machine or Surroundings()
         self.rested = 0.0  # seconds, in all
         self._owed, self._watch, self._felt = 0.0, Watch(), -FEEL_EVERY
         self._others = self._elsewhere = self.resident = 0

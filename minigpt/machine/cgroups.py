@@ -53,6 +53,20 @@ def memory_bound(directory: Path) -> int | None:
     return int(text) if text.isdigit() and int(text) < UNLIMITED else None
 
 
+def cpu_seconds(root: Path = ROOT) -> float | None:
+    """CPU seconds that all processes of this process's container have used; None where no quota is set."""
+    for directory in directories(root, "cpu"):
+        if cpu_quota(directory) is None:
+            continue
+        lines = dict(line.split(" ", 1) for line in read(directory / "cpu.stat").splitlines() if " " in line)
+        nanoseconds = read(directory / "cpuacct.usage").strip()
+        if lines.get("usage_usec", "").isdigit():
+            return int(lines["usage_usec"]) / 1e6
+        if nanoseconds.isdigit():
+            return int(nanoseconds) / 1e9
+    return None
+
+
 def _upwards(root: Path, path: str) -> list[Path]:
     place = root / path.strip("/")
     return [root] if place == root else [p for p in (place, *place.parents) if p == root or root in p.parents]

@@ -4,11 +4,15 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minigpt.machine import cgroups, linux, mac, tools
+from minigpt.machine import cgroups, linux, mac, readings, tools
 from minigpt.machine.tools import Read, Run, power_supplies, whole
+
+Memory = Callable[[], tuple[int, int] | None]  # (all, available) bytes
+Battery = Callable[[], tuple[str, int] | None]  # (power source, percent)
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,20 @@ class Machine:
 
 def describe(
     place: Path = Path(), system: str = sys.platform, python: str = platform.machine(), run: Run = tools.run,
-    read: Read = tools.read, groups: Path = cgroups.ROOT,
+    read: Read = tools.read, groups: Path = cgroups.ROOT, memory: Memory = readings.memory,
+    battery: Battery = readings.battery,
 ) -> Machine:  # fmt: skip
     """This machine; `place` is where runs will be written, `python` what this Python was built for.
 
-    The other arguments let tests bring recorded texts.
+    `memory` and `battery` are asked before the tools, which `run` starts. The other arguments let tests bring
+    recorded texts.
     """
     machine = {"darwin": _mac, "linux": _linux}.get(system, _other)(python, run, read, groups)
+    if (sizes := memory()) is not None:
+        left = min(size for size in (sizes[1], machine.memory_limit) if size is not None)
+        machine = replace(machine, memory=sizes[0], memory_available=left)
+    if (source := battery()) is not None:
+        machine = replace(machine, power=source[0], battery_percent=source[1])
     return replace(machine, disk_free=_disk_free(place))
 
 

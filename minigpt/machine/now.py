@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.machine import linux, mac
+from minigpt.machine import linux, mac, readings
 from minigpt.machine.cgroups import memory_limit
 from minigpt.machine.tools import power_supplies, read, run
 
@@ -38,6 +38,8 @@ def conditions() -> Conditions:
 
 def on_battery() -> bool:
     """Whether the machine runs on its battery."""
+    if (told := readings.battery()) is not None:
+        return told[0] == "battery"
     if sys.platform == "darwin":
         return mac_battery(run(mac.BATTERY))
     return linux_battery(Path("/sys/class/power_supply"))
@@ -45,7 +47,8 @@ def on_battery() -> bool:
 
 def memory_total() -> int:
     """Bytes of memory that this process could have: the machine's, or its container's limit."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    told = readings.memory()
+    machine = told[0] if told is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, memory_limit() or machine)
 
 

@@ -1,7 +1,7 @@
 """What of a machine stands in the way, in words. Pure functions of its description."""
 
 from minigpt.machine.description import Machine
-from minigpt.machine.limits import gigabytes
+from minigpt.units import gigabytes
 
 OLDEST_MACOS = (14, 0)  # of MLX's wheels
 LITTLE_DISK, LITTLE_MEMORY = 2e9, 1e9  # bytes; a tiny run writes 0.2 GB and takes 0.6 GB

@@ -1,28 +1,32 @@
 """What processes use: the CPU seconds and resident memory of this process and those that belong to it."""
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.machine import readings
+from minigpt.machine.readings import Process
 from minigpt.machine.tools import run
 
 PROC = Path("/proc")
+PEAK_AGAIN = PROC / "self" / "clear_refs"  # Linux: writing 5 lets the high-water mark begin again
 
 
-@dataclass(frozen=True)
-class Process:
-    """`cpu` is in seconds, with those of children that have ended (Linux); `resident` in bytes."""
-
-    parent: int
-    cpu: float
-    resident: int
+def family(root: int) -> dict[int, Process]:
+    """`root` and all processes that descend from it, by their ids; empty where nothing can be read."""
+    found = readings.family(root)
+    if found is None:
+        table = processes()
+        found = {pid: table[pid] for pid in tree(table, root)}
+    return found
 
 
 def processes(proc: Path = PROC) -> dict[int, Process]:
     """Every process that can be seen, by its id; empty where nothing can be read."""
-    if (proc / "self" / "stat").exists():
+    if hasattr(os, "sysconf") and (proc / "self" / "stat").exists():
         found = ((int(path.name), _from_stat(path)) for path in proc.iterdir() if path.name.isdigit())
         return {pid: process for pid, process in found if process is not None}
     return parse_ps(run(["ps", "-axo", "pid=,ppid=,rss=,time="]))
@@ -73,12 +77,47 @@ def set_niceness(level: int) -> None:
     Where Linux groups processes by session (autogroup, on desktops) it counts within this session only.
     """
     tasks = PROC / "self" / "task"
-    for thread in [int(path.name) for path in tasks.iterdir()] if tasks.is_dir() else [0]:
+    if not hasattr(os, "getpriority") or not tasks.is_dir():
+        readings.be_nice(level)
+        return
+    for thread in [int(path.name) for path in tasks.iterdir()]:
         try:
             if os.getpriority(os.PRIO_PROCESS, thread) < level:
                 os.setpriority(os.PRIO_PROCESS, thread, level)
         except OSError:
             continue  # it has ended
+
+
+def resident() -> int:
+    """The resident memory of this process just now, in bytes; where the system does not tell, the high-water mark."""
+    found = readings.resident()
+    if found is not None:
+        return found
+    try:
+        return int((PROC / "self" / "statm").read_text().split()[1]) * _page()
+    except (OSError, AttributeError, IndexError, ValueError):
+        return max_resident()
+
+
+def max_resident() -> int:
+    """The high-water mark of this process's resident memory, in bytes; 0 where no system call tells it."""
+    try:
+        lines = (PROC / "self" / "status").read_text("utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or not all of it
+    try:
+        import resource
+    except ImportError:  # Windows
+        return readings.peak_resident() or readings.resident() or 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # bytes on macOS, kilobytes elsewhere
+
+
+def restart_peak() -> None:
+    """Let the high-water mark begin again, where the system can; else it counts what the process did before, too."""
+    with contextlib.suppress(OSError):
+        PEAK_AGAIN.write_text("5")
 
 
 def _from_stat(path: Path) -> Process | None:

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minigpt.machine import readings
+
 Run = Callable[[Sequence[str]], str]  # a command -> what it prints
 Read = Callable[[str], str]  # a path -> the file's text
 
@@ -27,9 +29,19 @@ def run(command: Sequence[str], timeout: float = TIMEOUT) -> str:
         try:
             return process.communicate(timeout=timeout)[0].decode("utf-8", "replace")
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)  # with its children, which would keep the pipe open
+            _end(process)
             return ""
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a tool with its children, which would keep the pipe open."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+            return
+        for child in readings.children(process.pid):
+            os.kill(child, signal.SIGTERM)  # which Windows carries out at once
+        process.kill()
 
 
 def read(path: str | Path) -> str:

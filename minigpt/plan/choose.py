@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from backends.base import Backend
 from minigpt.config import PRESETS, Config, load_config
 from minigpt.errors import ResourceError
-from minigpt.machine import ceiling, choose_dtype
+from minigpt.machine import busy, ceiling, choose_dtype
+from minigpt.machine.busy import Other
 from minigpt.machine.ceiling import give_back
 from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.description import describe
 from minigpt.machine.limits import Limits
-from minigpt.plan.actual import resident
+from minigpt.machine.processes import resident
 from minigpt.plan.costs import flops_per_token, row_width
 from minigpt.plan.plan import Place, Plan, make_plan
 from minigpt.plan.speed import Speed, measure, throttled
@@ -66,16 +68,21 @@ def plan_for(
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, rows)
     if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
         return unmeasured
+    others: list[Other] = []
 
     def speed_of(model: ModelConfig, stage: Stage, config: StageConfig) -> Speed:
-        began, cpu = perf_counter(), process_time()
+        quiet, began, cpu = busy.reading(), perf_counter(), process_time()
         speed = measure(framework, model, stage, config, place.dtype_of(config), SAMPLE)
         used = (process_time() - cpu) / (perf_counter() - began) / usable_cores()
+        if framework.device == "cpu" and (other := busy.beside(quiet, busy.reading())) is not None:
+            others.append(other)
+            speed, used = speed.times(1 / other.slower), used * other.slower
         return throttled(speed, 1.0 if framework.device == "gpu" else used, place.cpu)
 
     plan = make_plan(settings, stages, place, speed_of, vocab_size, rows)
     give_back(framework)
-    return plan
+    note = max(others, key=lambda other: other.slower).said() if others else ""
+    return replace(plan, note=note)
 
 
 def refuse(plan: Plan, settings: Config, limits: Limits, time: str | None) -> None:

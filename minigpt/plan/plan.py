@@ -59,11 +59,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """The stages' plans. `note` says what the measured times do not show: other programs that were busy."""
+
     parameters: int
     flops_per_token: float
     disk: int
     stages: tuple[StagePlan, ...]
     place: Place
+    note: str = ""
 
     @property
     def memory(self) -> int:
@@ -86,7 +89,7 @@ class Plan:
         return {
             "parameters": self.parameters, "flops_per_token": self.flops_per_token, "disk": self.disk,
             "memory": self.memory, "seconds": self.seconds, "fits": self.fits, "place": asdict(self.place),
-            "stages": stages,
+            "stages": stages, "note": self.note,
         }  # fmt: skip
 
 

@@ -37,6 +37,10 @@ class Speed:
     forward: float
     update: float
 
+    def times(self, factor: float) -> "Speed":
+        """The speed of a machine on which everything takes `factor` times as long."""
+        return Speed(self.token * factor, self.forward * factor, self.update * factor)
+
 
 def measure(
     backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, dtype: str, seconds: float
@@ -150,5 +154,4 @@ def slower(speed: Speed, checkpointing: bool) -> Speed:
 
 def throttled(speed: Speed, used: float, share: float | None) -> Speed:
     """The speed under a CPU limit, for work that keeps the share `used` of all cores busy when nothing limits it."""
-    factor = 1.0 if share is None else max(1.0, used / share)
-    return Speed(speed.token * factor, speed.forward * factor, speed.update * factor)
+    return speed.times(1.0 if share is None else max(1.0, used / share))

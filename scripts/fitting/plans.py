@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.cli import tables
-from minigpt.machine.limits import gigabytes
 from minigpt.stages.table import STAGES
+from minigpt.units import gigabytes
 
 MEMORY, TIME = 0.15, 0.25  # bounds: how far a plan may be off
 STEPS = {"tiny": 40, "small": 6, "medium": 3}  # enough to outweigh what happens once

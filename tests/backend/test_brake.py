@@ -7,7 +7,7 @@ from test_resume import results
 
 from minigpt.errors import Interrupted, OutOfMemory
 from minigpt.events import Continued, Note, Paused, Progress, Saved, Step, Usage, silent
-from minigpt.machine.brake import Brake, Machine
+from minigpt.machine.brake import Brake, Surroundings
 from minigpt.machine.limits import Limits
 from minigpt.machine.now import CRITICAL, Conditions
 from minigpt.machine.throttle import LONGEST
@@ -21,7 +21,7 @@ SETTINGS = {"steps": 5, "save_every": 3, "eval_every": 2, "log_every": 1, "warmu
 SHORT, HOT = Conditions(pressure=CRITICAL), Conditions(heat=CRITICAL)
 
 
-class Simulated(Machine):
+class Simulated(Surroundings):
     """A machine on which 0.01 s on both cores pass at each look at the CPU time, and nobody really sleeps."""
 
     def __init__(self, stop=None, resident=10**8, **now):

@@ -4,8 +4,9 @@ import pytest
 
 from backends.tree import leaves
 from minigpt.machine.ceiling import give_back
+from minigpt.machine.processes import resident
 from minigpt.model.gpt import init_weights, to_backend
-from minigpt.plan.actual import Peak, resident
+from minigpt.plan.actual import Peak
 from minigpt.plan.costs import checkpoint_bytes, state_of
 from minigpt.plan.speed import measure
 from minigpt.sections import ModelConfig, StageConfig

@@ -10,6 +10,7 @@ from test_trust import pretraining
     [
         (["--max-cpu", "0"], 2, "--max-cpu '0' is not a share of the machine. Give percent, such as --max-cpu 60."),
         (["--max-memory", "lots"], 2, "--max-memory 'lots' is not a size."),
+        (["--max-memory", "4"], 2, "Write --max-memory 4GB or --max-memory 4%."),
         (["--power", "loud"], 2, "There is no power level 'loud'."),
         (["--max-memory", "900TB"], 2, "is not a part of this machine's memory of"),
         (["--max-memory", "150MB"], 4, "--max-memory allows 150 MB, and Python and torch alone need"),

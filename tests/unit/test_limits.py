@@ -4,35 +4,9 @@ import pytest
 
 from minigpt.errors import UsageError
 from minigpt.machine.cgroups import cpu_quota, directories, memory_bound
-from minigpt.machine.limits import Limits, limits_of, parse_memory, parse_share
+from minigpt.machine.limits import Limits, limits_of
 
 TOTAL = 16 * 10**9
-
-
-@pytest.mark.parametrize(("text", "share"), [("60", 0.6), ("60%", 0.6), (" 12.5 % ", 0.125), ("100", 1.0), ("1", 0.01)])
-def test_shares(text, share):
-    assert parse_share(text, "--max-cpu") == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["0", "101", "-5", "", "half", "60 GB", "nan", "1e2", "6O"])
-def test_what_is_no_share_is_refused(text):
-    with pytest.raises(UsageError, match="--max-cpu .* is not a share of the machine"):
-        parse_share(text, "--max-cpu")
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("70", 11_200_000_000), ("50%", 8_000_000_000), ("4GB", 4_000_000_000), ("4g", 4_000_000_000),
-     ("1.5 GB", 1_500_000_000), ("512MB", 512_000_000), ("2GiB", 2 << 30), ("100%", TOTAL), ("900000KB", 900_000_000)],
-)  # fmt: skip
-def test_sizes(text, size):
-    assert parse_memory(text, TOTAL) == size
-
-
-@pytest.mark.parametrize("text", ["0", "120%", "17GB", "0GB", "-1GB", "4 apples", "GB", "4PB", ""])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="--max-memory"):
-        parse_memory(text, TOTAL)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from minigpt.machine.description import Machine, describe
 from minigpt.machine.problems import problems
 
 NOWHERE = "/nowhere"
+UNREAD = {"memory": lambda: None, "battery": lambda: None}  # psutil is missing, or raises
 
 
 def machine(name, system="darwin", python="arm64", groups=NOWHERE):
@@ -23,7 +24,7 @@ def machine(name, system="darwin", python="arm64", groups=NOWHERE):
         words = " ".join(command)
         return next((texts[key] for key in (words, command[0]) if key in texts), "")
 
-    return describe(Path(), system, python, run, lambda path: texts.get(path, ""), Path(groups))
+    return describe(Path(), system, python, run, lambda path: texts.get(path, ""), Path(groups), **UNREAD)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,16 @@ def test_a_container_has_what_its_limits_leave(tmp_path, monkeypatch, files):
     m = machine("container", "linux", "x86_64", tmp_path)
     assert m.usable_cores == 1.5 and m.memory_limit == m.usable_memory == m.memory_available == 4 * GB
     assert m.memory == 131886532 * 1024
+    told = describe(Path(), "linux", "x86_64", groups=tmp_path, memory=lambda: (128 * GB, 100 * GB))
+    assert (told.memory, told.memory_available, told.usable_memory) == (128 * GB, 4 * GB, 4 * GB)
+
+
+def test_psutil_is_asked_first(tmp_path):
+    """On Windows, too, whose own readings nobody parses."""
+    told = {"memory": lambda: (32 * GB, 12 * GB), "battery": lambda: ("battery", 77)}
+    for system in ("win32", "linux", "darwin"):
+        m = describe(Path(), system, "AMD64", lambda command: "", lambda path: "", tmp_path, **told)
+        assert (m.memory, m.memory_available, m.power, m.battery_percent) == (32 * GB, 12 * GB, "battery", 77)
 
 
 def test_an_arm_board_names_its_core_by_number():
@@ -139,7 +150,8 @@ def test_any_text_cut_anywhere_is_read(name):
     for cut in (1, 7, 40, 160, 400):
         short = {key: text[:cut] for key, text in texts.items()}
         for system in ("darwin", "linux"):
-            describe(system=system, run=lambda c, s=short: s.get(c[0], ""), read=lambda p, s=short: s.get(p, ""))
+            describe(system=system, run=lambda c, s=short: s.get(c[0], ""), read=lambda p, s=short: s.get(p, ""),
+                     **UNREAD)  # fmt: skip
 
 
 def test_little_disk_and_memory_are_problems():

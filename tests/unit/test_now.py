@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from minigpt.machine import readings
 from minigpt.machine.now import (
     CRITICAL,
     NORMAL,
@@ -20,7 +22,7 @@ from minigpt.machine.now import (
     mac_pressure,
     memory_total,
 )
-from minigpt.machine.processes import Process, parse_ps, parse_stat, processes, total, tree
+from minigpt.machine.processes import Process, family, max_resident, parse_ps, parse_stat, resident, total, tree
 from minigpt.machine.tools import run as output
 
 
@@ -145,21 +147,72 @@ def test_a_name_with_brackets_and_spaces():
     assert parse_stat("77 (gone", 100, 4096) is None
 
 
-def test_a_child_that_works_is_counted():
-    """Half a second of work in a child of a child appears in this process's tree."""
+@pytest.fixture(params=["psutil", "own readings"])
+def way(request, monkeypatch):
+    """Both ways of reading: psutil, and the system's texts where that is missing or raises."""
+    if request.param != "psutil":
+        monkeypatch.setattr(readings, "asked", lambda question: None)
+
+
+def test_a_child_that_works_is_counted(way):
+    """Half a second of work in a child of a child appears among this process's family."""
     work = "import time\nwhile time.process_time() < 0.5: pass\ninput()"
     command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
-    before = total(processes(), tree(processes(), os.getpid()))[0]
+    before = sum(process.cpu for process in family(os.getpid()).values())
     child = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE)
     try:
         deadline, used = time.monotonic() + 60, 0.0
         while used < 0.5 and time.monotonic() < deadline:
             time.sleep(0.05)
-            table = processes()
-            used = total(table, tree(table, os.getpid()))[0] - before
-        assert used >= 0.5 and len(tree(table, os.getpid())) >= 3
+            found = family(os.getpid())
+            used = total(found, found)[0] - before
+        assert used >= 0.5 and len(found) >= 3 and found[child.pid].parent == os.getpid()
     finally:
         child.communicate(b"\n")
+
+
+def test_what_this_process_has_resident(way):
+    """A block that is touched counts while it is there, and in the peak."""
+    before = resident()
+    block = bytearray(os.urandom(1 << 20) * 64)
+    grown, peak = resident() - before, max_resident()
+    assert 60e6 < grown < 100e6 and peak >= before + grown and len(block) == 64 << 20
+
+
+def test_niceness_of_a_process(way):
+    """Every thread of a process of its own gets it, and the level is never lowered."""
+    code = (
+        "import os, threading, time\n"
+        "from minigpt.machine import readings; from minigpt.machine.processes import set_niceness\n"
+        "threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n"
+        "set_niceness(7); set_niceness(3)\n"
+        "threads = os.listdir('/proc/self/task') if os.path.isdir('/proc/self/task') else [0]\n"
+        "print({os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "{7}\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="compares with Linux's own text")
+def test_psutil_says_what_the_system_says():
+    total_bytes, available = readings.memory()
+    lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    known = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    assert total_bytes == known["MemTotal"] and abs(available - known["MemAvailable"]) < 1e9
+    assert memory_total() <= total_bytes
+
+
+@pytest.mark.parametrize("error", [RuntimeError("host_statistics64 failed"), AttributeError("sensors_battery")])
+def test_a_psutil_that_raises_says_nothing(monkeypatch, error):
+    import psutil
+
+    def broken(*arguments):
+        raise error
+
+    for name in ("virtual_memory", "sensors_battery", "Process", "cpu_times", "process_iter"):
+        monkeypatch.setattr(psutil, name, broken, raising=False)
+    every = (readings.memory, readings.battery, readings.resident, readings.processor_seconds, readings.busiest)
+    assert [reading() for reading in every] == [None] * 5 and readings.family(os.getpid()) is None
+    assert memory_total() > 10**8 and resident() > 10**6 and os.getpid() in family(os.getpid())
 
 
 def test_a_tool_that_is_missing_fails_or_hangs_says_nothing():

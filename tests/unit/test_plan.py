@@ -8,7 +8,6 @@ from minigpt.cli.fitting import plan as plan_command
 from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
 from minigpt.errors import UsageError
-from minigpt.machine.limits import parse_time
 from minigpt.model.gpt import parameter_count
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, flops_per_token, state_of
@@ -19,6 +18,7 @@ from minigpt.plan.speed import Speed, throttled
 from minigpt.sections import ModelConfig, StageConfig, TuneConfig
 from minigpt.stages.dpo import DPOConfig
 from minigpt.stages.table import STAGES
+from minigpt.units import parse_time
 
 SHAPE = {"n_layer": 4, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 704, "context": 256, "vocab_size": 2048}
 WIDE = {"batch_size": 1, "d_model": 768, "d_ff": 2048}
