@@ -4,16 +4,23 @@ import errno
 import os
 import shlex
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from minigpt import __version__
-from minigpt.cli import exchange, fitting, flags, looking, quantizing, training, using
+from minigpt.cli import command, data, export, generate, import_, plan, quantize, tokenizer, train
+from minigpt.cli.chat import chat
+from minigpt.cli.demo import demo
+from minigpt.cli.doctor import doctor
+from minigpt.cli.evaluate import evaluate
+from minigpt.cli.parity import parity
+from minigpt.cli.run import run
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
-def _group(name: str | None, text: str) -> typer.Typer:
+def _group(name: str | None, text: str, **more: Any) -> typer.Typer:
     """A group of commands. Help is plain text: without rich it is there in a tenth of a second."""
     return typer.Typer(
         name=name,
@@ -23,33 +30,46 @@ def _group(name: str | None, text: str) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        **more,
     )
 
 
-app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.")
-for command in (training.demo, training.run, training.train, using.generate, using.chat, using.evaluate):
-    app.command()(command)
-app.command()(looking.parity)
-app.command()(fitting.doctor)
-app.command()(fitting.plan)
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_)
-app.command()(quantizing.quantize)
+class _InOrder(typer.core.TyperGroup):
+    """Lists the commands as one meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = ("demo", "run", "train", "generate", "chat", "evaluate")
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+
+app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.", cls=_InOrder)
+command.add(app, demo)
+command.add(app, run)
+app.add_typer(train.app)
+command.add(app, generate.generate)
+command.add(app, chat)
+command.add(app, evaluate)
+command.add(app, parity)
+command.add(app, doctor)
+command.add(app, plan.plan)
+command.add(app, export.export)
+command.add(app, import_.import_, "import")
+command.add(app, quantize.quantize)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
-tokenizer_app.command("train")(looking.tokenizer_train)
-tokenizer_app.command("inspect")(looking.tokenizer_inspect)
+command.add(tokenizer_app, tokenizer.tokenizer_train, "train")
+command.add(tokenizer_app, tokenizer.tokenizer_inspect, "inspect")
 app.add_typer(tokenizer_app)
 
 data_app = _group("data", "Look at training data before using it.")
-data_app.command("check")(looking.data_check)
+command.add(data_app, data.data_check, "check")
 app.add_typer(data_app)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: flags.Version = False,
-    debug: flags.Debug = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -100,7 +120,7 @@ def main() -> None:
 
 
 def _lenient_streams() -> None:
-    """Bytes on stdin that are not UTF-8 become surrogates, which `common.valid` finds; no character fails on output.
+    """Bytes on stdin that are not UTF-8 become surrogates, which `opening.valid` finds; no character fails on output.
 
     A stream that the caller has closed reads nothing and writes nowhere.
     """

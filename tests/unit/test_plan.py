@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from minigpt.cli.fitting import plan as plan_command
+from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, DPOConfig, ModelConfig, StageConfig, TuneConfig, load_config
 from minigpt.errors import UsageError
 from minigpt.machine.limits import parse_time
