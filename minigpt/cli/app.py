@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from minigpt import __version__
-from minigpt.cli import command, data, export, generate, import_, plan, quantize, tokenizer, train
+from minigpt.cli import command, config, data, export, generate, import_, plan, quantize, tokenizer, train
 from minigpt.cli.chat import chat
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
@@ -20,13 +20,13 @@ from minigpt.cli.run import run
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
-def _group(name: str | None, text: str, **more: Any) -> typer.Typer:
+def _group(name: str | None, text: str, completion: bool = False, **more: Any) -> typer.Typer:
     """A group of commands. Help is plain text: without rich it is there in a tenth of a second."""
     return typer.Typer(
         name=name,
         help=text,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +42,8 @@ class _InOrder(typer.core.TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
 
 
-app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.", cls=_InOrder)
+ABOUT = "Make a language model from nothing, on one laptop, and understand every step."
+app = _group("minigpt", ABOUT, completion=True, cls=_InOrder)
 command.add(app, demo)
 command.add(app, run)
 app.add_typer(train.app)
@@ -55,6 +56,7 @@ command.add(app, plan.plan)
 command.add(app, export.export)
 command.add(app, import_.import_, "import")
 command.add(app, quantize.quantize)
+command.add(app, config.config)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
 command.add(tokenizer_app, tokenizer.tokenizer_train, "train")
@@ -78,9 +80,12 @@ def _root(
 
 def main() -> None:
     """The `minigpt` command: runs the app and turns every error into one sentence and an exit code."""
+    _in_utf8()
     _lenient_streams()
+    if "_MINIGPT_COMPLETE" in os.environ:  # a shell asks how a line may go on
+        app(prog_name="minigpt")
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = _spelled([argument for argument in sys.argv[1:] if argument != "--debug"])
     usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
     try:
         # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
@@ -119,6 +124,22 @@ def main() -> None:
         sys.exit(RUNTIME)
 
 
+def _spelled(arguments: list[str]) -> list[str]:
+    """`minigpt help train sft` is `minigpt train sft --help`, and `minigpt version` is `minigpt --version`."""
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:], "--help"]
+    return ["--version"] if arguments == ["version"] else arguments
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has no characters beyond ASCII and that mode was turned off.
+
+    Otherwise each argument, file name and line of output in another script would be mistaken for broken text.
+    """
+    if sys.getfilesystemencoding() in ("ascii", "us-ascii"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _lenient_streams() -> None:
     """Bytes on stdin that are not UTF-8 become surrogates, which `opening.valid` finds; no character fails on output.
 
@@ -139,7 +160,14 @@ def _usage(error: Any) -> str:
     """The sentence of a wrong flag or argument, and where the help for it is."""
     words = error.format_message().replace("Input should be", "it must be").rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{words}. See {context.command_path if context else 'minigpt'} --help."
+    where = context.command_path if context else "minigpt"
+    if option := getattr(error, "option_name", ""):  # one that the command does not have
+        from minigpt.cli.keys import known_as
+
+        if settings := known_as(option):
+            words = f"No such option: {option}. Did you mean {' or '.join(f'--set {key}=…' for key in settings)}"
+            return f"{words}? See {where} --help."
+    return f"{words}. See {where} --help."
 
 
 def _again(arguments: list[str]) -> str:

@@ -16,10 +16,11 @@ RUNS = Path("runs")
 
 def config_of(run: Path | None, given: Settings, extra: dict | None = None) -> "Config":
     """preset < the run's saved configuration < file < flags; says what an existing run hands down."""
-    from minigpt.cli import console
+    from minigpt.cli import console, keys
     from minigpt.config import load_config
     from minigpt.runs.run import saved_config
 
+    keys.refuse_other_names(given.sets or [])
     saved = saved_config(run) if run is not None and given.preset is None else None
     seed = {"seed": given.seed} if given.seed is not None else None
     config = load_config(given.preset or "tiny", given.config, given.sets or [], saved, seed, extra)

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import Command, command
+from minigpt.cli.keys import Key, keys_of
 from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import preset_for
 from minigpt.cli.session import supervised, training
@@ -87,18 +88,46 @@ class Stages(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+class StageCommand(Command):
+    """Its help also lists the settings that only this stage's section has."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        if own := own_keys(self.name):
+            with formatter.section(f"What only this stage has (all of its settings: minigpt config {self.name})"):
+                rows = [(f"--set {self.name}.{key.name}={_shown(key.default)}", _about(key)) for key in own]
+                formatter.write_dl(rows)
+
+
+def own_keys(stage: str) -> list[Key]:
+    """The keys of a stage's section beyond those that every stage has."""
+    from minigpt.config import StageConfig
+
+    return [key for key in keys_of(stage) if key.name not in StageConfig.model_fields]
+
+
+def _about(key: Key) -> str:
+    return f"{key.meaning}  [{key.allowed}]" if key.meaning else f"[{key.allowed}]"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _command_of(stage: str) -> Command:
+    from minigpt.config import Config
+
+    about = " ".join((Config.model_fields[stage].annotation.__doc__ or "").split())
     function = trainer(stage)
     one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    one.command(stage, cls=Command, epilog="\n".join(function.examples), help=described(stage))(function)
+    one.command(stage, cls=StageCommand, epilog="\n".join(function.examples), help=f"{about} {AGAIN}")(function)
     return typer.main.get_command(one)
 
 
-def described(stage: str) -> str:
-    """The help of a stage's command: what it does, and the settings that its section has beyond the usual ones."""
-    return stage
-
-
+AGAIN = (
+    "It starts from the model and the settings that the run already has. The same command again goes on where it "
+    "stopped."
+)
 app = typer.Typer(
     name="train", cls=Stages, help="One stage of a run.", rich_markup_mode=None, add_completion=False,
     no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]},

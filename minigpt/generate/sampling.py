@@ -59,7 +59,7 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -
         chosen = np.zeros_like(scores)
         chosen[int(scores.argmax())] = 1.0
         return chosen
-    scores /= sampling.temperature
+    scores = _tempered(np.clip(scores, -1e300, 1e300), sampling.temperature)
     if 0 < sampling.top_k < len(scores):
         kth = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores[scores < kth] = -np.inf
@@ -78,6 +78,13 @@ def sample(logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position
     share = probabilities(logits, sampling, seen)
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()
     return int(min(np.searchsorted(np.cumsum(share), draw, side="right"), np.flatnonzero(share)[-1]))
+
+
+def _tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Scores (V,) divided by the temperature; one so low that quotients overflow leaves the likeliest tokens alone."""
+    with np.errstate(over="ignore"):
+        quotients = scores / temperature
+        return quotients if np.isfinite(quotients).all() else (scores - scores.max()) / temperature
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

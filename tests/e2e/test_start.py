@@ -57,7 +57,7 @@ def test_version(minigpt):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from minigpt import cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from minigpt.cli import app as cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
     heavy = {"numpy", "torch", "mlx", "rich", "sentencepiece", "safetensors", "backends"}
     for arguments in (["--help"], ["run", "--help"], ["--version"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
