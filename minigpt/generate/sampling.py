@@ -51,10 +51,9 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -
     """The distribution (V,) that a token is drawn from, in float64. `seen` are the ids in the text so far."""
     scores = logits.astype(np.float64)
     if sampling.repetition_penalty != 1 and len(seen):
-        once = np.unique(seen)  # Keskar et al. 2019: divide positive, multiply negative logits
-        scores[once] = np.where(
-            scores[once] > 0, scores[once] / sampling.repetition_penalty, scores[once] * sampling.repetition_penalty
-        )
+        once, penalty = np.unique(seen), sampling.repetition_penalty
+        with np.errstate(over="ignore"):  # Keskar et al. 2019: divide positive, multiply negative logits
+            scores[once] = np.where(scores[once] > 0, scores[once] / penalty, scores[once] * penalty)
     if sampling.temperature == 0:
         chosen = np.zeros_like(scores)
         chosen[int(scores.argmax())] = 1.0

@@ -116,7 +116,8 @@ def test_matrices_that_groups_do_not_divide_are_shown_as_floats(minigpt, copy):
 
 def test_gptq_needs_training_data(minigpt, copy):
     shutil.rmtree(copy / "data" / "sft")
-    minigpt("quantize", copy, "--stage", "sft", "--method", "gptq").refused(2, "no training data", "--method round-to-nearest")
+    refused = minigpt("quantize", copy, "--stage", "sft", "--method", "gptq")
+    refused.refused(2, "no training data", "--method round-to-nearest")
 
 
 def test_an_imported_model_has_nothing_to_measure_with(minigpt, copy, tmp_path):
