@@ -120,7 +120,8 @@ def _command_of(stage: str) -> Command:
     about = " ".join((Config.model_fields[stage].annotation.__doc__ or "").split())
     function = trainer(stage)
     one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    one.command(stage, cls=StageCommand, epilog="\n".join(function.examples), help=f"{about} {AGAIN}")(function)
+    texts = {"short_help": f"The stage {stage}.", "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
+    one.command(stage, cls=StageCommand, **texts)(function)
     return typer.main.get_command(one)
 
 

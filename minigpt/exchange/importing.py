@@ -48,11 +48,11 @@ class Imported:
 
 
 def import_directory(source: Path, out: Path, context: int | None, backend: Backend | None) -> Imported:
-    """Make the run `out` from a Hugging Face directory.
+    """Make the run `out` from a Hugging Face directory, also one that mlx-lm has quantized.
 
-    With a `backend` transformers (mlx-lm for what it has quantized), where it is installed, must agree on logits,
-    token ids and chats. Raises UsageError that names what is not supported or does not fit, MiniGPTError for a difference, ResourceError for a full disk;
-    nothing is left of the run then.
+    With a `backend` transformers (there mlx-lm), where it is installed, must agree on logits, token ids and chats.
+    Raises UsageError that names what is not supported or does not fit, MiniGPTError for a difference, ResourceError
+    for a full disk; nothing is left of the run then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already.", "Choose another --run directory.")
