@@ -4,52 +4,74 @@ import errno
 import os
 import shlex
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from minigpt import __version__
-from minigpt.cli import exchange, fitting, flags, looking, quantizing, training, using
+from minigpt.cli import command, config, data, export, generate, import_, plan, quantize, tokenizer, train
+from minigpt.cli.chat import chat
+from minigpt.cli.demo import demo
+from minigpt.cli.doctor import doctor
+from minigpt.cli.evaluate import evaluate
+from minigpt.cli.parity import parity
+from minigpt.cli.run import run
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
-def _group(name: str | None, text: str) -> typer.Typer:
+def _group(name: str | None, text: str, completion: bool = False, **more: Any) -> typer.Typer:
     """A group of commands. Help is plain text: without rich it is there in a tenth of a second."""
     return typer.Typer(
         name=name,
         help=text,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        **more,
     )
 
 
-app = _group("minigpt", "Make a language model from nothing, on one laptop, and understand every step.")
-for command in (training.demo, training.run, training.train, using.generate, using.chat, using.evaluate):
-    app.command()(command)
-app.command()(looking.parity)
-app.command()(fitting.doctor)
-app.command()(fitting.plan)
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_)
-app.command()(quantizing.quantize)
+class _InOrder(typer.core.TyperGroup):
+    """Lists the commands as one meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = ("demo", "run", "train", "generate", "chat", "evaluate")
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+
+ABOUT = "Make a language model from nothing, on one laptop, and understand every step."
+app = _group("minigpt", ABOUT, completion=True, cls=_InOrder)
+command.add(app, demo)
+command.add(app, run)
+app.add_typer(train.app)
+command.add(app, generate.generate)
+command.add(app, chat)
+command.add(app, evaluate)
+command.add(app, parity)
+command.add(app, doctor)
+command.add(app, plan.plan)
+command.add(app, export.export)
+command.add(app, import_.import_, "import")
+command.add(app, quantize.quantize)
+command.add(app, config.config)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
-tokenizer_app.command("train")(looking.tokenizer_train)
-tokenizer_app.command("inspect")(looking.tokenizer_inspect)
+command.add(tokenizer_app, tokenizer.tokenizer_train, "train")
+command.add(tokenizer_app, tokenizer.tokenizer_inspect, "inspect")
 app.add_typer(tokenizer_app)
 
 data_app = _group("data", "Look at training data before using it.")
-data_app.command("check")(looking.data_check)
+command.add(data_app, data.data_check, "check")
 app.add_typer(data_app)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: flags.Version = False,
-    debug: flags.Debug = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -58,9 +80,12 @@ def _root(
 
 def main() -> None:
     """The `minigpt` command: runs the app and turns every error into one sentence and an exit code."""
+    _in_utf8()
     _lenient_streams()
+    if "_MINIGPT_COMPLETE" in os.environ:  # a shell asks how a line may go on
+        app(prog_name="minigpt")
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = _spelled([argument for argument in sys.argv[1:] if argument != "--debug"])
     usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
     try:
         # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
@@ -99,8 +124,24 @@ def main() -> None:
         sys.exit(RUNTIME)
 
 
+def _spelled(arguments: list[str]) -> list[str]:
+    """`minigpt help train sft` is `minigpt train sft --help`, and `minigpt version` is `minigpt --version`."""
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:], "--help"]
+    return ["--version"] if arguments == ["version"] else arguments
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has no characters beyond ASCII and that mode was turned off.
+
+    Otherwise each argument, file name and line of output in another script would be mistaken for broken text.
+    """
+    if sys.getfilesystemencoding() in ("ascii", "us-ascii"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _lenient_streams() -> None:
-    """Bytes on stdin that are not UTF-8 become surrogates, which `common.valid` finds; no character fails on output.
+    """Bytes on stdin that are not UTF-8 become surrogates, which `opening.valid` finds; no character fails on output.
 
     A stream that the caller has closed reads nothing and writes nowhere.
     """
@@ -119,7 +160,14 @@ def _usage(error: Any) -> str:
     """The sentence of a wrong flag or argument, and where the help for it is."""
     words = error.format_message().replace("Input should be", "it must be").rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{words}. See {context.command_path if context else 'minigpt'} --help."
+    where = context.command_path if context else "minigpt"
+    if option := getattr(error, "option_name", ""):  # one that the command does not have
+        from minigpt.cli.keys import known_as
+
+        if settings := known_as(option):
+            words = f"No such option: {option}. Did you mean {' or '.join(f'--set {key}=…' for key in settings)}"
+            return f"{words}? See {where} --help."
+    return f"{words}. See {where} --help."
 
 
 def _again(arguments: list[str]) -> str:

@@ -3,12 +3,16 @@
 import json
 import math
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.spinner import Spinner
 from rich.text import Text
 
 from minigpt import events
@@ -34,7 +38,7 @@ class Reporter:
     def __init__(self) -> None:
         self._region: Live | None = None
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=max(5, min(28, err.width - 50))),
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=max(5, min(28, err.width - 52))),
             MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=err,
         )  # fmt: skip
         self._tasks: dict[str, Any] = {}
@@ -42,8 +46,8 @@ class Reporter:
         self._pace, self._curve, self._taken = Pace(), Curve(), None
 
     def __enter__(self) -> "Reporter":
-        if err.is_terminal and not err.is_dumb_terminal:
-            self._region = Live(self._bars, console=err, transient=True, refresh_per_second=4)
+        if _lively():
+            self._region = _live(self._bars)
             self._region.start()
         return self
 
@@ -70,10 +74,10 @@ class Reporter:
         self._bars.update(self._tasks[name], completed=done, total=total, status=status)
 
     def _plain(self, line: str, now: bool = False, after: float = 10.0) -> None:
-        """A line where there is no region: `now`, or `after` so many seconds without one."""
-        if self._region is None and (now or time.monotonic() - self._printed > after):
+        """A line where there is no region (and in the log): `now`, or `after` so many seconds without one."""
+        if now or time.monotonic() - self._printed > after:
             self._printed = time.monotonic()
-            note(line)
+            (note if self._region is None else log)(line)
 
     def _stagestarted(self, event: events.StageStarted) -> None:
         note(
@@ -81,6 +85,7 @@ class Reporter:
             f"{event.backend} on {event.device}, {event.dtype}."
         )
         self._pace, self._curve = Pace(), Curve()
+        self._bar(event.stage, 0, event.steps, "the first step takes longest")
 
     def _resumed(self, event: events.Resumed) -> None:
         note(f"{event.stage}: going on from step {event.step:,}.")
@@ -94,10 +99,10 @@ class Reporter:
         self._pace.add(event)
         self._curve.add(event.loss)
         eta = f"ETA {duration((event.steps - event.step) * self._pace.seconds)}"
+        line = training_line(event, self._pace, "", self._taken, 200)
+        due = event.step % lines_due(event.steps) == 0 or event.step == event.steps
+        self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {line}  {eta}", now=due, after=60.0)
         if self._region is None:
-            line = training_line(event, self._pace, "", self._taken, 200)
-            due = event.step % lines_due(event.steps) == 0 or event.step == event.steps
-            self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {line}  {eta}", now=due, after=60.0)
             return
         curve = sparkline(self._curve.points, max(5, min(24, err.width - 64))) if err.encoding.startswith("utf") else ""
         line = training_line(event, self._pace, curve, self._taken, err.width)
@@ -109,7 +114,7 @@ class Reporter:
 
     def _paused(self, event: events.Paused) -> None:
         saved = ", which is saved" if event.saved else ""
-        note(f"{event.stage}: paused behind step {event.step:,}{saved}: {event.reason}.")
+        note(f"{event.stage}: paused after step {event.step:,}{saved}: {event.reason}.")
 
     def _continued(self, event: events.Continued) -> None:
         note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
@@ -159,6 +164,38 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextmanager
+def json_list() -> Iterator[Callable[[Any], None]]:
+    """A function that writes one value of a JSON list at a time, so that none has to wait for the last."""
+    count = 0
+
+    def add(value: Any) -> None:
+        nonlocal count
+        text = json.dumps(_finite(value), ensure_ascii=False, indent=1).replace("\n", "\n ")
+        write(("[\n " if count == 0 else ",\n ") + text)
+        count += 1
+
+    yield add
+    write("\n]\n" if count else "[]\n")
+
+
+@contextmanager
+def page() -> Iterator[Callable[[str], None]]:
+    """A function that writes pieces of one text to stdout, on a terminal in lines that break at words."""
+    if not sys.stdout.isatty():
+        yield write
+        write("\n")
+        return
+    from minigpt.cli.wrapping import Wrapped
+
+    wrapped = Wrapped(write, out.width)
+    try:
+        yield wrapped
+    finally:  # also for what Ctrl-C has cut off
+        wrapped.end()
+        write("\n")
+
+
 def write(text: str) -> None:
     """Text on stdout at once; on a terminal without the control characters that a model may make up."""
     if sys.stdout.isatty():
@@ -173,18 +210,83 @@ def printable(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """A sentence on stderr."""
+    """A sentence on stderr, and in the log of the run that trains."""
     err.print(Text(text))
+    log(text)
 
 
-def ask(prompt: str) -> str | None:
-    """One line from the user; None at the end of the input."""
-    if sys.stdin.isatty() and not sys.stdout.isatty():  # stdout is for the answers
-        err.print(Text(prompt), end="")
-        prompt = ""
+# ---- the log of a run ------------------------------------------------------------------------------------
+
+
+_story: TextIO | None = None
+
+
+@contextmanager
+def logged(file: TextIO) -> Iterator[None]:
+    """What is said in the block is also written to `file`."""
+    global _story
+    before, _story = _story, file
     try:
-        return input(prompt if sys.stdin.isatty() else "")
-    except EOFError:
-        if sys.stdin.isatty():
-            note("")  # Ctrl-D leaves the cursor behind the prompt
-        return None
+        yield
+    finally:
+        _story = before
+
+
+def log(text: str) -> None:
+    """A line in the log alone. The dashes tell it from what frameworks write there."""
+    if _story is not None:
+        _story.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        _story.flush()
+
+
+# ---- signs of life ---------------------------------------------------------------------------------------
+
+_shown: Live | None = None
+
+
+def _lively() -> bool:
+    """Whether something on stderr may move: a terminal that can, and that nothing moves on yet."""
+    return err.is_terminal and not err.is_dumb_terminal and (_shown is None or not _shown.is_started)
+
+
+def _live(content: Any) -> Live:
+    """A region that moves. stdout is left alone: by default it would be sent to stderr."""
+    global _shown
+    _shown = Live(content, console=err, transient=True, refresh_per_second=8, redirect_stdout=False)
+    return _shown
+
+
+@contextmanager
+def working(what: str, after: float = 2.0) -> Iterator[None]:
+    """Shows that `what` goes on: a spinner on a terminal, elsewhere a line once it has taken `after` seconds."""
+    if _lively():
+        with _live(Spinner("dots", Text(f"{what} …"))):
+            yield
+        return
+    timer = threading.Timer(after, note, [f"{what} …"])
+    timer.daemon = True
+    if not err.is_terminal or err.is_dumb_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], AbstractContextManager]]:
+    """A function for blocks that each do some of a total: it takes how many are done.
+
+    Where stdout is a terminal what the blocks print shows how far it is: then only something moves while they work.
+    """
+    if sys.stdout.isatty():
+        yield lambda done: working(f"{what}: {done:,} of {total:,}")
+        return
+    with Reporter() as report:
+
+        def reported(done: int) -> AbstractContextManager:
+            report(events.Progress(what, done, total))
+            return nullcontext()
+
+        yield reported
+        report(events.Progress(what, total, total, finished=True))

@@ -1,177 +1,225 @@
-"""The flags and arguments of the commands: their names, types and help, each written once."""
+"""The flags that commands share, each written once, in groups of what travels together (see `command`).
 
+What only one command has stands in its file.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import typer
+from typer import Argument, Option
 
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset", metavar="NAME", help="tiny, small, medium, or auto: what fits. Default: the run's own, else tiny."
-    ),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One value, such as pretrain.steps=200. Repeatable."),
-]
-BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="auto, mlx or torch.")]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or gpu.")]
-RunDirectory = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory.")]
-RunArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="RUN", help="A run directory, or one of its stages. Default: the newest in runs/."),
-]
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as RUN.")]
-StageOption = Annotated[
-    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
-]
+from minigpt.errors import UsageError
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts on stdout.")]
+Rows = Annotated[int | None, Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")]
+Files = Annotated[list[str], Argument(metavar="FILE…", help="Files, directories, globs or names.")]
 Data = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--data",
         metavar="SOURCE",
         help="A file, directory, glob or name (world, python-docs, tinyshakespeare, …). Repeatable.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="The seed of everything random.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts on stdout.")]
-PlanPreset = Annotated[
-    str, typer.Option("--preset", metavar="NAME", help="tiny, small, medium, all, or auto: the largest that fits.")
-]
-PlanStages = Annotated[
-    str | None, typer.Option("--stages", metavar="NAMES", help="Such as pretrain,sft. Default: those of a whole run.")
-]
-Time = Annotated[
-    str | None, typer.Option("--time", metavar="TIME", help="What training may take in all, such as 20m or 1h30m.")
-]
-Share = Annotated[bool, typer.Option("--share", help="Print a block to paste, without personal data.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them instead of stopping.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
-Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
-TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Keep the K likeliest tokens; 0 keeps all.")]
-TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens that together reach P.")]
-MinP = Annotated[
-    float,
-    typer.Option("--min-p", metavar="P", help="Drop tokens below this share of the likeliest one's probability."),
-]
-Penalty = Annotated[
-    float, typer.Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
-]
-Bits = Annotated[
-    int, typer.Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
-]
-KVBits = Annotated[
-    int, typer.Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
-]
-Draft = Annotated[
-    Path | None,
-    typer.Option("--draft", metavar="RUN", help="A smaller model with the same tokenizer, to guess tokens ahead."),
-]
-Lookup = Annotated[bool, typer.Option("--lookup", help="Guess tokens ahead from what stood in the text before.")]
-Guesses = Annotated[
-    int, typer.Option("--guesses", metavar="N", min=1, help="With --draft or --lookup: most guesses at a time.")
-]
-IntoBits = Annotated[int, typer.Option("--bits", metavar="N", help="4 or 8.")]
-GroupSize = Annotated[
-    int,
-    typer.Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides."),
-]
-Method = Annotated[
-    str, typer.Option("--method", metavar="NAME", help="plain, or gptq, which makes up for its own errors.")
-]
-Stage = Annotated[str, typer.Argument(metavar="STAGE", help="pretrain, sft or dpo.")]
-Prompt = Annotated[
-    str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin.")
-]
-Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A file with one prompt per line.")]
-Samples = Annotated[
-    int, typer.Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")
-]
-AsChat = Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user's message.")]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")]
-Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")]
-Tests = Annotated[int, typer.Option("--tests", metavar="N", min=1, help="Questions per test of the built-in world.")]
-Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, directories, globs or names.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write.")]
-Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help="bpe, char or byte.")]
-VocabSize = Annotated[
-    int, typer.Option("--vocab-size", metavar="N", min=300, help="Tokens, with special tokens and bytes.")
-]
-TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="A text to split; - reads stdin.")]
-TokenizerRun = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run or tokenizer directory. Default: the newest run.")
-]
-CheckedStage = Annotated[
-    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
-]
-CheckedRun = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run whose tokenizer and settings are used.")
-]
-Backends = Annotated[str, typer.Option("--backends", metavar="NAMES", help="Which; each is compared with NumPy, too.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Leave out the 20-step training trajectories.")]
-Supervise = Annotated[
-    bool,
-    typer.Option(
-        "--supervise/--no-supervise", help="Train in a process of its own that is started again when it dies."
-    ),
-]
-Restarts = Annotated[int, typer.Option("--restarts", metavar="N", min=0, help="How often, at most.")]
-AllowChanges = Annotated[
-    bool, typer.Option("--allow-changes", help="Let a trained stage go on with other training settings.")
-]
-ExportTo = Annotated[
-    str,
-    typer.Option(
-        "--to",
-        metavar="FORMAT",
-        help="hf (Hugging Face), mlx (mlx-lm) or gguf (llama.cpp, ollama); peft or mlx-adapter: an adapter alone.",
-    ),
-]
-ExportOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", metavar="PATH", help="A directory, or with gguf a .gguf file. Default: RUN/export/FORMAT."
-    ),
-]
-ExportDtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype", metavar="NAME", help="float32, float16, bfloat16; mlx also int8 and int4, gguf q8_0 and q4_0."
-    ),
-]
-MaxCPU = Annotated[
-    str | None,
-    typer.Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: a size like 4GB, or a share like 50%."),
-]
-Power = Annotated[
-    str | None,
-    typer.Option(
-        "--power",
-        metavar="LEVEL",
-        help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, else balanced.",
-    ),
-]
-Source = Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face directory: config.json, safetensors, …")]
-NewRun = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="The run to make. Default: runs/ and the directory's name.")
-]
-AdapterStage = Annotated[
-    str | None, typer.Option("--stage", metavar="STAGE", help="What an adapter becomes. Default: sft.")
-]
-Context = Annotated[
-    int | None,
-    typer.Option("--context", metavar="N", min=2, help="Tokens per training row. Default: the model's, at most 2048."),
+Stage = Annotated[
+    str | None, Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
+    bool, Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
 ]
-Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Where:
+    """The backend and its device; names that other programs have for them are understood."""
+
+    title: ClassVar[str] = "Where it is computed"
+
+    backend: Annotated[str, Option("--backend", metavar="NAME", help="auto, mlx or torch.")] = "auto"
+    device: Annotated[str, Option("--device", metavar="NAME", help="auto, cpu or gpu.")] = "auto"
+
+    def __post_init__(self) -> None:
+        backend, device = self.backend, self.device
+        for name in (backend, device):
+            if name in ("mps", "metal"):
+                raise UsageError(
+                    f"There is no {name} here: the GPU of a Mac is used by MLX, which trains on it faster than torch.",
+                    "Give --backend mlx --device gpu, or neither: on Apple Silicon that is the default.",
+                )
+        backend = {"pytorch": "torch", "cuda": "torch"}.get(backend, backend)
+        if "cuda" in (self.backend, device):
+            device = "gpu" if device in ("auto", "cuda") else device
+            backend = "torch" if backend == "auto" else backend
+        object.__setattr__(self, "backend", backend)
+        object.__setattr__(self, "device", device)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The trained model that a command uses."""
+
+    title: ClassVar[str] = "Which model"
+
+    run: Annotated[
+        Path | None,
+        Argument(metavar="RUN", help="A run directory, or one of its stages. Default: the newest in runs/."),
+    ] = None
+    run_option: Annotated[Path | None, Option("--run", metavar="DIR", help="The same as RUN.")] = None
+    stage: Stage = None
+
+    @property
+    def path(self) -> Path | None:
+        """The run, which may be an argument or a flag."""
+        return one_run(self.run, self.run_option)
+
+
+def one_run(argument: Path | None, option: Path | None) -> Path | None:
+    """The run of an argument or a flag. Raises UsageError when both are given."""
+    if argument is not None and option is not None:
+        raise UsageError(f"Two runs are given: {argument} and --run {option}.", "Give one of them.")
+    return argument or option
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and how many."""
+
+    title: ClassVar[str] = "Sampling"
+
+    max_tokens: Annotated[int, Option("--max-tokens", metavar="N", min=1, help="Longest answer.")] = 128
+    temperature: Annotated[
+        float, Option("--temperature", metavar="T", help="0 always takes the likeliest token.")
+    ] = 0.8
+    top_k: Annotated[int, Option("--top-k", metavar="K", help="Keep the K likeliest tokens; 0 keeps all.")] = 0
+    top_p: Annotated[
+        float, Option("--top-p", metavar="P", help="Keep the likeliest tokens that together reach P.")
+    ] = 1.0
+    min_p: Annotated[
+        float, Option("--min-p", metavar="P", help="Drop tokens below this share of the likeliest one's probability.")
+    ] = 0.05
+    repetition_penalty: Annotated[
+        float, Option("--repetition-penalty", metavar="X", help="Above 1: tokens of the text so far get rarer.")
+    ] = 1.0
+    seed: Annotated[
+        int | None,
+        Option("--seed", metavar="N", min=0, help="The same seed gives the same answer. Default: a new one."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Faster:
+    """Numbers of fewer bits, and draft tokens."""
+
+    title: ClassVar[str] = "Less memory, more speed"
+
+    bits: Annotated[
+        int, Option("--bits", metavar="N", help="4 or 8: use the weights in so many bits (see minigpt quantize).")
+    ] = 0
+    kv_bits: Annotated[
+        int, Option("--kv-bits", metavar="N", help="4 or 8: keep keys and values in so many bits while answering.")
+    ] = 0
+    draft: Annotated[
+        Path | None,
+        Option("--draft", metavar="RUN", help="A smaller model with the same tokenizer that proposes draft tokens."),
+    ] = None
+    lookup: Annotated[bool, Option("--lookup", help="Propose draft tokens from the text before.")] = False
+    draft_tokens: Annotated[
+        int, Option("--draft-tokens", metavar="N", min=1, help="With --draft or --lookup: most draft tokens at a time.")
+    ] = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the settings of a run come from: preset < the run's own < file < --set."""
+
+    title: ClassVar[str] = "Settings"
+
+    preset: Annotated[
+        str | None,
+        Option(
+            "--preset",
+            metavar="NAME",
+            help="tiny, small, medium, or auto: what fits. Default: the run's own, else tiny.",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
+    ] = None
+    sets: Annotated[
+        list[str] | None,
+        Option(
+            "--set", metavar="KEY=VALUE", help="One value, such as pretrain.steps=200 (see minigpt config). Repeatable."
+        ),
+    ] = None
+    seed: Annotated[int | None, Option("--seed", metavar="N", min=0, help="The seed of everything random.")] = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The run that is trained and its data. Words without a flag are an existing run, or data."""
+
+    title: ClassVar[str] = "Run and data"
+
+    words: Annotated[
+        list[str] | None, Argument(metavar="RUN|DATA", help="A run that goes on, or data to train on.")
+    ] = None
+    run: Annotated[
+        Path | None, Option("--run", metavar="DIR", help="The run directory. Default: runs/default.")
+    ] = None
+    data: Data = None
+    skip_bad: Annotated[
+        bool, Option("--skip-bad", help="Omit bad rows and count them instead of stopping.")
+    ] = False
+    allow_changes: Annotated[
+        bool, Option("--allow-changes", help="Let a trained stage go on with other training settings.")
+    ] = False
+
+    def placed(self, default: Path) -> tuple[Path, list[str]]:
+        """(run directory, sources of data). A word that is the directory of a run is that run."""
+        runs = [word for word in self.words or [] if (Path(word) / "config.toml").is_file()]
+        if len(runs) > 1:
+            raise UsageError(f"Two runs are given: {runs[0]} and {runs[1]}.", "Give one of them.")
+        run = one_run(Path(runs[0]) if runs else None, self.run)
+        return run or default, [*(self.data or []), *(word for word in self.words or [] if word not in runs)]
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What training may take of the machine."""
+
+    title: ClassVar[str] = "What it may take of the machine"
+
+    power: Annotated[
+        str | None,
+        Option(
+            "--power",
+            metavar="LEVEL",
+            help="quiet (half of the CPU), balanced (others go first) or full. Default: quiet on battery, "
+            "else balanced.",
+        ),
+    ] = None
+    max_cpu: Annotated[
+        str | None,
+        Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
+    ] = None
+    time: Annotated[
+        str | None, Option("--time", metavar="TIME", help="What training may take in all, such as 20m or 1h30m.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The process that watches the training."""
+
+    title: ClassVar[str] = "When the training process dies"
+
+    supervise: Annotated[
+        bool,
+        Option("--supervise/--no-supervise", help="Train in a process of its own that is started again when it dies."),
+    ] = True
+    restarts: Annotated[int, Option("--restarts", metavar="N", min=0, help="How often, at most.")] = 5

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from minigpt.cli.flags import Taking
 from minigpt.errors import ResourceError
 from minigpt.machine.limits import Limits, limits_of
 from minigpt.units import gigabytes
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 LEAST = 100_000_000  # bytes beside Python and the framework without which no training begins
 
 
-def limits_from(power: str | None, max_cpu: str | None, max_memory: str | None) -> Limits:
+def limits_from(taking: Taking) -> Limits:
     """The limits that the flags mean on this machine. Raises UsageError for a value that is none."""
     from minigpt.machine.now import memory_total, on_battery
 
-    return limits_of(power, max_cpu, max_memory, power is None and on_battery(), memory_total())
+    resting = taking.power is None and on_battery()
+    return limits_of(taking.power, taking.max_cpu, taking.max_memory, resting, memory_total())
 
 
 @contextmanager

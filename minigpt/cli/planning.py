@@ -16,7 +16,7 @@ def preset_for(
     if (run / "config.toml").exists():
         return None
     from minigpt.cli import console
-    from minigpt.cli.common import backend_of
+    from minigpt.cli.opening import backend_of
     from minigpt.plan.choose import largest_preset
 
     name, reason, _ = largest_preset(file, sets, stages, backend_of(backend, device, quiet=True), limits, time)

@@ -24,6 +24,19 @@ def show_settings(config: Any, stages: Sequence[str], where: Path) -> None:
         note(textwrap.fill(values, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13))
 
 
+def show_keys(section: str, rows: Sequence[tuple[Any, Any]], preset: str | None) -> None:
+    """The keys of one section, each with a value: its default, or that of the preset."""
+    title = f"[{section}]" if section else "Outside the sections"
+    shown = [[key.name, _toml(value), key.allowed, key.meaning] for key, value in rows]
+    table(title, ["key", preset or "default", "may be", "meaning"], shown, wrap=(0, 1, 2, 3))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else '""' if value == "" else str(value)
+
+
 def show_demo(result: dict) -> None:
     """What each stage answered, then what was measured."""
     stages = list(result["measured"])

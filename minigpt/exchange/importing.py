@@ -10,9 +10,10 @@ from minigpt.errors import UsageError
 from minigpt.exchange.hf.directory_check import check_directory
 from minigpt.exchange.hf.foreign_config import model_config
 from minigpt.exchange.hf.foreign_files import read_config, read_tokenizer, read_weights
+from minigpt.exchange.hf.quantized import in_floats, taken_apart
 from minigpt.exchange.hf.tensors import from_hugging_face
 from minigpt.exchange.readers.checks import Check, refuse_differences
-from minigpt.exchange.readers.readers import TransformersReader
+from minigpt.exchange.readers.readers import MLXReader, Reader, TransformersReader
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, parameter_count, to_backend
@@ -44,17 +45,17 @@ class Imported:
 
 
 def import_directory(source: Path, out: Path, context: int | None, backend: Backend | None) -> Imported:
-    """Make the run `out` from a Hugging Face directory.
+    """Make the run `out` from a Hugging Face directory, also one that mlx-lm has quantized.
 
-    With a `backend` transformers, where it is installed, must agree on logits, token ids and chats. Raises UsageError
-    that names what is not supported or does not fit, MiniGPTError for a difference, ResourceError for a full disk;
-    nothing is left of the run then.
+    With a `backend` transformers (there mlx-lm), where it is installed, must agree on logits, token ids and chats.
+    Raises UsageError that names what is not supported or does not fit, MiniGPTError for a difference, ResourceError
+    for a full disk; nothing is left of the run then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already.", "Choose another --run directory.")
     model, weights, tokenizer, architecture = read_model(source, context)
     engine = Engine(GPT(model, backend), to_backend(backend, weights), tokenizer) if backend else None
-    checks = check_directory(source, engine, (TransformersReader,)) if engine else []
+    checks = check_directory(source, engine, (_reader_of(source),)) if engine else []
     refuse_differences(checks)
     with writing(out, 4 * parameter_count(model), "run", "--run directory"), whole_directory(out) as temporary:
         run = Run(temporary, run_config(model))
@@ -65,16 +66,27 @@ def import_directory(source: Path, out: Path, context: int | None, backend: Back
     return Imported(out, source, architecture, parameter_count(model), model.context, tokenizer.chats, checks)
 
 
+def _reader_of(source: Path) -> type[Reader]:
+    """The program that a directory is for: mlx-lm alone reads what it has quantized."""
+    return MLXReader if read_config(source).get("quantization") is not None else TransformersReader
+
+
 def read_model(source: Path, context: int | None = None) -> tuple[ModelConfig, Tree, ImportedTokenizer, str]:
-    """(configuration, float32 weights, tokenizer, architecture) of a Hugging Face directory."""
-    content = read_config(source)
+    """(configuration, float32 weights, tokenizer, architecture) of a Hugging Face directory.
+
+    One that mlx-lm has quantized gives the floats that its codes stand for.
+    """
+    content, quantization = taken_apart(read_config(source), str(source / "config.json"))
     model = model_config(content, context, str(source / "config.json"))
     if context is None:
         model = model.model_copy(update={"context": min(model.context, CONTEXT)})
     elif context > model.context:
         raise UsageError(f"The model sees {model.context} tokens at most, not {context}.", "Lower --context.")
     tokenizer = read_tokenizer(source, content)
-    flat = from_hugging_face(content["model_type"], read_weights(source), model, str(source))
+    tensors = read_weights(source)
+    if quantization is not None:
+        tensors = in_floats(tensors, quantization, str(source))
+    flat = from_hugging_face(content["model_type"], tensors, model, str(source))
     return model, unflatten(flat), tokenizer, content["model_type"]
 
 

@@ -51,15 +51,14 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -
     """The distribution (V,) that a token is drawn from, in float64. `seen` are the ids in the text so far."""
     scores = logits.astype(np.float64)
     if sampling.repetition_penalty != 1 and len(seen):
-        once = np.unique(seen)  # Keskar et al. 2019: divide positive, multiply negative logits
-        scores[once] = np.where(
-            scores[once] > 0, scores[once] / sampling.repetition_penalty, scores[once] * sampling.repetition_penalty
-        )
+        once, penalty = np.unique(seen), sampling.repetition_penalty
+        with np.errstate(over="ignore"):  # Keskar et al. 2019: divide positive, multiply negative logits
+            scores[once] = np.where(scores[once] > 0, scores[once] / penalty, scores[once] * penalty)
     if sampling.temperature == 0:
         chosen = np.zeros_like(scores)
         chosen[int(scores.argmax())] = 1.0
         return chosen
-    scores /= sampling.temperature
+    scores = _tempered(np.clip(scores, -1e300, 1e300), sampling.temperature)
     if 0 < sampling.top_k < len(scores):
         kth = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores[scores < kth] = -np.inf
@@ -78,6 +77,13 @@ def sample(logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position
     share = probabilities(logits, sampling, seen)
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()
     return int(min(np.searchsorted(np.cumsum(share), draw, side="right"), np.flatnonzero(share)[-1]))
+
+
+def _tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Scores (V,) divided by the temperature; one so low that quotients overflow leaves the likeliest tokens alone."""
+    with np.errstate(over="ignore"):
+        quotients = scores / temperature
+        return quotients if np.isfinite(quotients).all() else (scores - scores.max()) / temperature
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -4,9 +4,12 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from backends import BACKENDS, Backend, BackendUnavailable, get_backend, installed
 from minigpt.errors import MiniGPTError, check_name
+
+if TYPE_CHECKING:
+    from backends import Backend
 
 
 def share_processors() -> None:
@@ -20,11 +23,13 @@ def share_processors() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def choose_backend(name: str = "auto", device: str = "auto") -> tuple[Backend, str]:
+def choose_backend(name: str = "auto", device: str = "auto") -> tuple["Backend", str]:
     """The backend and the reason for it. "auto" is MLX on Apple Silicon, torch elsewhere.
 
     Raises UsageError for an unknown name and MiniGPTError when it is not installed.
     """
+    from backends import BACKENDS, BackendUnavailable, get_backend, installed  # not before: they import NumPy
+
     check_name("backend", name, ("auto", *BACKENDS))
     reason = "asked for"
     if name == "auto":
@@ -45,7 +50,7 @@ def choose(apple: bool, installed: Sequence[str]) -> tuple[str, str]:
     return {"mlx": "torch", "torch": "mlx"}[name], f"{name} is not installed"
 
 
-def choose_dtype(backend: Backend, wanted: str) -> str:
+def choose_dtype(backend: "Backend", wanted: str) -> str:
     """The dtype of training: "auto" is bfloat16 on GPUs that compute it natively, else float32."""
     if wanted != "auto":
         return wanted

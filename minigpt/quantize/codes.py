@@ -69,9 +69,16 @@ def check(weights: Tree, bits: int, group_size: int = 0) -> int:
         widths = ", ".join(sorted({str(leaf.shape[1]) for _, leaf in matrices}))
         raise UsageError(
             f"Groups of {size} divide no matrix of this model, whose rows have {widths} numbers.",
-            "Choose --group-size 32, or a model.d_model and d_ff that are multiples of 32.",
+            _other_size(matrices, size) + "Only models whose d_model and d_ff are multiples of 32 can be stored in few "
+            "bits; others stay in float32, float16 or bfloat16.",
         )
     return size
+
+
+def _other_size(matrices: list[tuple[str, np.ndarray]], refused: int) -> str:
+    """Which other group size would do, in words; "" when none does."""
+    others = [size for size in GROUP_SIZES if size != refused and any(fits(n, leaf, size) for n, leaf in matrices)]
+    return f"Choose --group-size {others[0]}. " if others else ""
 
 
 def bits_of(name: str, bits: int) -> int:

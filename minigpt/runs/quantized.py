@@ -17,8 +17,13 @@ from minigpt.sections import ModelConfig
 from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoint
 
-METHODS = ("plain", "gptq")
+METHODS = ("round-to-nearest", "gptq")
 ROWS = 16  # of the training data, that calibrate: 8,192 tokens of the preset medium
+
+
+def named(method: str) -> str:
+    """A method by its name of today: files of older versions have the first one as "plain"."""
+    return METHODS[0] if method == "plain" else method
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ class Quantized:
 
 
 def quantize_stage(
-    run: Run, stage: str | None, backend: Backend, bits: int, group_size: int = 0, method: str = "plain",
+    run: Run, stage: str | None, backend: Backend, bits: int, group_size: int = 0, method: str = METHODS[0],
     report: Report = silent,
 ) -> Quantized:  # fmt: skip
     """Round a finished stage (default: the last), save it and say what that did to each layer.
 
     Raises UsageError for what cannot be quantized, and when GPTQ has no training data to calibrate with.
     """
+    method = named(method)
     check_name("method", method, METHODS)
     weights, stage = run.weights(stage)
     group_size = check(weights, bits, group_size)
@@ -78,11 +84,11 @@ def quantized_weights(run: Run, stage: str | None, bits: int) -> tuple[Tree, str
     check(weights, bits)
     directory = directory_of(run, stage, bits)
     if not directory.exists():
-        return quantize_weights(weights, bits), stage, "rounded plainly now; minigpt quantize can do it better"
+        return quantize_weights(weights, bits), stage, "rounded to nearest now; minigpt quantize can do it better"
     if read_state(directory).get("source") != run.fingerprint(stage):
-        return quantize_weights(weights, bits), stage, f"rounded plainly now, since {directory} is of older weights"
+        return quantize_weights(weights, bits), stage, f"rounded to nearest now, since {directory} is of older weights"
     trees, state = load_checkpoint(directory)
-    return arranged(trees["weights"], run.model_config, directory), stage, f"{directory}, {state['method']}"
+    return arranged(trees["weights"], run.model_config, directory), stage, f"{directory}, {named(state['method'])}"
 
 
 def loaded_quantized(
@@ -150,7 +156,7 @@ def calibration(run: Run, stage: str, required: bool) -> list[dict]:
         if not required:
             return []
         message = f"{run.directory} has no training data of {stage}, which GPTQ calibrates with."
-        raise UsageError(message, "Choose --method plain.")
+        raise UsageError(message, "Choose --method round-to-nearest.")
     rows = STAGES[stage].form.rows(run.shards(stage)[0], context, seed)
     batches = Batches(rows, 1, seed)
     return [batches(step) for step in range(min(ROWS, rows.count))]

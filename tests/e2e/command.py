@@ -51,8 +51,8 @@ def call(*arguments: object, stdin: bytes = b"") -> Result:
     streams = io.StringIO(), io.StringIO()
     before = sys.argv, sys.stdin
     words = list(map(str, arguments))
-    if words[:1] in (["demo"], ["run"], ["train"]):
-        words.insert(1, "--no-supervise")
+    if words[:1] in (["demo"], ["run"], ["train"]) and words != ["train"] and not {"-h", "--help"} & set(words):
+        words.insert(2 if words[0] == "train" else 1, "--no-supervise")
     sys.argv, sys.stdin = ["minigpt", *words], io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
     try:
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
@@ -114,8 +114,8 @@ def write_rows(path: Path, rows: list) -> Path:
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """Path -> checksum of every file, to see that nothing was changed."""
-    files = (path for path in directory.rglob("*") if path.is_file())
+    """Path -> checksum of every file, to see that nothing was changed; log.txt grows with each command."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "log.txt")
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from minigpt.cli.common import open_at
+from minigpt.cli.opening import open_at
 from minigpt.exchange.card import model_card
 from minigpt.exchange.readers.checks import Check
 from minigpt.model.gpt import weight_shapes

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 @pytest.fixture(scope="session")
 def quantized(trained, tmp_path_factory):
-    """A copy of the trained run with int8 (plain) and int4 (GPTQ) weights beside its SFT."""
+    """A copy of the trained run with int8 (round-to-nearest) and int4 (GPTQ) weights beside its SFT."""
     run = shutil.copytree(trained, tmp_path_factory.mktemp("quantized") / "run")
-    for bits, method in ((8, "plain"), (4, "gptq")):
+    for bits, method in ((8, "round-to-nearest"), (4, "gptq")):
         result = call("quantize", run, "--stage", "sft", "--bits", bits, "--method", method, "--backend", "torch")
         assert result.code == 0, result.err
         (run / f"shown{bits}").write_text(result.out, "utf-8")
@@ -21,7 +21,7 @@ def quantized(trained, tmp_path_factory):
 
 
 def test_the_table_names_each_matrix_and_what_changed(quantized):
-    for bits, method in ((8, "plain"), (4, "gptq")):
+    for bits, method in ((8, "round-to-nearest"), (4, "gptq")):
         shown = (quantized / f"shown{bits}").read_text("utf-8")
         assert f"Relative errors, {method} rounding" in shown and "model.layers.0.mlp.down_proj" in shown
         assert "bits per byte" in shown and "size" in shown
@@ -48,7 +48,7 @@ def test_evaluate_and_generate_take_the_saved_weights(quantized, backend):
 def test_without_saved_weights_they_are_rounded_on_the_way(quantized):
     before = contents(quantized)
     result = call("generate", quantized, "--bits", 4, "--stage", "dpo", "--prompt", "The", "--max-tokens", 4)
-    assert result.code == 0 and "rounded plainly now" in result.err
+    assert result.code == 0 and "rounded to nearest now" in result.err
     assert contents(quantized) == before
 
 
@@ -116,7 +116,8 @@ def test_matrices_that_groups_do_not_divide_are_shown_as_floats(minigpt, copy):
 
 def test_gptq_needs_training_data(minigpt, copy):
     shutil.rmtree(copy / "data" / "sft")
-    minigpt("quantize", copy, "--stage", "sft", "--method", "gptq").refused(2, "no training data", "--method plain")
+    refused = minigpt("quantize", copy, "--stage", "sft", "--method", "gptq")
+    refused.refused(2, "no training data", "--method round-to-nearest")
 
 
 def test_an_imported_model_has_nothing_to_measure_with(minigpt, copy, tmp_path):

@@ -1,4 +1,4 @@
-"""--draft and --lookup: the same answers, and a line about how good the guesses were."""
+"""--draft and --lookup: the same answers, and a line about how many draft tokens were accepted."""
 
 import json
 
@@ -16,19 +16,20 @@ def test_the_same_answer(minigpt, trained, sampling):
     for guessing in (("--draft", trained / "pretrain"), ("--lookup",), ("--lookup", "--guesses", 2)):
         found = minigpt(*flags, *guessing)
         assert (found.code, found.out) == (0, plain.out), found.err
-        assert "guesses were right (" in found.err and "tokens per forward pass" in found.err
+        assert "draft tokens were accepted (" in found.err and "tokens per forward pass" in found.err
 
 
 def test_a_draft_that_is_the_model(minigpt, trained):
-    """12 tokens in three passes of at most 4 guesses; which stage guesses is said, as none was named."""
-    found = minigpt("generate", trained, "-p", "The", "--temperature", 0, "--draft", trained, "--guesses", 4, *FLAGS)
+    """12 tokens in three passes of at most 4 draft tokens; which stage drafts is said, as none was named."""
+    drafting = ("--draft", trained, "--draft-tokens", 4)
+    found = minigpt("generate", trained, "-p", "The", "--temperature", 0, *drafting, *FLAGS)
     assert f"Model: {trained}, stage dpo.\nDraft: {trained}, stage dpo.\n" in found.err
-    assert "9 of 9 guesses were right (100%): 4.0 tokens per forward pass" in found.err
+    assert "9 of 9 draft tokens were accepted (100%): 4.0 tokens per forward pass" in found.err
 
 
 def test_where_answers_may_differ_it_is_said(minigpt, trained):
     flags = ("generate", trained, "-p", "The", "--lookup", *FLAGS)
-    said = "With --kv-bits a close call may end otherwise than it would without guesses.\n"
+    said = "With --kv-bits a close call may end otherwise than it would without draft tokens.\n"
     assert said in minigpt(*flags, "--kv-bits", 8).err and said not in minigpt(*flags).err
 
 
@@ -43,7 +44,7 @@ def test_a_draft_of_other_tokens_is_refused(minigpt, trained, copy):
 
 
 def test_json_stays_json(minigpt, trained):
-    flags = ("generate", trained, "-p", "The cat", *FLAGS, "--json")
+    flags = ("generate", trained, "-p", "The cat", "--seed", 3, *FLAGS, "--json")
     plain, found = minigpt(*flags), minigpt(*flags, "--lookup")
     assert json.loads(found.out) == json.loads(plain.out) and len(json.loads(found.out)) == 1
 
@@ -54,7 +55,7 @@ def test_a_conversation(minigpt, trained):
     for guessing in (("--draft", trained / "sft"), ("--lookup",)):
         found = minigpt("chat", trained, *FLAGS, *guessing, stdin=lines)
         assert (found.code, found.out) == (0, plain.out), found.err
-        assert found.err.count("guesses were right") == 1  # of both answers, at the end
+        assert found.err.count("draft tokens were accepted") == 1  # of both answers, at the end
 
 
 def test_what_does_not_go_together(minigpt, trained):
@@ -64,4 +65,4 @@ def test_what_does_not_go_together(minigpt, trained):
     several = minigpt("generate", trained, "-p", "The", "--samples", 3, "--lookup")
     several.refused(2, "make one answer quicker; these are 3")
     minigpt("generate", trained, "-p", "The", "--draft", "nowhere").refused(2, "nowhere")
-    minigpt("generate", trained, "-p", "The", "--lookup", "--guesses", 0).refused(2, "--guesses")
+    minigpt("generate", trained, "-p", "The", "--lookup", "--draft-tokens", 0).refused(2, "--draft-tokens")

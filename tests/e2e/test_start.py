@@ -29,7 +29,7 @@ COMMANDS = list(commands(typer.main.get_command(cli.app)))
 def test_the_commands_are_those_of_the_design():
     assert {path[0] for path in COMMANDS if path} == {
         "demo", "run", "train", "generate", "chat", "evaluate", "tokenizer", "data", "parity", "doctor", "plan",
-        "export", "import", "quantize",
+        "export", "import", "quantize", "config",
     }  # fmt: skip
     assert {path for path in COMMANDS if len(path) == 2} == {
         ("tokenizer", "train"), ("tokenizer", "inspect"), ("data", "check"),
@@ -57,7 +57,7 @@ def test_version(minigpt):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from minigpt import cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from minigpt.cli.app import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     heavy = {"numpy", "torch", "mlx", "rich", "sentencepiece", "safetensors", "backends"}
     for arguments in (["--help"], ["run", "--help"], ["--version"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)

@@ -57,8 +57,8 @@ def test_without_counters_nothing_is_said():
 def test_the_sentence_and_the_corrected_time():
     other = Other(1.4, 2.0, 2 / 0.6, ("chrome",))
     assert other.said() == (
-        "Another program (chrome) uses 140 % of the processor's 200 %: times are measured beside it and may be up to "
-        "3.3× those of a quiet machine."
+        "Another program (chrome) uses 140 % of the processor's 200 %: the times are those of a quiet machine; beside "
+        "it they are up to 3.3× as long."
     )
     assert other.quiet(200.0) == pytest.approx(60.0)
     assert Other(1.0, 2.0, 2.0).said().startswith("Another program uses 100 % of")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from minigpt.cli.fitting import plan as plan_command
+from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
 from minigpt.errors import UsageError

@@ -163,3 +163,17 @@ def test_settings_out_of_range_are_refused(name, value):
 def test_the_ends_of_the_ranges_are_allowed():
     Sampling(0.0, 0, 1.0, 0.0, 0.1, 0)
     Sampling(100.0, 10**6, 1e-9, 1.0, 9.0, 2**63 - 1)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 5e-324, 1e-300])
+def test_a_temperature_that_is_hardly_above_0_takes_the_likeliest(temperature):
+    """The limit of softmax(x / T) for T towards 0: all on the largest, shared by those that are equal."""
+    logits = np.array([1.0, -700.0, 3.0, 2.999, 3.0], np.float32)
+    found = probabilities(logits, Sampling(temperature), NOTHING)
+    assert found.tolist() == [0, 0, 0.5, 0, 0.5]
+    assert probabilities(-logits, Sampling(temperature, min_p=0.1, top_p=0.9), NOTHING).tolist() == [0, 1, 0, 0, 0]
+
+
+def test_a_penalty_that_is_hardly_above_0_gives_numbers():
+    found = probabilities(np.array([1.0, 2.0, 3.0], np.float32), Sampling(1.0, repetition_penalty=1e-320), [0])
+    assert found.tolist() == [1, 0, 0]  # 1 / 1e-320 is by far the largest

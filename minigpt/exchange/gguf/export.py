@@ -9,7 +9,7 @@ from backends.base import Backend
 from backends.tree import unflatten
 from minigpt.errors import UsageError
 from minigpt.exchange.gguf.check import check_gguf
-from minigpt.exchange.gguf.file import size_of, write_gguf
+from minigpt.exchange.gguf.file import check_blocks, size_of, write_gguf
 from minigpt.exchange.gguf.llama_cpp import is_installed
 from minigpt.exchange.gguf.modelfile import modelfile
 from minigpt.exchange.readers.checks import Card, Check, refuse_differences
@@ -34,12 +34,17 @@ def export_gguf(
     """
     if importlib.util.find_spec("gguf") is None:
         raise UsageError("Writing GGUF needs the package gguf.", "Install it: pip install 'minigpt[gguf]'.")
+    unfit = check_blocks({key: array.shape for key, array in arrays.items()}, dtype)
     alone = out.suffix == ".gguf"
     with writing(out, size_of(arrays, dtype)), whole_file(out) if alone else whole_directory(out) as place:
         file = place if alone else place / FILE
         write_gguf(file, config, arrays, tokenizer, name, dtype)
         checks = [] if backend is None else _checks(file, config, arrays, tokenizer, dtype, backend)
         refuse_differences(checks)
+        if unfit:
+            widths = ", ".join(sorted({str(shape[-1]) for shape in unfit}))
+            reason = f"stored as float16: rows of {widths} numbers do not fill its blocks"
+            checks.append(Check("gguf", f"{len(unfit)} matrices in {dtype}", None, 0, reason))
         if not alone:
             (place / "Modelfile").write_text(modelfile(FILE, config.context, tokenizer.kind != "imported"), "utf-8")
             (place / "README.md").write_text(card(checks), "utf-8")

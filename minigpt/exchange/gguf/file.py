@@ -173,6 +173,23 @@ def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Any:
     return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
+def check_blocks(shapes: dict[str, tuple[int, ...]], dtype: str) -> list[tuple[int, ...]]:
+    """Shapes of the matrices that stay float16 since their rows do not divide into the blocks of `dtype`.
+
+    Raises UsageError when none divides: the file would be no smaller than a float16 one.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block = GGML_QUANT_SIZES[GGMLQuantizationType[FORMATS[dtype][0]]][0]
+    matrices = [shape for name, shape in shapes.items() if len(shape) > 1 and name not in POSITIONS]
+    unfit = [shape for shape in matrices if shape[-1] % block]
+    if matrices and len(unfit) == len(matrices):
+        widths = ", ".join(sorted({str(shape[-1]) for shape in unfit}))
+        message = f"{dtype} stores blocks of {block} numbers, which divide no matrix: rows have {widths} numbers."
+        raise UsageError(message, "Export with --dtype float16, or train a model of widths that are multiples of 32.")
+    return unfit
+
+
 def encoded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     """The array as its bytes in the file."""
     from gguf import GGMLQuantizationType

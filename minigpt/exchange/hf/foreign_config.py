@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import CLASSES, HF
+from minigpt.exchange.hf.quantized import TO_FLOATS
 from minigpt.sections import ModelConfig, RopeScaling
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -77,7 +78,8 @@ def _check_key(key: str, value: Any, known: set[str], where: str) -> None:
             "If you know that it does not, remove it from a copy of the file.",
         )
     if value not in FIXED[key]:
-        raise UsageError(f"{where}: {key} = {str(value)[:60]} is not supported, only {FIXED[key][0]}.")
+        hint = TO_FLOATS if key.startswith("quantization") else ""
+        raise UsageError(f"{where}: {key} = {str(value)[:60]} is not supported, only {FIXED[key][0]}.", hint)
 
 
 def _from_llama(hf: HF, kind: str, where: str) -> HF:

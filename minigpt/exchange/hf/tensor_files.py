@@ -58,8 +58,9 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Name -> float32 array of each tensor. Raises UsageError for a damaged file.
 
-    Read through a memory map, one tensor after the other: only what is returned takes memory. Tensors of integers
-    (masks and counters of old checkpoints) come as empty arrays, since only their names matter.
+    Read through a memory map, one tensor after the other: only what is returned takes memory. Packed weights
+    (uint32) come as they are; other integers (masks and counters of old checkpoints) as empty arrays, since only their
+    names matter.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -77,6 +78,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    if dtype == "U32":
+        return np.array(data[slice(*data_offsets)].view("<u4").reshape(shape), np.uint32)
     if dtype not in FLOATS:
         return np.zeros(0, np.bool_)
     array = data[slice(*data_offsets)].view(FLOATS[dtype]).reshape(shape)

@@ -1,66 +1,42 @@
-"""The commands that say what fits this machine: doctor and plan."""
+"""`minigpt plan`: what a run would take here, before it starts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from minigpt.cli import common, flags
+from minigpt.cli import flags, opening
+from minigpt.cli.command import command
 from minigpt.errors import RESOURCES, UsageError, check_name
 
-
-def doctor(
-    json: flags.AsJson = False,
-    share: flags.Share = False,
-) -> None:
-    """Say what this machine is and what it can train.
-
-    Chip, memory, disk, power and heat; each backend with one operation and its speed; which backend a run gets and
-    why; and what stands in the way, in words.
-    """
-    from dataclasses import asdict
-
-    from backends import BACKENDS, installed
-    from minigpt.cli import console, machine_tables
-    from minigpt.machine import choose
-    from minigpt.machine.check import check_backend
-    from minigpt.machine.description import describe
-    from minigpt.machine.problems import problems
-    from minigpt.plan.choose import guessed_preset
-
-    found = describe(common.RUNS if common.RUNS.exists() else Path())
-    checks = [check_backend(name) for name in BACKENDS if installed(name)]
-    working = [check.name for check in checks if check.works]
-    backend, reason = choose(found.apple, working)
-    sentences = problems(found, working)
-    sentences += [f"The {check.name} backend does not work: {check.error}." for check in checks if check.error]
-    choice = {"backend": backend, "reason": reason}
-    check = next((check for check in checks if check.name == backend and check.works), None)
-    if check is not None:
-        preset, preset_reason = guessed_preset(check, found)
-        choice |= {"preset": preset, "preset_reason": preset_reason}
-    report = {
-        "machine": asdict(found), "python": machine_tables.python_version(),
-        "backends": [asdict(check) for check in checks],
-        "choice": choice, "problems": sentences,
-    }  # fmt: skip
-    if json:
-        console.print_json(report)
-    elif share:
-        console.write(machine_tables.shared_block(found, checks, report["choice"], sentences))
-    else:
-        machine_tables.show_machine(found, checks, report["choice"], sentences)
+Preset = Annotated[
+    str, typer.Option("--preset", metavar="NAME", help="tiny, small, medium, all, or auto: the largest that fits.")
+]
+File = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with values that replace the preset's.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, such as model.n_layer=8. Repeatable.")
+]
+Stages = Annotated[
+    str | None, typer.Option("--stages", metavar="NAMES", help="Such as pretrain,sft. Default: those of a whole run.")
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
+]
+Time = Annotated[str | None, typer.Option("--time", metavar="TIME", help="What training may take, such as 1h30m.")]
 
 
+@command("minigpt plan", "minigpt plan --preset auto --time 30m")
 def plan(
-    preset: flags.PlanPreset = "all",
-    config: flags.ConfigFile = None,
-    sets: flags.Sets = None,
-    stages: flags.PlanStages = None,
-    backend: flags.BackendName = "auto",
-    device: flags.Device = "auto",
-    max_memory: flags.MaxMemory = None,
-    time: flags.Time = None,
+    where: flags.Where,
+    preset: Preset = "all",
+    config: File = None,
+    sets: Sets = None,
+    stages: Stages = None,
+    max_memory: MaxMemory = None,
+    time: Time = None,
     json: flags.AsJson = False,
 ) -> None:
     """Say what a run would take here, before it starts.
@@ -94,8 +70,8 @@ def plan(
 
     check_name("preset", preset, (*PRESETS, "all", "auto"))
     wanted = _stages(stages, tuple(STAGES))
-    limits = limits_from("full", None, max_memory)
-    framework = common.backend_of(backend, device)
+    limits = limits_from(flags.Taking("full", None, max_memory))
+    framework = opening.backend_of(where.backend, where.device)
     names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
         preset, reason, chosen = largest_preset(config, sets, wanted, framework, limits, time)

@@ -1,18 +1,29 @@
-"""The command that makes weights smaller: quantize."""
+"""`minigpt quantize`: a trained model's weights in 4 or 8 bits."""
 
-from minigpt.cli import common, flags
+from typing import Annotated
+
+from typer import Option
+
+from minigpt.cli import flags, opening
+from minigpt.cli.command import command
+
+Bits = Annotated[int, Option("--bits", metavar="N", help="4 or 8.")]
+GroupSize = Annotated[
+    int, Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides.")
+]
+Method = Annotated[
+    str, Option("--method", metavar="NAME", help="round-to-nearest, or gptq, which makes up for its own errors.")
+]
 
 
+@command("minigpt quantize runs/demo --bits 4 --method gptq")
 def quantize(
-    run: flags.RunArgument = None,
-    run_option: flags.RunOption = None,
-    bits: flags.IntoBits = 8,
-    group_size: flags.GroupSize = 0,
-    method: flags.Method = "plain",
-    stage: flags.StageOption = None,
+    chosen: flags.Chosen,
+    where: flags.Where,
+    bits: Bits = 8,
+    group_size: GroupSize = 0,
+    method: Method = "round-to-nearest",
     rows: flags.Rows = None,
-    backend: flags.BackendName = "auto",
-    device: flags.Device = "auto",
     json: flags.AsJson = False,
 ) -> None:
     """Store a trained model's weights in 4 or 8 bits.
@@ -26,9 +37,9 @@ def quantize(
     from minigpt.stages.table import answers
     from minigpt.store.lock import locked
 
-    opened, stage = common.open_at(common.either(run, run_option), stage)
+    opened, stage = opening.open_at(chosen.path, chosen.stage)
     stage = opened.weights(stage)[1]  # complains before a framework is imported
-    framework = common.backend_of(backend, device)
+    framework = opening.backend_of(where.backend, where.device)
     with locked(opened.directory), console.Reporter() as report:
         made = quantize_stage(opened, stage, framework, bits, group_size, method, report)
     measured = before_and_after(opened, stage, framework, bits, rows)

@@ -1,0 +1,55 @@
+"""`minigpt doctor`: what this machine is and what it can train."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from minigpt.cli import flags, opening
+from minigpt.cli.command import command
+
+Share = Annotated[bool, Option("--share", help="Print a block to paste, without personal data.")]
+
+
+@command("minigpt doctor")
+def doctor(
+    json: flags.AsJson = False,
+    share: Share = False,
+) -> None:
+    """Say what this machine is and what it can train.
+
+    Chip, memory, disk, power and heat; each backend with one operation and its speed; which backend a run gets and
+    why; and what stands in the way, in words.
+    """
+    from dataclasses import asdict
+
+    from backends import BACKENDS, installed
+    from minigpt.cli import console, machine_tables
+    from minigpt.machine import choose
+    from minigpt.machine.check import check_backend
+    from minigpt.machine.description import describe
+    from minigpt.machine.problems import problems
+    from minigpt.plan.choose import guessed_preset
+
+    found = describe(opening.RUNS if opening.RUNS.exists() else Path())
+    checks = [check_backend(name) for name in BACKENDS if installed(name)]
+    working = [check.name for check in checks if check.works]
+    backend, reason = choose(found.apple, working)
+    sentences = problems(found, working)
+    sentences += [f"The {check.name} backend does not work: {check.error}." for check in checks if check.error]
+    choice = {"backend": backend, "reason": reason}
+    check = next((check for check in checks if check.name == backend and check.works), None)
+    if check is not None:
+        preset, preset_reason = guessed_preset(check, found)
+        choice |= {"preset": preset, "preset_reason": preset_reason}
+    report = {
+        "machine": asdict(found), "python": machine_tables.python_version(),
+        "backends": [asdict(check) for check in checks],
+        "choice": choice, "problems": sentences,
+    }  # fmt: skip
+    if json:
+        console.print_json(report)
+    elif share:
+        console.write(machine_tables.shared_block(found, checks, report["choice"], sentences))
+    else:
+        machine_tables.show_machine(found, checks, report["choice"], sentences)

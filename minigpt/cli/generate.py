@@ -1,0 +1,107 @@
+"""`minigpt generate`: a text continued, or a message answered; one, or as many as a file has."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from minigpt.cli import flags, opening
+from minigpt.cli.answering import Answering, fresh_seed, refuse_lengths, streamed
+from minigpt.cli.command import command
+from minigpt.cli.prompts import texts_of
+from minigpt.cli.speculating import check_speculation, speculation_of, tell_speculation
+
+if TYPE_CHECKING:
+    from minigpt.generate.engine import Answer, Engine
+    from minigpt.generate.sampling import Sampling
+
+BATCH = 32  # answers that are computed together: enough to share a pass's reading of the weights, few enough for memory
+
+Text = Annotated[str | None, Argument(metavar="TEXT", help="The same as --prompt.")]
+Prompt = Annotated[
+    str | None,
+    Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin, without its last line end."),
+]
+Prompts = Annotated[Path | None, Option("--prompts", metavar="FILE", help="A file with one prompt per line.")]
+Samples = Annotated[int, Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")]
+Chat = Annotated[bool, Option("--chat", help="Treat the prompt as a user's message.")]
+
+
+@command(
+    "minigpt generate runs/demo 'Ann has'",
+    "minigpt generate runs/demo --chat -p 'What is 3 plus 4?' --temperature 0",
+    "minigpt generate runs/demo --prompts questions.txt --chat --json > answers.json",
+)
+def generate(
+    chosen: flags.Chosen,
+    sampling: flags.Sampling,
+    faster: flags.Faster,
+    where: flags.Where,
+    text: Text = None,
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    samples: Samples = 1,
+    chat: Chat = False,
+    json: flags.AsJson = False,
+) -> None:
+    """Continue a text, or answer one message with --chat.
+
+    Text that is piped in is the prompt, too. Without any the text begins from nothing.
+    """
+    from minigpt.cli import console
+    from minigpt.generate.sampling import with_seeds
+
+    settings, seeded = fresh_seed(sampling)
+    texts = texts_of(text, prompt, prompts, chat)
+    check_speculation(faster, len(texts) * samples)
+    engine, stage = opening.engine_at(chosen.path, chosen.stage, where, faster)
+    if chat:
+        opening.tell_if_untaught(engine, stage)
+    speculation = speculation_of(engine, faster)
+    ids = [_prompt_ids(engine, text, chat) for text in texts]
+    refuse_lengths(ids, engine.model.config.context)
+    if seeded:
+        console.note(f"Seed {settings.seed}: --seed {settings.seed} gives the same again.")
+    shown = ["" if chat else text for text in texts]
+    if len(ids) == samples == 1:
+        if json:
+            found = engine.streamed(ids[0], settings, sampling.max_tokens, speculation)
+            console.print_json([_row(texts[0], found)])
+        else:
+            streamed(Answering(engine, settings, sampling.max_tokens, speculation), ids[0], shown[0])
+        tell_speculation(speculation)
+        return
+    jobs = [(n, one) for n in range(len(ids)) for one in with_seeds(settings, samples)]
+    answers = _in_batches(engine, [(ids[n], one) for n, one in jobs], sampling.max_tokens)
+    with console.json_list() if json else nullcontext(console.write) as write:
+        for (n, _), answer in zip(jobs, answers, strict=True):
+            write(_row(texts[n], answer) if json else f"{shown[n]}{answer.text}\n\n")
+
+
+def _in_batches(
+    engine: "Engine", jobs: list[tuple[list[int], "Sampling"]], max_tokens: int
+) -> Iterator["Answer"]:
+    """The answers in order, computed BATCH at a time, with a sign of how far it is."""
+    from minigpt.cli import console
+
+    with console.counting("Answers", len(jobs)) as count:
+        for start in range(0, len(jobs), BATCH):
+            with count(start):
+                ids, samplings = zip(*jobs[start : start + BATCH], strict=True)
+                answers = engine.answer_each(ids, samplings, max_tokens)
+            yield from answers
+
+
+def _row(prompt: str, answer: "Answer") -> dict:
+    return {"prompt": prompt, "answer": answer.text, "tokens": len(answer.ids), "reason": answer.reason}
+
+
+def _prompt_ids(engine: "Engine", text: str, chat: bool) -> list[int]:
+    from minigpt.generate.engine import chat_prompt
+
+    if chat:
+        messages = [{"role": "user", "content": text}]
+        return chat_prompt(engine.tokenizer, messages, engine.model.config.context, 0)[0]
+    return engine.tokenizer.prompt(text)

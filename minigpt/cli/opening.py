@@ -1,0 +1,114 @@
+"""What a command's flags name: the configuration, the run, the backend, the model that is to answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt.cli.flags import Faster, Settings, Where
+from minigpt.errors import DataError, UsageError, check_name
+
+if TYPE_CHECKING:
+    from minigpt.config import Config
+    from minigpt.generate.engine import Engine
+    from minigpt.runs.run import Run
+
+RUNS = Path("runs")
+
+
+def config_of(run: Path | None, given: Settings, extra: dict | None = None) -> "Config":
+    """preset < the run's saved configuration < file < flags; says what an existing run hands down."""
+    from minigpt.cli import console, keys
+    from minigpt.config import load_config
+    from minigpt.runs.run import saved_config
+
+    keys.refuse_other_names(given.sets or [])
+    saved = saved_config(run) if run is not None and given.preset is None else None
+    seed = {"seed": given.seed} if given.seed is not None else None
+    config = load_config(given.preset or "tiny", given.config, given.sets or [], saved, seed, extra)
+    if saved is not None:
+        console.note(f"Settings that are not given here come from {run / 'config.toml'} (model, tokenizer, seed, …).")
+    return config
+
+
+def backend_of(name: str, device: str, quiet: bool = False) -> Any:
+    """The backend of that name; one that was chosen for the user is named, with the reason."""
+    from minigpt.cli import console
+    from minigpt.machine import choose_backend
+
+    check_name("device", device, ("auto", "cpu", "gpu"))
+    with console.working("Loading the framework"):
+        backend, reason = choose_backend(name, device)
+    if not quiet and name == "auto":
+        console.note(f"Backend: {backend.name} on {backend.device} ({reason}).")
+    return backend
+
+
+def engine_at(
+    path: Path | None, stage: str | None, where: Where, faster: Faster, role: str = "Model"
+) -> tuple["Engine", str]:
+    """An engine with a stage's weights, and that stage; what the user left open is said, with the model's role."""
+    from minigpt.cli import console
+    from minigpt.runs.loading import load_engine
+
+    if path is not None and (path / "config.json").exists() and not (path / "config.toml").exists():
+        from minigpt.exchange.importing import open_directory
+
+        if faster.bits or stage:
+            message = f"{path} is a model's directory: it has no stages, and its weights are used as they are."
+            raise UsageError(message, "Omit --bits and --stage, or make a run of it: minigpt import.")
+        framework = backend_of(where.backend, where.device, quiet=True)
+        with console.working("Loading the model"):
+            return open_directory(path, framework, faster.kv_bits), "exported"
+    run, named = open_at(path, stage)
+    stage = run.weights(named)[1]  # complains before a framework is imported
+    if path is None or named is None:
+        console.note(f"{role}: {run.directory}, stage {stage}.")
+    framework = backend_of(where.backend, where.device, quiet=True)
+    with console.working("Loading the model"):
+        engine = load_engine(run, stage, framework, faster.bits, faster.kv_bits, lambda e: console.note(e.text))
+    return engine, stage
+
+
+def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
+    """The run at `path`, which may also be the directory of one of its stages."""
+    from minigpt.runs.run import open_run
+    from minigpt.stages.table import STAGES
+
+    path = path or newest_run()
+    if stage is not None:
+        check_name("stage", stage, tuple(STAGES))
+    for part in (path, path.parent):
+        if part.name in STAGES and (part.parent / "config.toml").exists():
+            return open_run(part.parent), stage or part.name
+    return open_run(path), stage
+
+
+def newest_run() -> Path:
+    """The run in runs/ that was trained last."""
+    found = [max(RUNS.glob(f"*/{name}"), key=_time, default=None) for name in ("*/final/state.json", "config.toml")]
+    if found[0] is not None:
+        return found[0].parent.parent.parent
+    if found[1] is not None:
+        return found[1].parent
+    raise UsageError("There is no run in runs/ yet.", "Make one with minigpt demo, or name a run directory.")
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def valid(text: str, where: str) -> str:
+    """The text. Raises DataError when it has bytes that are not UTF-8, which arrive as lone surrogates."""
+    for character in text:
+        if "\udc80" <= character <= "\udcff":
+            reason = f"byte 0x{ord(character) - 0xDC00:02X} is not valid UTF-8"
+            raise DataError(f"{where}: {reason}.", "Convert the text first, for example with iconv -t UTF-8.")
+    return text
+
+
+def tell_if_untaught(engine: "Engine", stage: str) -> None:
+    """Say that a model which was only pretrained was not taught to answer."""
+    from minigpt.cli import console
+    from minigpt.stages.table import answers
+
+    if not answers(stage) and engine.tokenizer.kind != "imported":
+        console.note("This model is only pretrained: it continues texts, it was not taught to answer.")

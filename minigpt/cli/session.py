@@ -1,0 +1,135 @@
+"""What demo, run and train share: the process that trains, its run held against others, and who watches it."""
+
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from minigpt.cli.flags import Watched, Where
+from minigpt.cli.limits import braked
+from minigpt.cli.opening import backend_of
+from minigpt.errors import MiniGPTError, OutOfMemory
+from minigpt.machine.limits import Limits
+from minigpt.runs.supervise import LESS_MEMORY, SUPERVISED
+
+if TYPE_CHECKING:
+    from minigpt.config import Config
+    from minigpt.runs.control import Control
+    from minigpt.runs.run import Run
+
+
+@contextmanager
+def training(
+    directory: Path, settings: "Config", stages: Sequence[str], where: Where, limits: Limits | None = None,
+    time: str | None = None,
+) -> Iterator[tuple["Run", Any, Any, "Control"]]:
+    """(run, backend, report, control) for a block that trains: the run is held against other processes.
+
+    The settings of a new run are shown once, then its plan. `limits` bound what it takes of the machine, `time` how
+    long it may take. Raises ResourceError when they leave too little.
+    """
+    from minigpt.cli import console, machine_tables, tables
+    from minigpt.runs.claim import new_run
+    from minigpt.runs.control import Control
+    from minigpt.runs.pipeline import check_possible
+    from minigpt.runs.planning import plan_of_run
+    from minigpt.store.lock import locked
+    from minigpt.train.stop import Stop
+
+    watched = os.environ.pop(SUPERVISED, None)
+    run = new_run(directory, settings)
+    check_possible(run, stages)
+    framework = backend_of(where.backend, where.device)
+    run.make_directory()
+    with locked(directory) as left, ExitStack() as stack:
+        stack.enter_context(story(directory / "log.txt", stages))
+        if left is not None:
+            console.note(f"Process {left} trained here and ended without a word; what it saved is used.")
+        if watched is not None:
+            stack.enter_context(framework_messages(directory / "log.txt"))
+        if not (directory / "config.toml").exists():
+            tables.show_settings(settings, stages, directory / "config.toml")
+        stop = stack.enter_context(Stop(None if watched is None else os.getppid(), console.note))
+        brake = None
+        if limits is not None:
+            root = os.getpid() if watched is None else os.getppid()
+            brake = stack.enter_context(braked(limits, framework, stop, root))
+        with console.working("Planning: how much memory and time this takes here"):
+            plan = plan_of_run(run, stages, framework, limits or Limits(), time)
+        for line in machine_tables.plan_lines(plan) if plan.stages else ():
+            console.note(line)
+        report = stack.enter_context(console.Reporter())
+        control = Control(stop, watched == LESS_MEMORY, brake, plan)
+        yield run, framework, control.resting(report), control
+
+
+def supervised(context: typer.Context, directory: Path, watched: Watched) -> bool:
+    """Whether another process has done the command's work: True in the parent, once the child has ended well.
+
+    Raises typer.Exit with the child's exit code when it has not.
+    """
+    if not watched.supervise or SUPERVISED in os.environ:
+        return False
+    from minigpt.cli import console
+    from minigpt.runs.supervise import supervise
+
+    def tell(text: str) -> None:
+        console.err.show_cursor()  # a child that was killed has left it hidden
+        if directory.is_dir():
+            with (directory / "log.txt").open("a", encoding="utf-8") as file, console.logged(file):
+                console.note(text)
+        else:
+            console.note(text)
+
+    command = [sys.executable, "-m", "minigpt", *context.obj]
+    if code := supervise(command, directory / "log.txt", watched.restarts, tell):
+        raise typer.Exit(code)
+    return True
+
+
+@contextmanager
+def story(log: Path, stages: Sequence[str]) -> Iterator[None]:
+    """What is said in the block is kept in `log`, with the error that ends it."""
+    from minigpt.cli import console
+
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file, console.logged(file):
+        console.log(f"training of {', '.join(stages)}")
+        try:
+            yield
+        except MiniGPTError as error:
+            console.log(str(error))
+            raise
+        except BaseException as error:
+            console.log(f"ended by {type(error).__name__} {error}".rstrip())
+            raise
+
+
+@contextmanager
+def framework_messages(log: Path) -> Iterator[None]:
+    """Send what frameworks write to file descriptor 2 to `log`, where the supervisor looks for reasons.
+
+    Our own messages still go to the terminal. A crash leaves Python's traceback in the log.
+    """
+    ours = os.dup(2)
+    stderr = os.fdopen(ours, "w", buffering=1, errors="backslashreplace")
+    with stderr, log.open("a", encoding="utf-8", buffering=1) as file:
+        file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}\n")
+        before, sys.stderr = sys.stderr, stderr
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file)
+        try:
+            yield
+        except OutOfMemory as error:
+            file.write(f"{error.message}\n")
+            raise
+        finally:
+            faulthandler.disable()
+            stderr.flush()
+            sys.stderr = before
+            os.dup2(ours, 2)

@@ -1,0 +1,137 @@
+"""`minigpt train STAGE`: one stage of a run. Each stage is a command, so that its help is its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+from minigpt.cli import flags, opening
+from minigpt.cli.command import Command, command
+from minigpt.cli.keys import Key, keys_of
+from minigpt.cli.limits import limits_from
+from minigpt.cli.planning import preset_for
+from minigpt.cli.session import supervised, training
+from minigpt.errors import check_name
+
+
+@dataclass(frozen=True)
+class Often:
+    """The settings of a stage that are given most often."""
+
+    title: ClassVar[str] = "The stage's settings given most often"
+
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Updates of the weights.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Rows per step.")
+    ] = None
+    lr: Annotated[float | None, typer.Option("--lr", metavar="X", min=0, help="The highest learning rate.")] = None
+
+    def values(self) -> dict[str, Any]:
+        given = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.lr}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def trainer(stage: str) -> Callable:
+    """The command that trains this stage."""
+
+    @command(f"minigpt train {stage} --data FILE --run runs/mine", f"minigpt train {stage} runs/mine")
+    def train(
+        context: typer.Context,
+        sources: flags.Sources,
+        often: Often,
+        given: flags.Settings,
+        where: flags.Where,
+        taking: flags.Taking,
+        watched: flags.Watched,
+    ) -> None:
+        run, data = sources.placed(opening.RUNS / "default")
+        if supervised(context, run, watched):
+            return
+        from minigpt.runs.pipeline import run_pipeline
+
+        extra = ({"skip_bad": True} if sources.skip_bad else {}) | ({stage: data} if data else {})
+        limits = limits_from(taking)
+        chosen = preset_for(
+            given.preset, run, given.config, given.sets, [stage], where.backend, where.device, limits, taking.time
+        )
+        layers = {"data": extra} | ({stage: often.values()} if often.values() else {})
+        settings = opening.config_of(run, replace(given, preset=chosen), layers)
+        with training(run, settings, [stage], where, limits, taking.time) as (opened, framework, report, control):
+            run_pipeline(opened, framework, report, [stage], control, sources.allow_changes)
+
+    return train
+
+
+class Stages(TyperGroup):
+    """A command per row of the table of stages, made when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from minigpt.stages.table import STAGES
+
+        return list(STAGES)
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        check_name("stage", name, self.list_commands(ctx))
+        return _command_of(name)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The stage may stand anywhere among the flags."""
+        known = self.list_commands(ctx)
+        places = [i for i, word in enumerate(args) if word in known and (i == 0 or not args[i - 1].startswith("-"))]
+        helped = any(word in ctx.help_option_names for word in args)
+        if not ctx.resilient_parsing and not helped and (not args or (not places and args[0].startswith("-"))):
+            ctx.fail(f"Missing argument 'STAGE' ({', '.join(known)}).")
+        if places:
+            args = [args[places[0]], *args[: places[0]], *args[places[0] + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+class StageCommand(Command):
+    """Its help also lists the settings that only this stage's section has."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        if own := own_keys(self.name):
+            with formatter.section(f"What only this stage has (all of its settings: minigpt config {self.name})"):
+                rows = [(f"--set {self.name}.{key.name}={_shown(key.default)}", _about(key)) for key in own]
+                formatter.write_dl(rows)
+
+
+def own_keys(stage: str) -> list[Key]:
+    """The keys of a stage's section beyond those that every stage has."""
+    from minigpt.sections import StageConfig
+
+    return [key for key in keys_of(stage) if key.name not in StageConfig.model_fields]
+
+
+def _about(key: Key) -> str:
+    return f"{key.meaning}  [{key.allowed}]" if key.meaning else f"[{key.allowed}]"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _command_of(stage: str) -> Command:
+    from minigpt.stages.table import STAGES
+
+    about = STAGES[stage].summary
+    function = trainer(stage)
+    one = typer.Typer(rich_markup_mode=None, add_completion=False)
+    texts = {"short_help": f"The stage {stage}.", "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
+    one.command(stage, cls=StageCommand, **texts)(function)
+    return typer.main.get_command(one)
+
+
+AGAIN = (
+    "It starts from the model and the settings that the run already has. The same command again goes on where it "
+    "stopped."
+)
+app = typer.Typer(
+    name="train", cls=Stages, help="One stage of a run.", rich_markup_mode=None, add_completion=False,
+    no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="STAGE [OPTIONS]",
+)  # fmt: skip
+app.callback()(lambda: None)
