@@ -80,7 +80,9 @@ class _Config(Section):
 
     def with_section(self, name: str, **changes: Any) -> "Config":
         """The same with other values of one section; they are not checked again."""
-        return self.model_copy(update={name: getattr(self, name).model_copy(update=changes)})
+        section = getattr(self, name)
+        assert changes.keys() <= type(section).model_fields.keys(), (name, changes)
+        return self.model_copy(update={name: section.model_copy(update=changes)})
 
 
 Config = create_model(

@@ -61,7 +61,7 @@ def braked(backend, limits, stop=None, **settings):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_throttled_run_is_the_unthrottled_one(backend, copied, stage, accumulation):
     """Naps, a pause, cleared caches and an extra checkpoint: losses, weights and moments bit for bit."""
-    whole, slow = (copied(stage, name, accumulation=accumulation, **SETTINGS) for name in ("whole", "slow"))
+    whole, slow = (copied(stage, name, grad_accumulation=accumulation, **SETTINGS) for name in ("whole", "slow"))
     train_stage(whole, stage, backend, silent)
     control, machine = braked(backend, Limits("balanced", 0.3, 10**8 + 10**7), at_first=SHORT)
     seen = []
@@ -115,7 +115,7 @@ def test_a_stop_ends_a_rest_or_a_pause(backend, copied, limits):
 def test_memory_that_stays_near_the_ceiling_ends_the_process_saved(backend, copied):
     run = copied("sft", **SETTINGS)
     control, machine = braked(backend, Limits("full", None, 10**9), resident=980 * 10**6)
-    with pytest.raises(OutOfMemory, match="980 MB of the 1.0 GB that --max-memory allows are in use behind step 2"):
+    with pytest.raises(OutOfMemory, match="980 MB of the 1.0 GB that --max-memory allows are in use after step 2"):
         train_stage(run, "sft", backend, silent, control)
     assert run.store("sft").steps_kept() == 2  # caches were cleared behind the first
 

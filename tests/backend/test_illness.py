@@ -62,7 +62,7 @@ def test_a_streak_goes_back_to_the_last_good_checkpoint_once(backend, tmp_path, 
     right = Batches.__call__
 
     class Watched(Batches):
-        def __call__(self, step):
+        def __call__(self, step, weights=None):
             seen.append(step)
             return right(self, step)
 
@@ -109,7 +109,7 @@ def test_a_batch_without_weights_is_said_and_left_out(backend, tmp_path):
     events = []
 
     class Masked(Batches):
-        def __call__(self, step):
+        def __call__(self, step, weights=None):
             batch = super().__call__(step)
             return batch | {"weights": 0 * batch["weights"]} if step == 2 else batch
 

@@ -96,7 +96,7 @@ def test_merged_and_unmerged_logits_agree(backend, settings):
 # ---- a stage
 
 
-@pytest.mark.parametrize("settings", [{}, {"dora": True, "checkpointing": True, "accumulation": 2}])
+@pytest.mark.parametrize("settings", [{}, {"dora": True, "activation_checkpointing": True, "grad_accumulation": 2}])
 def test_a_stage_trains_its_adapter_and_nothing_else(backend, copied, settings):
     run = copied("sft", **LORA | settings | {"steps": 3, "save_every": 3})
     base = dict(items(run.weights("pretrain")[0]))

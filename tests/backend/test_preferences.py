@@ -18,6 +18,7 @@ from minigpt.train.measure import evaluate_preferences
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
 CONFIG = DPOConfig(batch_size=4, accumulation=2)
+SIZE = CONFIG.micro_batch_size
 PAIRS = 11
 
 
@@ -57,7 +58,7 @@ def test_reference_logprobs_are_those_of_each_sequence_alone(backend, tmp_path, 
     model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
     rows = pair_rows(tmp_path)
     assert rows.count % 2 == 1 and rows.most > 1
-    found = reference_logprobs(model, weights, rows, tmp_path / "reference", CONFIG, silent)
+    found = reference_logprobs(model, weights, rows, tmp_path / "reference", SIZE, silent)
     right = one_by_one(backend, model, weights, sequences)
     assert found.shape == (PAIRS, 2) and found.dtype == np.float32
     assert np.abs(found - right).max() < 1e-4
@@ -70,7 +71,7 @@ def test_neighbours_in_a_row_do_not_matter_because_of_the_segments(backend, tmp_
     """The comparison can fail: without the mask between segments it does."""
     model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
     monkeypatch.setattr("minigpt.train.losses.segment_mask", lambda backend, segments: "causal")
-    found = reference_logprobs(model, weights, pair_rows(tmp_path), tmp_path / "reference", CONFIG, silent)
+    found = reference_logprobs(model, weights, pair_rows(tmp_path), tmp_path / "reference", SIZE, silent)
     assert np.abs(found - one_by_one(backend, model, weights, sequences)).max() > 1
 
 
@@ -78,15 +79,15 @@ def test_the_reference_is_computed_once(backend, tmp_path, sequences):
     """A resumed run has other weights, but the same reference; damage is seen."""
     model, path = GPT(MODEL, backend), tmp_path / "deep" / "reference"
     rows = pair_rows(tmp_path)
-    first = reference_logprobs(model, to_backend(backend, random_weights(MODEL)), rows, path, CONFIG, silent)
+    first = reference_logprobs(model, to_backend(backend, random_weights(MODEL)), rows, path, SIZE, silent)
     moved = to_backend(backend, random_weights(MODEL, seed=4))
-    assert (reference_logprobs(model, moved, rows, path, CONFIG, silent) == first).all()
+    assert (reference_logprobs(model, moved, rows, path, SIZE, silent) == first).all()
     save_checkpoint(path, {"reference": {"logprobs": first[:-1]}}, {"pairs": PAIRS - 1})  # of other data
-    assert not np.allclose(reference_logprobs(model, moved, rows, path, CONFIG, silent), first)
+    assert not np.allclose(reference_logprobs(model, moved, rows, path, SIZE, silent), first)
     file = path / "reference.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     notes = []
-    again = reference_logprobs(model, to_backend(backend, random_weights(MODEL)), rows, path, CONFIG, notes.append)
+    again = reference_logprobs(model, to_backend(backend, random_weights(MODEL)), rows, path, SIZE, notes.append)
     assert (again == first).all() and "damaged" in notes[0].text
     assert [file.name for file in path.parent.iterdir()] == ["reference"]
 
@@ -95,9 +96,9 @@ def test_a_reference_of_other_starting_weights_is_not_used(backend, tmp_path, se
     """SFT was trained again before DPO began: its fingerprint is another."""
     model, rows, path = GPT(MODEL, backend), pair_rows(tmp_path), tmp_path / "reference"
     old, new = (to_backend(backend, random_weights(MODEL, seed=seed)) for seed in (1, 4))
-    first = reference_logprobs(model, old, rows, path, CONFIG, silent, "old")
-    assert (reference_logprobs(model, new, rows, path, CONFIG, silent, "old") == first).all()
-    assert not np.allclose(reference_logprobs(model, new, rows, path, CONFIG, silent, "new"), first)
+    first = reference_logprobs(model, old, rows, path, SIZE, silent, "old")
+    assert (reference_logprobs(model, new, rows, path, SIZE, silent, "old") == first).all()
+    assert not np.allclose(reference_logprobs(model, new, rows, path, SIZE, silent, "new"), first)
 
 
 # ---- the loss

@@ -14,8 +14,8 @@ from minigpt.train.stop import Stop
 
 STEPS = 5
 WAYS = [
-    {"optimizer": "muon", "accumulation": 2, "checkpointing": False},
-    {"optimizer": "adamw", "accumulation": 1, "checkpointing": True},
+    {"optimizer": "muon", "grad_accumulation": 2, "activation_checkpointing": False},
+    {"optimizer": "adamw", "grad_accumulation": 1, "activation_checkpointing": True},
 ]
 
 
@@ -44,7 +44,7 @@ def test_a_run_stopped_in_every_step_is_the_uninterrupted_one(backend, copied, s
     train_stage(whole, stage, backend, silent)
     for step in range(1, STEPS):
         error = stopped(parts, stage, backend, step)
-        assert error.exit_code == 143 and f"{stage} behind step {step} of {STEPS}" in error.message
+        assert error.exit_code == 143 and f"{stage} after step {step} of {STEPS}" in error.message
     train_stage(parts, stage, backend, silent)
     assert results(parts, stage) == results(whole, stage)
     for a, b in zip(*(sorted(run.store(stage).final.glob("*")) for run in (whole, parts)), strict=True):

@@ -97,7 +97,7 @@ def test_an_evaluation_that_fails_costs_no_training(backend, tmp_path):
         failures.append(1)
         if len(failures) == 3:
             raise RuntimeError("out of memory")
-        return {"loss": 1.0}
+        return {"loss": 100.0}
 
     failures = []
     with pytest.raises(RuntimeError, match="out of memory"):
