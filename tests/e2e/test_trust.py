@@ -75,7 +75,8 @@ def test_a_training_process_that_dies_is_started_again(sources, undisturbed, tmp
     assert len(losses[0]) == 6 and max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-5
     if kind.startswith("memory"):
         kept = json.loads((tmp_path / "run" / "pretrain" / "memory.json").read_text("utf-8"))
-        assert kept == {"grad_accumulation": 4, "activation_checkpointing": False, "loss_chunk": 0}  # the next command begins with it
+        # the next command begins with it
+        assert kept == {"grad_accumulation": 4, "activation_checkpointing": False, "loss_chunk": 0}
     else:
         assert weights(tmp_path / "run", "pretrain") == weights(undisturbed, "pretrain")
 

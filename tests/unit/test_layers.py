@@ -1,6 +1,7 @@
 """The layers of the package, read from its imports: they point down, and each framework has its one place."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ FRAMEWORKS = {
     "mlx": {"backends/mlx/backend.py"},
     "torch": {"backends/torch/backend.py", "backends/torch/int8.py", "backends/torch/rows.py"},
 }
+# The rooms of minigpt from the top floor to the bottom: an import, lazy ones too, points to a lower floor.
+FLOORS = (
+    "__main__", "cli", "serve watch handbook experiments", "demo parity exchange", "evaluate", "runs", "plan", "config",
+    "stages", "train", "quantize generate", "model", "data", "machine", "text store", "sections", "events",
+    "units", "errors",
+)  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
 # Only where something is exported or imported, lazily.
 EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
@@ -38,6 +46,18 @@ def imports(source: str, package: str = "") -> list[tuple[str, bool]]:
 
     visit(ast.parse(source), True)
     return found
+
+
+def runtime_imports(path: Path) -> list[tuple[str, bool]]:
+    """The imports that a program makes: not those under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        for body in ("body", "orelse"):
+            kept = getattr(node, body, None)
+            if isinstance(kept, list):
+                typing = [one for one in kept if isinstance(one, ast.If) and ast.unparse(one.test).endswith("CHECKING")]
+                setattr(node, body, [one for one in kept if one not in typing] or [ast.Pass()] * bool(kept))
+    return imports(ast.unparse(tree), ".".join(path.relative_to(ROOT).parent.parts))
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:
@@ -100,9 +120,26 @@ def test_backends_know_nothing_of_minigpt(path):
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "minigpt" in p.relative_to(ROOT).parts], ids=name_of)
-def test_nothing_imports_the_command_line_but_the_command_line(path):
-    if part_of(path) not in ("cli", "__main__"):
-        assert [name for name, _ in imports_of(path) if name.startswith("minigpt.cli")] == []
+def test_imports_point_down(path):
+    room = part_of(path)
+    targets = {name.split(".")[1] for name, _ in runtime_imports(path) if name.startswith("minigpt.")}
+    for target in targets - {room, "__version__"}:
+        assert not room or FLOOR[target] < FLOOR[room], f"{name_of(path)} imports minigpt.{target}"
+
+
+def test_no_circles_also_inside_a_room():
+    dotted = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}
+    modules = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    graph = {}
+    for name, path in modules.items():
+        found = {one for one, _ in runtime_imports(path)}
+        found |= {one.rpartition(".")[0] for one in found}
+        graph[name] = {one for one in found if one in modules and one != name and not name.startswith(f"{one}.")}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_few_modules_stand_outside_of_a_room():
+    assert len(list((ROOT / "minigpt").glob("*.py"))) <= 10
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
