@@ -41,7 +41,7 @@ def tokenizer_inspect(
     Bars divide the pieces; a byte for which the tokenizer has no piece is shown as <F0>.
     """
     from minigpt.cli import console, tables
-    from minigpt.text.tokenizer import load_tokenizer
+    from minigpt.text.load import load_tokenizer
 
     directory = run or common.newest_run()
     inner = directory / "tokenizer"
@@ -74,7 +74,8 @@ def data_check(
     from minigpt.data.parse.fields import RowError
     from minigpt.data.prepare import Reader
     from minigpt.runs.pipeline import learn_tokenizer, stage_of_source
-    from minigpt.text.tokenizer import load_tokenizer, train_tokenizer
+    from minigpt.text.learn import train_tokenizer
+    from minigpt.text.load import load_tokenizer
 
     downloads = common.RUNS / "downloads"
     try:

@@ -24,7 +24,8 @@ from minigpt.runs.run import Run, check_unchanged, saved_config
 from minigpt.stages.stages import train_stage
 from minigpt.stages.start import stage_before
 from minigpt.store.durable import tidy, whole_directory
-from minigpt.text.tokenizer import Tokenizer, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.control import UNSTEERED, Control, out_of_memory
 
 OURS = {".lock", "log.txt"}  # what a run's directory may have before its config.toml

@@ -15,8 +15,9 @@ from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chatml import render
-from minigpt.text.tokenizer import END_OF_TEXT, CharTokenizer
+from minigpt.text.tokenizer import END_OF_TEXT
 
 TOKENIZER = CharTokenizer("abc中")  # other characters are bytes
 LENGTH = 16

@@ -16,7 +16,7 @@ from minigpt.exchange.hf.tensor_files import rounded
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.quantize.codes import quantize_weights
-from minigpt.text.tokenizer import train_tokenizer
+from minigpt.text.learn import train_tokenizer
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])

@@ -5,7 +5,7 @@ import json
 from minigpt.config import DataConfig
 from minigpt.data.check import check
 from minigpt.data.prepare import Reader
-from minigpt.text.tokenizer import CharTokenizer
+from minigpt.text.characters import CharTokenizer
 
 BYTES = CharTokenizer("")
 
