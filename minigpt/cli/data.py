@@ -35,7 +35,8 @@ def data_check(
     from minigpt.data.parse.fields import RowError
     from minigpt.runs.inputs import learn_tokenizer, reader_of, stage_of_source
     from minigpt.stages.table import FIRST, STAGES
-    from minigpt.text.tokenizer import load_tokenizer, train_tokenizer
+    from minigpt.text.learn import train_tokenizer
+    from minigpt.text.load import load_tokenizer
 
     downloads = opening.RUNS / "downloads"
     try:

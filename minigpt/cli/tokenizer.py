@@ -54,7 +54,7 @@ def tokenizer_inspect(
     Bars divide the pieces; a byte for which the tokenizer has no piece is shown as <F0>.
     """
     from minigpt.cli import console, tables
-    from minigpt.text.tokenizer import load_tokenizer
+    from minigpt.text.load import load_tokenizer
 
     directory = run or opening.newest_run()
     inner = directory / "tokenizer"

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-ROLES = ("system", "user", "assistant")
-Message = dict[str, str]  # {"role": one of ROLES, "content": text}
+from minigpt.text.messages import Message
 
 
 @dataclass(frozen=True)

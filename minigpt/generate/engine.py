@@ -9,13 +9,13 @@ import numpy as np
 
 from backends.base import Array
 from backends.tree import Tree
-from minigpt.data.examples import Message
 from minigpt.errors import UsageError
 from minigpt.generate.cache import KVCache, QuantizedKVCache, check_cache_bits, joined, new_cache
 from minigpt.generate.sampling import Sampling, sample
 from minigpt.generate.speculate import Speculation, speculated
 from minigpt.model.gpt import GPT
 from minigpt.text.chatml import render
+from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
 
 # Tokens of filling that cost about as much as reading a prompt by itself, as every pass reads all weights. On CPUs 16

@@ -20,7 +20,8 @@ from minigpt.events import Note, Progress, Report, silent
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST, STAGES, made_for
 from minigpt.store.durable import whole_directory
-from minigpt.text.tokenizer import Tokenizer, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import Tokenizer
 
 
 def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer:

@@ -28,7 +28,8 @@ from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
-from minigpt.text.tokenizer import Tokenizer, load_tokenizer
+from minigpt.text.load import load_tokenizer
+from minigpt.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from minigpt.data.examples import Message
 from minigpt.errors import DataError, MiniGPTError
+from minigpt.text.messages import Message
 
 # For models that were never taught a conversation. The contents lose the white space around them, so that a token
 # never reaches over the border between an answer and what stands before it.

@@ -5,7 +5,7 @@ by id, so that nothing a user writes can become a control token. A tokenizer tha
 its own (see `minigpt.text.imported`).
 """
 
-from minigpt.data.examples import Message
+from minigpt.text.messages import Message, is_learned
 from minigpt.text.tokenizer import IM_END, IM_START, Tokenizer
 
 
@@ -14,8 +14,8 @@ def render(
 ) -> tuple[list[int], list[int]]:
     """(ids, mask) of a conversation; the mask is 1 on each assistant's content and its end-of-turn token.
 
-    With `generation_prompt` the ids end with the opening of an assistant's turn. Rendering the messages
-    before an assistant's turn that way gives a prefix of rendering them with it.
+    An answer of weight 0 has the mask 0. With `generation_prompt` the ids end with the opening of an assistant's turn.
+    Rendering the messages before an assistant's turn that way gives a prefix of rendering them with it.
     """
     if (own := tokenizer.render(messages, generation_prompt)) is not None:
         return own
@@ -25,7 +25,7 @@ def render(
     for message in messages:
         opening = [IM_START, *tokenizer.encode(message["role"]), *newline]
         content = [*tokenizer.encode(message["content"]), IM_END]
-        learned = int(message["role"] == "assistant")
+        learned = int(is_learned(message))
         ids += opening + content + newline
         mask += [0] * len(opening) + [learned] * len(content) + [0] * len(newline)
     if generation_prompt:

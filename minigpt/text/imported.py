@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from minigpt.data.examples import Message
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.text.chat_template import PLAIN_TEMPLATE, Render, compiled
+from minigpt.text.messages import Message, is_learned
 from minigpt.text.token_bytes import bytes_of_tokens
 from minigpt.text.tokenizer import Tokenizer, check_text
 
@@ -38,7 +38,7 @@ class ImportedTokenizer(Tokenizer):
         self.chats = self._source is not None
         self.end_of_text, self.stops = meta["end_of_text"], tuple(meta["stops"])
         by_length = sorted((text for text in self.controls if len(text) > 1), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
+        self.control_names = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
 
     # ---- texts -------------------------------------------------------------------------------------------
 
@@ -60,6 +60,9 @@ class ImportedTokenizer(Tokenizer):
     def show(self, ids: Iterable[int]) -> str:
         return b"".join(self._shown.get(i) or self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
+    def is_control(self, token: int) -> bool:
+        return token in self._shown
+
     def is_byte(self, token: int) -> bool:
         return len(self.token_bytes[token]) == 1 and self.token_bytes[token] > b"\x7f"
 
@@ -74,7 +77,7 @@ class ImportedTokenizer(Tokenizer):
         ids = self._rendered(messages, open_turn)
         mask = [0] * len(ids)
         for number, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if not is_learned(message):
                 continue
             start = self._start_of_answer(messages[:number], ids)
             stop = next((i for i in range(start, len(ids)) if ids[i] in self.stops), None)
@@ -85,7 +88,7 @@ class ImportedTokenizer(Tokenizer):
         return ids, mask
 
     def end_of_turn(self) -> int | None:
-        """The control token that the template writes behind an answer, if it writes one."""
+        """The control token that the template writes after an answer, if it writes one."""
         talk: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         start = self._start_of_answer(talk[:1], ids := self._rendered(talk, False))
         return next((i for i in ids[start:] if i in self._shown), None)
@@ -104,7 +107,7 @@ class ImportedTokenizer(Tokenizer):
         for message in messages:
             check_text(message["content"])
         if any(self.mentions_control(message["content"]) for message in messages):
-            guarded = [m | {"content": self._control.sub(_guarded, m["content"])} for m in messages]
+            guarded = [m | {"content": self.control_names.sub(_guarded, m["content"])} for m in messages]
             return self._encode_guarded(self._template(guarded, open_turn))
         self._tokenizer.encode_special_tokens = False
         return self._tokenizer.encode(self._template(messages, open_turn), add_special_tokens=False).ids
@@ -112,14 +115,14 @@ class ImportedTokenizer(Tokenizer):
     def _encode_guarded(self, text: str) -> list[int]:
         ids: list[int] = []
         end = 0
-        for found in self._control.finditer(text):
+        for found in self.control_names.finditer(text):
             ids += self.encode(text[end : found.start()].replace(GUARD, "")) + [self.controls[found[0]]]
             end = found.end()
         return ids + self.encode(text[end:].replace(GUARD, ""))
 
     def mentions_control(self, text: str) -> bool:
         """Whether the name of a control token is written in a text."""
-        return self._control.search(text) is not None
+        return self.control_names.search(text) is not None
 
     @cached_property
     def _template(self) -> Render:

@@ -1,28 +1,26 @@
-"""From text to token ids and back, without loss.
+"""From text to token ids and back, without loss: what every tokenizer can do.
 
-Three kinds share one layout of ids: special tokens first, then the 256 bytes, then learned pieces. `bpe`
-learns its pieces with SentencePiece; `char` has one piece per character of its training text; `byte` has
-none. What no piece covers is written as bytes, so that every text can be encoded and comes back unchanged.
+Three kinds share one layout of ids: special tokens first, then the 256 bytes, then learned pieces. `bpe` (bpe.py)
+learns its pieces with SentencePiece; `char` (characters.py) has one piece per character of its training text; `byte`
+has none. What no piece covers is written as bytes, so that every text can be encoded and comes back unchanged.
+A fourth kind came with a model (imported.py) and has a layout of its own.
 """
 
-import io
-import json
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from minigpt.errors import DataError, MiniGPTError
+from minigpt.errors import DataError
+from minigpt.text.messages import Message
 
 UNKNOWN, END_OF_TEXT, IM_START, IM_END = 0, 1, 2, 3
 SPECIALS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<|reserved_{i}|>" for i in range(28)]
 FIRST_BYTE = len(SPECIALS)
 FIRST_PIECE = FIRST_BYTE + 256
-SMALLEST = FIRST_PIECE + 12  # vocabulary that BPE can be trained for
 
 
 class Tokenizer(ABC):
@@ -33,6 +31,7 @@ class Tokenizer(ABC):
     end_of_text: int = END_OF_TEXT  # closes a document
     stops: tuple[int, ...] = (IM_END, END_OF_TEXT)  # an answer ends with one of these
     chats: bool = True  # whether it brings a chat template of its own
+    control_names: re.Pattern = re.compile("|".join(map(re.escape, SPECIALS)))
 
     @property
     def vocab_size(self) -> int:
@@ -81,7 +80,16 @@ class Tokenizer(ABC):
         parts = (SPECIALS[i].encode() if i < FIRST_BYTE else self.bytes_of(i) for i in ids)
         return b"".join(parts).decode("utf-8", errors="replace")
 
-    def render(self, messages: list, open_turn: bool = False) -> tuple[list[int], list[int]] | None:
+    def quoted(self, text: str) -> str:
+        """The text with quotation marks around each name of a control token, which in a text is only letters."""
+        return self.control_names.sub("“\\g<0>”", text)
+
+    def show_quoted(self, ids: Iterable[int]) -> str:
+        """Like `show`, with the text in it `quoted`: what a control token is and what only looks like one differ."""
+        parts = ((control, self.show(group)) for control, group in groupby(ids, self.is_control))
+        return "".join(text if control else self.quoted(text) for control, text in parts)
+
+    def render(self, messages: list[Message], open_turn: bool = False) -> tuple[list[int], list[int]] | None:
         """(ids, loss mask) of a conversation for a tokenizer with a chat template; None: as `text.chatml` has it."""
         return None
 
@@ -96,6 +104,10 @@ class Tokenizer(ABC):
             for i in self.encode(text)
         ]
 
+    def is_control(self, token: int) -> bool:
+        """Whether the id is a special token's, which no text can have."""
+        return token < FIRST_BYTE
+
     def is_byte(self, token: int) -> bool:
         """Whether the id is a fallback byte (a sign that the vocabulary does not cover the text)."""
         return FIRST_BYTE <= token < FIRST_PIECE
@@ -104,195 +116,16 @@ class Tokenizer(ABC):
     def save(self, directory: Path) -> None: ...
 
 
-class CharTokenizer(Tokenizer):
-    """One token per known character, bytes for the others. With no characters: the byte tokenizer."""
-
-    def __init__(self, characters: str):
-        self.kind = "char" if characters else "byte"
-        self.characters = characters
-        self._ids = {character: FIRST_PIECE + i for i, character in enumerate(characters)}
-        self.token_bytes = _base_tokens() + [character.encode() for character in characters]
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for character in text:
-            known = self._ids.get(character)
-            if known is not None:
-                ids.append(known)
-            else:
-                ids.extend(FIRST_BYTE + byte for byte in _utf8(character))
-        return ids
-
-    def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        content = {"kind": self.kind, "characters": self.characters}
-        (directory / "tokenizer_meta.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-
-
-class BPETokenizer(Tokenizer):
-    """SentencePiece BPE with byte fallback. Newlines are never part of a longer piece, spaces only lead one."""
-
-    kind = "bpe"
-
-    def __init__(self, model: bytes):
-        from sentencepiece import SentencePieceProcessor
-
-        self.model = model
-        self._processor = SentencePieceProcessor(model_proto=model)
-        pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
-        if pieces[:FIRST_PIECE] != SPECIALS + [f"<0x{byte:02X}>" for byte in range(256)]:
-            raise DataError("This SentencePiece model was not made by minigpt.", "Train one: minigpt tokenizer train.")
-        self.token_bytes = _base_tokens() + [p.replace("\u2581", " ").encode() for p in pieces[FIRST_PIECE:]]
-
-    def scored_pieces(self) -> tuple[list[str], list[float]]:
-        """(pieces, scores) from FIRST_PIECE on, as SentencePiece has them: the higher score is joined first."""
-        ids = range(FIRST_PIECE, self.vocab_size)
-        return [self._processor.id_to_piece(i) for i in ids], [self._processor.get_score(i) for i in ids]
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        for text in texts:
-            check_text(text)
-        encoded = self._cut(texts)
-        return [
-            self._encode_with_marker(text) if "\u2581" in text else ids
-            for text, ids in zip(texts, encoded, strict=True)
-        ]
-
-    def _cut(self, texts: list[str]) -> list[list[int]]:
-        return self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
-
-    def _encode_with_marker(self, text: str) -> list[int]:
-        """U+2581 is SentencePiece's sign for a space: a real one in the text goes in as its bytes."""
-        marker = [FIRST_BYTE + byte for byte in "\u2581".encode()]
-        ids: list[int] = []
-        for number, part in enumerate(self._cut(text.split("\u2581"))):
-            ids += (marker if number else []) + part
-        return ids
-
-    def varied(self, dropout: float, seed: int) -> "Tokenizer":
-        return _VariedBPE(self.model, dropout, seed)
-
-    def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.model").write_bytes(self.model)
-        (directory / "tokenizer_meta.json").write_text(json.dumps({"kind": "bpe"}), "utf-8")
-
-
-class _VariedBPE(BPETokenizer):
-    def __init__(self, model: bytes, dropout: float, seed: int):
-        from sentencepiece import set_random_generator_seed
-
-        super().__init__(model)
-        self.dropout = dropout
-        # a thread of SentencePiece has its own random numbers, which begin with the seed that it finds at first
-        self._thread = ThreadPoolExecutor(1, initializer=set_random_generator_seed, initargs=(seed % 2**32,))
-
-    def _cut(self, texts: list[str]) -> list[list[int]]:
-        settings = {"enable_sampling": True, "alpha": self.dropout, "nbest_size": -1}
-        return self._thread.submit(lambda: [self._processor.encode(text, **settings) for text in texts]).result()
-
-
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a tokenizer from a (bounded) sample of texts.
-
-    `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Raises DataError when
-    there is no text, and MiniGPTError when the vocabulary has no room beside the bytes.
-    """
-    if kind == "imported":
-        hint = "It comes with a model (minigpt import DIR); to train one, set tokenizer.kind to bpe."
-        raise MiniGPTError("A tokenizer of the kind 'imported' cannot be trained.", hint)
-    if kind == "byte":
-        return CharTokenizer("")
-    if kind == "char":
-        counts = Counter()
-        for text in texts:
-            counts.update(text)
-        return CharTokenizer("".join(sorted(counts)))
-    return _train_bpe(texts, vocab_size)
-
-
-def _train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    from sentencepiece import SentencePieceTrainer
-
-    if vocab_size < SMALLEST:
-        raise MiniGPTError(
-            f"A vocabulary of {vocab_size} cannot hold {FIRST_BYTE} special tokens, 256 bytes and a few pieces.",
-            f"Set tokenizer.vocab_size to at least {SMALLEST}.",
-        )
-    model = io.BytesIO()
-    texts = _without_rare(list(texts), (vocab_size - FIRST_PIECE) // 2)
-    try:
-        SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
-            hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
-            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
-            character_coverage=0.9995, unk_id=UNKNOWN, bos_id=-1, eos_id=-1, pad_id=-1,
-            unk_piece=SPECIALS[0], control_symbols=SPECIALS[1:], max_sentence_length=1 << 20, minloglevel=2,
-        )  # fmt: skip
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].rpartition("] ")[2].strip(" .") or "it is empty"
-        raise DataError(
-            f"SentencePiece cannot learn {vocab_size} pieces from this text: {reason}.",
-            "Give it more text, lower tokenizer.vocab_size, or use tokenizer.kind = 'byte'.",
-        ) from None
-    return BPETokenizer(model.getvalue())
-
-
-def _without_rare(texts: list[str], room: int) -> list[str]:
-    """The texts with line ends for all but the `room` commonest characters, which are left to the byte tokens.
-
-    SentencePiece gives each character a piece and refuses a text that has more of them than the vocabulary.
-    """
-    counts = Counter()
-    for text in texts:
-        counts.update(text)
-    rare = {ord(character): "\n" for character, _ in counts.most_common()[room:]}
-    return [text.translate(rare) for text in texts] if rare else texts
-
-
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Lines without their ends (so that no piece contains a newline), cut to what the trainer accepts."""
-    for text in texts:
-        for line in re.split(r"[\r\n\u2581]", text):
-            for start in range(0, len(line), 4096):
-                yield line[start : start + 4096]
-
-
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer saved in `directory`. Raises DataError when there is none or it cannot be read."""
-    meta = directory / "tokenizer_meta.json"
-    try:
-        content = json.loads(meta.read_text("utf-8"))
-        if content["kind"] == "bpe":
-            return BPETokenizer((directory / "tokenizer.model").read_bytes())
-        if content["kind"] == "imported":
-            from minigpt.text.imported import load_imported
-
-            return load_imported(directory, content)
-        return CharTokenizer(content["characters"])
-    except FileNotFoundError as error:
-        raise DataError(
-            f"There is no tokenizer in {directory} ({Path(error.filename).name} is missing).",
-            "Train one: minigpt tokenizer train FILE --out DIR.",
-        ) from None
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = "tokenizer.model is damaged" if isinstance(error, RuntimeError) else error
-        raise DataError(f"The tokenizer in {directory} cannot be read: {reason}.", "Train it again.") from None
-
-
-def _base_tokens() -> list[bytes]:
+def base_tokens() -> list[bytes]:
     return [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)]
 
 
 def check_text(text: str) -> None:
     """Raises DataError for lone surrogates, which are not text."""
-    _utf8(text)
+    utf8(text)
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:

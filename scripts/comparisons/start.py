@@ -8,7 +8,8 @@ from minigpt.exchange.exporting import export_run
 from minigpt.model.gpt import init_weights
 from minigpt.runs.run import Run
 from minigpt.store.checkpoint import save_checkpoint
-from minigpt.text.tokenizer import Tokenizer, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import Tokenizer
 
 
 def llama(preset: str, *sets: str) -> Config:

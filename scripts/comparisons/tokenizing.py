@@ -62,7 +62,7 @@ def theirs(text: Path, megabytes: int) -> float:
 
 
 def _tokenizer(text: Path):
-    from minigpt.text.tokenizer import train_tokenizer
+    from minigpt.text.learn import train_tokenizer
 
     return train_tokenizer("bpe", [text.read_text("utf-8")], 2048)
 

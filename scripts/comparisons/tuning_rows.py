@@ -17,7 +17,8 @@ from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
 from minigpt.runs.inputs import reader_of
 from minigpt.stages.table import STAGES
-from minigpt.text.tokenizer import Tokenizer, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import Tokenizer
 
 EXAMPLES = {"sft": 8, "dpo": 4}  # of a step, about: ours are packed into whole rows
 SAME = ["optimizer=adamw", "schedule=linear", "learning_rate=1e-5", "warmup_steps=0", "dtype=float32", "eval_rows=1",

@@ -6,10 +6,11 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from minigpt.errors import DataError, MiniGPTError
-from minigpt.exchange.hf.tokenizer_files import CHAT_TEMPLATE, GUARD
+from minigpt.exchange.hf.tokenizer_files import CHAT_TEMPLATE
 from minigpt.exchange.readers.probes import random_conversations
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chat_template import PLAIN_TEMPLATE, compiled
-from minigpt.text.tokenizer import CharTokenizer
+from minigpt.text.imported import GUARD
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = {

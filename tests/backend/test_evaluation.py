@@ -14,8 +14,9 @@ from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chatml import render
-from minigpt.text.tokenizer import END_OF_TEXT, CharTokenizer
+from minigpt.text.tokenizer import END_OF_TEXT
 from minigpt.train.measure import divergence, evaluate_language
 
 TOKENIZER = CharTokenizer("abc中")  # other characters are bytes

@@ -12,8 +12,9 @@ from minigpt.generate.sampling import GREEDY, Sampling, with_seeds
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chatml import render
-from minigpt.text.tokenizer import END_OF_TEXT, FIRST_BYTE, IM_END, CharTokenizer
+from minigpt.text.tokenizer import END_OF_TEXT, FIRST_BYTE, IM_END
 
 BYTES = CharTokenizer("")
 CONTEXT = 40

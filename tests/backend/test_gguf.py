@@ -17,7 +17,8 @@ from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig, RopeScaling
-from minigpt.text.tokenizer import IM_END, IM_START, UNKNOWN, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import IM_END, IM_START, UNKNOWN
 
 TEXTS = ["Hello world, the cat sat on the mat. don't x=1 <|im_end|> 我们看见一只猫。 12345 " * 3, "你好，世界 世界"]
 SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "d_ff": 96, "context": 256}

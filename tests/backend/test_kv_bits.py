@@ -11,7 +11,8 @@ from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
-from minigpt.text.tokenizer import FIRST_BYTE, CharTokenizer
+from minigpt.text.characters import CharTokenizer
+from minigpt.text.tokenizer import FIRST_BYTE
 
 CONFIG = ModelConfig(
     n_layer=2, n_head=4, n_kv_head=2, d_model=64, d_ff=96, vocab_size=288, context=64, tie_embeddings=False

@@ -14,7 +14,8 @@ from minigpt.generate.speculate import Speculation
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
-from minigpt.text.tokenizer import FIRST_BYTE, IM_END, CharTokenizer
+from minigpt.text.characters import CharTokenizer
+from minigpt.text.tokenizer import FIRST_BYTE, IM_END
 
 CONTEXT = 64
 CONFIG = ModelConfig(

@@ -16,8 +16,8 @@ from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, segment_mask, to_backend
 from minigpt.parity.models import GPT2, random_weights
 from minigpt.sections import ModelConfig, RopeScaling
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chatml import render
-from minigpt.text.tokenizer import CharTokenizer
 
 BOUND = 2e-5  # float32, logits of size up to about 6
 SHAPE = {

@@ -16,7 +16,7 @@ from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.quantize.codes import quantize_weights
 from minigpt.sections import ModelConfig
-from minigpt.text.tokenizer import train_tokenizer
+from minigpt.text.learn import train_tokenizer
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])

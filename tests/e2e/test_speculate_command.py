@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from minigpt.text.tokenizer import FIRST_PIECE, load_tokenizer
+from minigpt.text.load import load_tokenizer
+from minigpt.text.tokenizer import FIRST_PIECE
 
 FLAGS = ("--max-tokens", 12, "--backend", "torch", "--device", "cpu")
 

@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.data.examples import ROLES
 from minigpt.data.world import rows as world
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.chatml import render
-from minigpt.text.tokenizer import FIRST_BYTE, IM_END, IM_START, SPECIALS, CharTokenizer, train_tokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.messages import ROLES
+from minigpt.text.tokenizer import FIRST_BYTE, IM_END, IM_START, SPECIALS
 
 BYTES = CharTokenizer("")
 BPE = train_tokenizer("bpe", [row["text"] for row in world.texts(1, 200)], 700)

@@ -6,7 +6,7 @@ from minigpt.config import DataConfig
 from minigpt.data.check import check
 from minigpt.data.prepare import Reader
 from minigpt.stages.table import STAGES
-from minigpt.text.tokenizer import CharTokenizer
+from minigpt.text.characters import CharTokenizer
 
 BYTES = CharTokenizer("")
 

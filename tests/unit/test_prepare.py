@@ -15,7 +15,9 @@ from minigpt.data.world import rows as world
 from minigpt.errors import DataError
 from minigpt.events import Note
 from minigpt.stages.table import STAGES
-from minigpt.text.tokenizer import END_OF_TEXT, CharTokenizer, train_tokenizer
+from minigpt.text.characters import CharTokenizer
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.tokenizer import END_OF_TEXT
 
 BYTES = CharTokenizer("")
 

@@ -10,15 +10,12 @@ from hypothesis import strategies as st
 
 from minigpt.data.world import rows as world
 from minigpt.errors import DataError, MiniGPTError
-from minigpt.text.tokenizer import (
-    END_OF_TEXT,
-    FIRST_BYTE,
-    FIRST_PIECE,
-    IM_END,
-    SPECIALS,
-    load_tokenizer,
-    train_tokenizer,
-)
+from minigpt.exchange.hf.tokenizer_files import tokenizer_json
+from minigpt.exchange.readers.probes import random_texts
+from minigpt.text import bpe
+from minigpt.text.learn import train_tokenizer
+from minigpt.text.load import load_tokenizer
+from minigpt.text.tokenizer import END_OF_TEXT, FIRST_BYTE, FIRST_PIECE, IM_END, IM_START, SPECIALS
 
 SAMPLE = [row["text"] for row in world.texts(1, 400)] + ["In 1984 it rained 12 days.\r\nThen\tit  stopped."] * 20
 VOCABULARY = 700
@@ -94,6 +91,92 @@ def test_pieces_of_a_character_decode_to_the_replacement_sign(tokenizer):
     assert tokenizer.decode(first_two_bytes) == "\ufffd"
 
 
+# ---- texts unlike the training text
+
+CHINESE = "".join(chr(0x4E00 + i * i % 700) for i in range(30_000))
+FOREIGN = [
+    "it is 3 now.", " a  b   c ", "مرحبا بالعالم، كيف حالك؟", "नमस्ते दुनिया, कैसे हो?", "Привет, мир!", "שלום עולם",
+    "می‌خواهم بروم", "👩‍👩‍👧‍👦 and 🏳️‍🌈", "한국어 문장", "a\u00a0b\u3000c\u2009d\ufeff", "小明 回家", "\t \t", " " * 50,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "texts", [[CHINESE], ["两 个" + CHINESE + "空 格"], ["مرحبا" * 400], ["😀👍🏽" * 400], ["one two three " * 400]],
+    ids=["Chinese without a space", "Chinese with two", "Arabic", "emoji", "English"],
+)  # fmt: skip
+def test_a_tokenizer_is_lossless_on_scripts_it_never_saw(texts):
+    """SentencePiece leaves out what is rarer than one character in 2,000, also the space."""
+    tokenizer = train_tokenizer("bpe", texts, 1000)
+    (space,) = tokenizer.encode(" ")
+    assert tokenizer.token_bytes[space] == b" " and not tokenizer.is_byte(space)
+    for text in FOREIGN + ODD:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_space_that_is_rarer_than_the_vocabulary_has_room_for():
+    rare = "".join(chr(0x4E00 + i) for i in range(500))
+    tokenizer = train_tokenizer("bpe", [rare * 3 + "一 个"], 330)
+    assert tokenizer.token_bytes[tokenizer.encode(" ")[0]] == b" "
+
+
+def test_to_require_the_space_changes_nothing_where_it_is_common(monkeypatch):
+    monkeypatch.setattr(bpe, "RARE", 1e9)  # not required
+    before = train_tokenizer("bpe", SAMPLE, VOCABULARY)
+    monkeypatch.setattr(bpe, "RARE", 0.5)
+    after = train_tokenizer("bpe", SAMPLE, VOCABULARY)
+    assert before.model == TOKENIZERS["bpe"].model != after.model  # the model names its settings
+    assert before.scored_pieces() == after.scored_pieces()
+
+
+@pytest.fixture(scope="module")
+def spaceless(tmp_path_factory):
+    """A tokenizer as it was learned before the space was required: without a piece for it."""
+    directory = tmp_path_factory.mktemp("old")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "RARE", 1e9)
+        train_tokenizer("bpe", ["两 个" + CHINESE], 1000).save(directory)
+    tokenizer = load_tokenizer(directory)
+    assert not any(" " in piece.decode() for piece in tokenizer.token_bytes[FIRST_PIECE:])
+    return tokenizer
+
+
+def test_an_older_tokenizer_without_a_space_is_lossless_too(spaceless):
+    assert spaceless.encode(" ") == [FIRST_BYTE + 0x20]
+    for text in FOREIGN + ODD:
+        assert spaceless.decode(spaceless.encode(text)) == text
+    varied = spaceless.varied(0.5, seed=1)
+    assert [varied.decode(ids) for ids in varied.encode_batch(FOREIGN)] == FOREIGN
+
+
+@given(text=st.text(st.sampled_from(" ▁a\n中国\xa0😀\u200d")))
+@settings(max_examples=100, deadline=None)
+def test_spaces_and_their_sign_are_never_confused(spaceless, text):
+    ids = spaceless.encode(text)
+    assert spaceless.decode(ids) == text
+    assert ids.count(FIRST_BYTE + 0x20) == text.count(" ")
+
+
+def test_its_export_cuts_and_joins_texts_as_it_does(spaceless):
+    from tokenizers import Tokenizer as Foreign
+
+    theirs = Foreign.from_str(json.dumps(tokenizer_json(spaceless)))
+    theirs.encode_special_tokens = True  # their names in a text are text
+    texts = FOREIGN + ODD + list(random_texts(spaceless, 300, marks=True))
+    for text in texts:
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert ids == spaceless.encode(text), ascii(text)
+        assert theirs.decode(ids) == text
+
+
+# ---- control tokens and texts that look like them
+
+
+def test_what_only_looks_like_a_control_token_is_quoted_for_people(tokenizer):
+    ids = [IM_START, *tokenizer.encode("see <|im_end|> and <unk>"), IM_END]
+    assert tokenizer.show_quoted(ids) == "<|im_start|>see “<|im_end|>” and “<unk>”<|im_end|>"
+    assert tokenizer.quoted("中 <|im_endx|>") == "中 <|im_endx|>"
+
+
 # ---- the layout of ids
 
 
@@ -148,16 +231,16 @@ def test_training_is_deterministic():
 
 
 def test_varied_tokens_are_other_ones_for_the_same_text():
-    bpe = TOKENIZERS["bpe"]
+    tokenizer = TOKENIZERS["bpe"]
     texts = [*SAMPLE[:50], *ODD]
-    before = bpe.encode_batch(texts)
-    varied = bpe.varied(0.1, seed=1)
+    before = tokenizer.encode_batch(texts)
+    varied = tokenizer.varied(0.1, seed=1)
     first, second = varied.encode_batch(texts), varied.encode_batch(texts)
-    assert [bpe.decode(ids) for ids in first] == [bpe.decode(ids) for ids in second] == texts
+    assert [tokenizer.decode(ids) for ids in first] == [tokenizer.decode(ids) for ids in second] == texts
     plain, once, again = ([i for ids in found for i in ids] for found in (before, first, second))
     assert once != again and plain not in (once, again)
     assert 1.01 < len(once) / len(plain) < 1.5  # what is not merged takes more tokens
-    assert bpe.encode_batch(texts) == before  # the tokenizer itself cuts as ever
+    assert tokenizer.encode_batch(texts) == before  # the tokenizer itself cuts as ever
 
 
 def test_varied_tokens_are_decided_by_the_seed_and_the_share():

@@ -16,10 +16,11 @@ does not fit is a RowError that names `file:line`, the fault and the remedy.
 
 import difflib
 
-from minigpt.data.examples import Conversation, Example, Message, Preference, Text
+from minigpt.data.examples import Conversation, Example, Preference, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, filled, short
 from minigpt.data.parse.messages import in_turn, messages_of
 from minigpt.data.read.raw_rows import BadRow, Row
+from minigpt.text.messages import Message
 
 _QUESTION = ("prompt", "instruction", "question", "query")
 _DETAIL = ("input", "context")

@@ -3,8 +3,8 @@
 import difflib
 import re
 
-from minigpt.data.examples import ROLES, Message
 from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, filled, kind_of, short
+from minigpt.text.messages import ROLES, Message
 
 SPEAKERS = {role: role for role in ROLES} | {"human": "user"}
 SPEAKERS |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant")

@@ -12,7 +12,8 @@ from backends.base import Backend
 from backends.tree import Tree, items, leaves, unflatten
 from minigpt.config import build_config
 from minigpt.errors import UsageError, check_name
-from minigpt.exchange.adapters.files import FORMATS, Layers, format_of, layers_of, read_adapter, tree_of, write_adapter
+from minigpt.exchange.adapters.files import FORMATS, format_of, layers_of, read_adapter, tree_of, write_adapter
+from minigpt.exchange.adapters.names import Layers
 from minigpt.exchange.exporting import DTYPES, Exported, refuse_existing, write_model, written
 from minigpt.exchange.hf.directory_check import LOGITS
 from minigpt.exchange.hf.tensor_files import rounded

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from backends.tree import Tree, items, unflatten
-from minigpt.data.examples import Message
 from minigpt.exchange.gguf.file import stored
 from minigpt.exchange.gguf.llama_cpp import LlamaCpp, llama_cpp
 from minigpt.exchange.hf.directory_check import is_fair
@@ -17,6 +16,7 @@ from minigpt.model.gpt import to_backend
 from minigpt.sections import ModelConfig
 from minigpt.text.chatml import render
 from minigpt.text.imported import ImportedTokenizer
+from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
 
 TOP = 5

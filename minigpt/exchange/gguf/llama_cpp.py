@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.examples import Message
 from minigpt.errors import MiniGPTError
+from minigpt.text.messages import Message
 
 SERVE = f"import sys; from {__name__} import serve; serve(sys.argv[1], int(sys.argv[2]))"
 

@@ -8,18 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigpt.exchange.gguf.imported_tokenizer import add_imported
+from minigpt.text.bpe import BPETokenizer
+from minigpt.text.characters import CharTokenizer
 from minigpt.text.imported import ImportedTokenizer
-from minigpt.text.tokenizer import (
-    END_OF_TEXT,
-    FIRST_BYTE,
-    FIRST_PIECE,
-    IM_END,
-    SPECIALS,
-    UNKNOWN,
-    BPETokenizer,
-    CharTokenizer,
-    Tokenizer,
-)
+from minigpt.text.tokenizer import END_OF_TEXT, FIRST_BYTE, FIRST_PIECE, IM_END, SPECIALS, UNKNOWN, Tokenizer
 
 SPACE = "\u2581"  # how a space is written in the vocabulary; a real U+2581 in a text becomes a space there
 # llama.cpp looks for special tokens in the whole rendered conversation. Those that a user writes are broken up,

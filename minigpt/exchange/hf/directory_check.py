@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt.data.examples import Message
 from minigpt.errors import DataError
 from minigpt.exchange.readers.checks import Check
 from minigpt.exchange.readers.probes import random_conversations, random_texts
@@ -14,6 +13,7 @@ from minigpt.exchange.readers.readers import READERS, Reader, cannot_read, is_in
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.text.chatml import render
+from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
 
 LOGITS = 1e-4  # the largest difference of a logit, both computed in float32

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minigpt.data.examples import Message
+from minigpt.text.messages import Message
 from minigpt.text.tokenizer import FIRST_PIECE, SPECIALS, Tokenizer
 
 SPACE_MARK = "\u2581"  # stands for a space inside other tools, which cannot always tell the two apart

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backends import get_backend
-from minigpt.data.examples import Message
+from minigpt.text.messages import Message
 
 
 class TransformersReader:
