@@ -25,6 +25,7 @@ from minigpt.errors import CheckpointError
 from minigpt.evaluate.language import evaluate_language, evaluate_preferences
 from minigpt.events import Note, Progress, Report, StageFinished, StageStarted
 from minigpt.machine import choose_dtype
+from minigpt.machine.formats import dtype_note
 from minigpt.model.gpt import GPT, parameter_count, to_backend
 from minigpt.model.lora import is_adapted
 from minigpt.plan.actual import Peak, compare
@@ -53,7 +54,7 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
         return store.final
     planned = control.plan.of(stage) if control.plan is not None else None
     config = fitted(store, getattr(run.config, stage), control.less_memory, planned and planned.division)
-    config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
+    config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype, run.model_config.d_model)})
     backend.repeat_exactly(config.repeatable)
     model = GPT(run.model_config, backend, config.dtype, config.checkpointing, config.loss_chunk, config.dropout)
     parameters = parameter_count(run.model_config)
@@ -61,7 +62,8 @@ def train_stage(run: Run, stage: str, backend: Backend, report: Report, control:
     if (before := stage_before(run, stage)) and not store.steps_kept():
         report(Note(f"{stage}: starts from the weights of {before} ({run.store(before).final})."))
     divided = _divided(run, stage, config, planned)
-    for note in (_rate_of_zero(stage, config), divided, adapter_note(run.model_config, stage, config)):
+    slow = dtype_note(backend, getattr(run.config, stage).dtype, run.model_config.d_model)
+    for note in (_rate_of_zero(stage, config), divided, adapter_note(run.model_config, stage, config), slow):
         if note:
             report(Note(note))
 
