@@ -350,7 +350,7 @@ class Backend(ABC):
         return False
 
     def int8_matrix(self, weight: np.ndarray) -> Any | None:
-        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linears`; None if that is no gain here."""
+        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linears`; None where it has none."""
         return None
 
     def int8_linears(self, x: Array, matrices: list[Any], biases: list[Array | None]) -> list[Array]:

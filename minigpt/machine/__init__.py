@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from minigpt.errors import MiniGPTError, check_name
 
 if TYPE_CHECKING:
-    from backends import Backend
+    from backends.base import Backend
 
 
 def share_processors() -> None:
@@ -28,7 +28,8 @@ def choose_backend(name: str = "auto", device: str = "auto") -> tuple["Backend",
 
     Raises UsageError for an unknown name and MiniGPTError when it is not installed.
     """
-    from backends import BACKENDS, BackendUnavailable, get_backend, installed  # not before: they import NumPy
+    from backends import BACKENDS, get_backend, installed
+    from backends.base import BackendUnavailable
 
     check_name("backend", name, ("auto", *BACKENDS))
     reason = "asked for"
@@ -50,8 +51,11 @@ def choose(apple: bool, installed: Sequence[str]) -> tuple[str, str]:
     return {"mlx": "torch", "torch": "mlx"}[name], f"{name} is not installed"
 
 
-def choose_dtype(backend: "Backend", wanted: str) -> str:
-    """The dtype of training: "auto" is bfloat16 on GPUs that compute it natively, else float32."""
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if backend.fast_bfloat16() else "float32"
+def choose_dtype(backend: "Backend", wanted: str, width: int = 512) -> str:
+    """The dtype of training a model `width` wide: "auto" is bfloat16 where that is faster, else float32.
+
+    `formats.dtype_note` has a sentence about it for the user.
+    """
+    from minigpt.machine.formats import chosen_dtype
+
+    return chosen_dtype(backend, width) if wanted == "auto" else wanted

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from backends import Backend, get_backend
+from backends import get_backend
+from backends.base import Backend
 from minigpt.machine import share_processors, tools
 
 TIMEOUT = 60.0  # seconds for importing a framework on a cold disk and measuring

@@ -35,12 +35,15 @@ BESIDE = 45_000_000  # bytes that the tokenizer, its library and the data take i
 SUPERVISOR = 30_000_000  # bytes of the process that watches the training
 
 
-def place_of(framework: Backend, limits: Limits) -> Place:
-    """Where runs of this backend take place: number format, memory before the model, memory that may be used."""
+def place_of(framework: Backend, limits: Limits, width: int = 512) -> Place:
+    """Where runs of this backend take place: number format, memory before the model, memory that may be used.
+
+    `width` is that of the models, for which a number format may be faster or slower.
+    """
     framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
     gc.collect()
     base = resident() + BESIDE if framework.shares_memory() else 0
-    dtype = choose_dtype(framework, "auto")
+    dtype = choose_dtype(framework, "auto", width)
     return Place(framework.name, framework.device, dtype, base, budget_of(framework, limits), limits.cpu)
 
 

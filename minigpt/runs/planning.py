@@ -16,7 +16,7 @@ def plan_of_run(run: Run, stages: Sequence[str], framework: Backend, limits: Lim
     """The plan of what a run still has to do. Raises ResourceError, with what would fit, when it is over the budget."""
     settings = run.config
     done = {stage: run.store(stage).steps_kept() for stage in stages if not run.store(stage).finished()}
-    place = place_of(framework, limits)
+    place = place_of(framework, limits, settings.model.d_model)
     rows = {stage: found for stage in done if (found := rows_of(run, stage))}
     plan = plan_for(settings, done, framework, place, _vocabulary(run), rows, 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)

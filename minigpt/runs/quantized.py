@@ -8,6 +8,7 @@ from backends.tree import Tree, items, unflatten
 from minigpt.data.batches import Batches
 from minigpt.errors import UsageError, check_name
 from minigpt.events import Note, Progress, Report, silent
+from minigpt.machine.formats import int8_speed
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.model.linear import QUANTIZED
 from minigpt.quantize.codes import check, dequantize_matrix, dequantize_weights, quantize_weights, size_in_bytes
@@ -18,6 +19,7 @@ from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoint
 
 METHODS = ("round-to-nearest", "gptq")
+GAIN = 1.1  # times as fast as floats that 8 bits must be here to be taken
 ROWS = 16  # of the training data, that calibrate: 8,192 tokens of the preset medium
 
 
@@ -106,18 +108,29 @@ def for_answers(backend: Backend, weights: Tree, config: ModelConfig, bits: int)
 
     They stay as they are where kernels take them. On CPUs unpacking the codes for every product costs more than
     reading floats: there they become the floats that they stand for, which give the same logits, or, from 8 bits and
-    where the processor multiplies bytes fast, 8 bits again with one scale per row, which give nearly the same.
+    where a short measurement shows that to be faster, 8 bits again with one scale per row, which give nearly the same.
     """
     if backend.fast_quantized():
         return to_backend(backend, weights), ""
-    rows = _in_rows(backend, weights, config) if bits == 8 else None
-    if rows is not None:
-        return rows, "; here with one scale per row, inputs rounded as well"
-    return to_backend(backend, dequantize_weights(weights, config)), "; unpacked here, where floats are faster"
+    speed = int8_speed(backend, _multiplied(weights, config)) if bits == 8 else 0.0
+    if speed > GAIN:
+        how = f"one scale per row, inputs rounded as well ({speed:.1f}× as fast as floats, measured)"
+        return _in_rows(backend, weights, config), f"; here with {how}"
+    why = f"floats are faster (8 bits {speed:.1f}× as fast, measured)" if speed else "floats are faster"
+    return to_backend(backend, dequantize_weights(weights, config)), f"; unpacked here, where {why}"
 
 
-def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree | None:
-    """The tree with an `int8` leaf for each quantized matrix, None where there is no gain in that.
+def _multiplied(weights: Tree, config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """The shapes (out, in) of the quantized matrices that every token is multiplied with."""
+    names = {name for name, _ in items(weights)}
+    return tuple(
+        shape for name, shape in weight_shapes(config).items()
+        if f"{name.removesuffix('weight')}packed" in names and ("embed_tokens" not in name or config.tie_embeddings)
+    )  # fmt: skip
+
+
+def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree:
+    """The tree with an `int8` leaf for each quantized matrix.
 
     Embeddings keep their codes to be looked up in, and get the other form if they are the output matrix as well.
     """
@@ -128,8 +141,6 @@ def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree | Non
             continue
         codes = {part: backend.numpy((flat.get if looked_up else flat.pop)(stem + part)) for part in QUANTIZED}
         flat[f"{stem}int8"] = backend.int8_matrix(dequantize_matrix(codes, shape[1]))
-        if flat[f"{stem}int8"] is None:
-            return None
     return unflatten(flat)
 
 

@@ -12,6 +12,7 @@ from backends.tree import Tree
 from minigpt.errors import CheckpointError
 from minigpt.events import Note, Report, StageFinished, StageStarted
 from minigpt.machine import choose_dtype
+from minigpt.machine.formats import dtype_note
 from minigpt.model.gpt import GPT, parameter_count, to_backend
 from minigpt.model.lora import is_adapted
 from minigpt.plan.actual import Peak, compare
@@ -44,11 +45,12 @@ def train_stage(run: Run, name: str, backend: Backend, report: Report, control: 
         return store.final
     planned = control.plan.of(name) if control.plan is not None else None
     config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
-    config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
+    config = config.model_copy(update={"dtype": _dtype(run, name, backend)})
     backend.repeat_exactly(config.deterministic)
     report(StageStarted(name, config.steps, parameter_count(run.model_config), backend.name, backend.device,
                         config.dtype))  # fmt: skip
-    for note in _notes(run, stage, config, planned):
+    slow = dtype_note(backend, run.config.of(name).dtype, run.model_config.d_model)
+    for note in [*_notes(run, stage, config, planned), *[slow] * bool(slow)]:
         report(Note(note))
 
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
@@ -102,6 +104,15 @@ def fitted(
 
 def _fineness(config: StageConfig) -> tuple[bool, int]:
     return config.activation_checkpointing, config.grad_accumulation
+
+
+def _dtype(run: Run, stage: str, backend: Backend) -> str:
+    """What the stage computes in: what it was begun with, as what suits a machine may be a close decision."""
+    wanted, store = run.config.of(stage).dtype, run.store(stage)
+    if wanted == "auto" and store.begun():
+        usual = "bfloat16" if backend.device == "gpu" and backend.fast_bfloat16() else "float32"
+        return store.last_state().get("dtype", usual)
+    return choose_dtype(backend, wanted, run.model_config.d_model)
 
 
 def _make_whole(run: Run, stage: str, report: Report) -> None:

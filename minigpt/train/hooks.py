@@ -105,7 +105,7 @@ class Checkpoints:
         if self.saved == state.step:
             return
         measured = UNMEASURED if state.health.high else measured
-        kept = {"step": state.step, "metrics": measured, "health": asdict(state.health)}
+        kept = {"step": state.step, "metrics": measured, "health": asdict(state.health), "dtype": self.config.dtype}
         kept |= {"best": {"loss": self.best[0], "step": self.best[1], "since": self.since}} if self.best[1] else {}
         kept |= {"base": self.fingerprint} if self.fingerprint else {}
         path = self.store.save(self.backend, state.weights, state.moments, kept, self.config.keep_last)

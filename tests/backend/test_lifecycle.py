@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from backends import BACKENDS, BackendUnavailable, get_backend, installed, tree
-from backends.base import count
+from backends import BACKENDS, get_backend, installed, tree
+from backends.base import BackendUnavailable, count
 from minigpt.model.gpt import GPT
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 from minigpt.train.losses import language_loss

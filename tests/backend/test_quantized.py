@@ -8,6 +8,7 @@ import pytest
 from backends import get_backend
 from backends.tree import items, map_leaves, unflatten
 from minigpt.errors import UsageError
+from minigpt.machine.formats import int8_speed
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.model.linear import QUANTIZED, linear, matrix
 from minigpt.parity.models import make_batch, random_weights
@@ -19,6 +20,7 @@ from minigpt.quantize.codes import (
     quantize_weights,
     unpack,
 )
+from minigpt.runs import quantized as runs_quantized
 from minigpt.runs.quantized import for_answers
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.train.losses import language_loss
@@ -248,10 +250,16 @@ def test_rows_in_8_bits_are_whole_numbers_times_their_scales(backend):
 
 @CASES
 @BITS
-def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits):
+@pytest.mark.parametrize("speed", [1.6, 0.7])
+def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits, speed, monkeypatch):
+    """In 8 bits where these were measured to be faster, else as the floats that the codes stand for."""
     config = CONFIGS[name]
     quantized = quantize_weights(random_weights(config), bits, 64)
+    possible = backend.int8_matrix(np.ones((8, 64), np.float32)) is not None
+    monkeypatch.setattr(runs_quantized, "int8_speed", lambda *measured: speed if possible else 0.0)
     arrays, how = for_answers(backend, quantized, config, bits)
+    if not backend.fast_quantized():
+        assert ("one scale per row" in how) == (possible and bits == 8 and speed > 1)
     found = backend.numpy(GPT(config, backend)(arrays, backend.array(IDS)))
     right = logits(backend, config, quantized)
     in_rows = any(leaf.endswith("int8") for leaf, _ in items(arrays))
@@ -263,6 +271,7 @@ def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits):
 def test_without_fast_products_of_bytes_there_are_floats(monkeypatch):
     torch_backend = get_backend("torch", "cpu")
     monkeypatch.setattr(type(torch_backend), "int8_matrix", lambda *_: None)
+    int8_speed.cache_clear()
     quantized = quantize_weights(random_weights(CONFIGS["tied"]), 8, 64)
     arrays, how = for_answers(torch_backend, quantized, CONFIGS["tied"], 8)
     assert "floats" in how and {name.split(".")[-1] for name, _ in items(arrays)} == {"weight"}

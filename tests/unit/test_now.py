@@ -22,7 +22,8 @@ from minigpt.machine.now import (
     mac_pressure,
     memory_total,
 )
-from minigpt.machine.processes import Process, family, max_resident, parse_ps, parse_stat, resident, total, tree
+from minigpt.machine.processes import family, max_resident, parse_ps, parse_stat, resident, total, tree
+from minigpt.machine.readings import Process
 from minigpt.machine.tools import run as output
 
 
