@@ -54,4 +54,4 @@ def choose_dtype(backend: "Backend", wanted: str) -> str:
     """The dtype of training: "auto" is bfloat16 on GPUs that compute it natively, else float32."""
     if wanted != "auto":
         return wanted
-    return "bfloat16" if backend.fast_bfloat16() else "float32"
+    return "bfloat16" if backend.runtime.fast_bfloat16() else "float32"

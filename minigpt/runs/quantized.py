@@ -108,16 +108,15 @@ def for_answers(backend: Backend, weights: Tree, config: ModelConfig, bits: int)
     reading floats: there they become the floats that they stand for, which give the same logits, or, from 8 bits and
     where the processor multiplies bytes fast, 8 bits again with one scale per row, which give nearly the same.
     """
-    if backend.fast_quantized():
+    if backend.quantized.fast:
         return to_backend(backend, weights), ""
-    rows = _in_rows(backend, weights, config) if bits == 8 else None
-    if rows is not None:
-        return rows, "; here with one scale per row, inputs rounded as well"
+    if bits == 8 and backend.quantized.int8 is not None:
+        return _in_rows(backend, weights, config), "; here with one scale per row, inputs rounded as well"
     return to_backend(backend, dequantize_weights(weights, config)), "; unpacked here, where floats are faster"
 
 
-def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree | None:
-    """The tree with an `int8` leaf for each quantized matrix, None where there is no gain in that.
+def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree:
+    """The tree with an `int8` leaf for each quantized matrix.
 
     Embeddings keep their codes to be looked up in, and get the other form if they are the output matrix as well.
     """
@@ -127,9 +126,7 @@ def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree | Non
         if f"{stem}packed" not in flat or (looked_up and not config.tie_embeddings):
             continue
         codes = {part: backend.numpy((flat.get if looked_up else flat.pop)(stem + part)) for part in QUANTIZED}
-        flat[f"{stem}int8"] = backend.int8_matrix(dequantize_matrix(codes, shape[1]))
-        if flat[f"{stem}int8"] is None:
-            return None
+        flat[f"{stem}int8"] = backend.quantized.int8.matrix(dequantize_matrix(codes, shape[1]))
     return unflatten(flat)
 
 
