@@ -13,7 +13,8 @@ import numpy as np
 
 from backends.base import CAUSAL, Array, Visible, by_group
 from backends.mlx import blas
-from backends.mlx.backend import MLXBackend, MLXQuantized
+from backends.mlx.groups import MLXQuantized
+from backends.mlx.operations import MLXBackend
 from backends.processor import made_by_amd
 
 LANES = 2  # pieces of a batch side by side
