@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from backends.base import Array, Backend, Visible
 from backends.tree import Tree
-from minigpt.config import ModelConfig
 from minigpt.model.linear import linear, linears, matrix_shapes
 from minigpt.model.rope import rope_amplitude, rope_frequencies
+from minigpt.sections import ModelConfig
 
 
 @dataclass(frozen=True)

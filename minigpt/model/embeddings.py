@@ -2,8 +2,8 @@
 
 from backends.base import Array, Backend, token_positions
 from backends.tree import Tree
-from minigpt.config import ModelConfig
 from minigpt.model.linear import embed, linear
+from minigpt.sections import ModelConfig
 
 
 class Embeddings:

@@ -2,8 +2,8 @@
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.config import ModelConfig
 from minigpt.model.linear import linear, linears, matrix_shapes
+from minigpt.sections import ModelConfig
 
 
 class FeedForward:

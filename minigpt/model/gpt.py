@@ -15,12 +15,12 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
-from minigpt.config import ModelConfig
 from minigpt.model.attention import Attention, Queries
 from minigpt.model.embeddings import Embeddings
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.linear import dropout
 from minigpt.model.norms import Norm
+from minigpt.sections import ModelConfig
 
 
 def block(config: ModelConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.config import ModelConfig
+from minigpt.sections import ModelConfig
 
 
 class Norm:

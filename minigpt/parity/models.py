@@ -9,10 +9,10 @@ import numpy as np
 
 from backends import tree
 from backends.base import Array, Backend
-from minigpt.config import ModelConfig, RopeScaling
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.parity.ops import BF16, FP32
 from minigpt.parity.reference import Row, difference, reference, row
+from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
 
 # The residual stream adds up the roundings of all layers, the backward pass those of both directions.

@@ -45,7 +45,7 @@ def train_stage(run: Run, name: str, backend: Backend, report: Report, control: 
     planned = control.plan.of(name) if control.plan is not None else None
     config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
     config = config.model_copy(update={"dtype": choose_dtype(backend, config.dtype)})
-    backend.repeat_exactly(config.deterministic)
+    backend.runtime.repeat_exactly(config.deterministic)
     report(StageStarted(name, config.steps, parameter_count(run.model_config), backend.name, backend.device,
                         config.dtype))  # fmt: skip
     for note in _notes(run, stage, config, planned):

@@ -1,11 +1,10 @@
 """Models whose matrices are in few bits: the same logits and gradients as with the floats that the codes stand for."""
 
-import copy
-
 import numpy as np
 import pytest
 
 from backends import get_backend
+from backends.mlx.operations import MLXBackend
 from backends.tree import items, map_leaves, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import GPT, to_backend
@@ -205,9 +204,8 @@ def test_torch_keeps_no_floats_of_a_frozen_weight_for_the_backward_pass():
 def test_mlx_kernels_that_gpus_use_for_all_rows(bits):
     """On GPUs mx.quantized_matmul takes every product, and its gradient; here the CPU device computes the same."""
     cpu = get_backend("mlx", "cpu")
-    gpu = copy.copy(cpu)
-    gpu.device = "gpu"
-    assert gpu.fast_quantized() and not cpu.fast_quantized()
+    gpu = MLXBackend("gpu")
+    assert gpu.quantized.fast and not cpu.quantized.fast
     config = CONFIGS["untied, QK-norm"]
     weights = quantize_weights(random_weights(config), bits, 64)
     assert np.abs(logits(gpu, config, weights) - logits(cpu, config, weights)).max() < BOUND
