@@ -1,30 +1,50 @@
-"""What a framework must offer so that one model and one set of trainers run on it.
+"""What a framework must offer so that one model and one set of trainers run on it: the executable specification.
 
-Arrays of the three frameworks (NumPy, MLX, torch) agree on operators, slicing, `.shape`, `.reshape`,
-`.swapaxes` and `.sum/.mean(axis=, keepdims=)`; these are used as they are. Everything else goes through a
-Backend: primitives that each framework spells in its own way, and composed defaults, written once here from
-the primitives, that a backend overrides when it has a fused kernel. A dtype is a string: "float32",
-"bfloat16", "float16", "int32", "bool".
+Arrays of the three frameworks (NumPy, MLX, torch) agree on operators, slicing, `abs`, `.shape`, `.reshape`,
+`.swapaxes` and `.sum/.mean(axis=, keepdims=)`; these are used as they are. Everything else goes through a Backend:
+abstract operations that each framework spells in its own way, and operations with a formula, written once here from
+the abstract ones, that a backend overrides where it has a fused kernel. A new backend writes the abstract ones, is
+compared with NumPy by `minigpt.parity`, and then overrides what is slow.
+
+Three groups have a file each: `updates` (the optimizers' arithmetic), `quantized` (matrices in few bits) and `runtime`
+(memory, limits, versions). A dtype is a string: "float32", "bfloat16", "float16", "int32", "uint8", "bool".
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D width of one head, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from backends import tree
-
-Array = Any
-MUON_GROUP = 1 << 22  # numbers in matrices that Muon treats together
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic from Jordan et al. 2024 ("Muon")
+from backends.quantized import Quantized
+from backends.runtime import Runtime
+from backends.tree import Array
+from backends.updates import Updates
 
 
 class BackendUnavailable(RuntimeError):
     """The framework is not installed here, or lacks the device that was asked for."""
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which keys a query may attend to: made once for a pass by `Backend.visible` and used by all layers.
+
+    `mask` is a bool array that broadcasts to (B, H, Tq, Tk), True where attention is allowed; every query may see one
+    key at least. Without a mask `causal` says whether a query sees the keys up to its own place, the last query that
+    of the last key, or all of them. A backend may make a subclass that says more.
+    """
+
+    mask: Array | None = None
+    causal: bool = False
+
+
+CAUSAL = Visible(causal=True)
+ALL = Visible()
 
 
 class Backend(ABC):
@@ -32,7 +52,8 @@ class Backend(ABC):
 
     name: str
     device: str  # "cpu" or "gpu"
-    lazy = False  # whether an operation only notes what is to be computed
+    lazy = False  # whether an operation only notes what is to be computed, until `sync` or a read
+    lanes = 1  # pieces that `side_by_side` computes at the same time
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -61,21 +82,42 @@ class Backend(ABC):
     def concat(self, arrays: list[Array], axis: int) -> Array: ...
 
     @abstractmethod
-    def stack(self, arrays: list[Array]) -> Array:
-        """Join along a new first axis."""
-
-    @abstractmethod
     def where(self, condition: Array, a: Array | float, b: Array | float) -> Array: ...
 
-    @abstractmethod
-    def stop_gradient(self, x: Array) -> Array: ...
+    # ---- indexing ----------------------------------------------------------------------------------------
 
-    def write(self, target: Array, start: int, values: Array) -> Array:
-        """`target` with `values` at positions start … along axis 2; the old `target` must not be used again."""
-        target[:, :, start : start + values.shape[2]] = values
+    @abstractmethod
+    def take(self, x: Array, indices: Array) -> Array:
+        """Rows of `x` (N, …) at integer `indices` (any shape): shape indices.shape + x.shape[1:]."""
+
+    @abstractmethod
+    def gather(self, x: Array, indices: Array) -> Array:
+        """Along the last axis: x (…, N), indices (…, M) -> (…, M). No gradient flows to the indices."""
+
+    @abstractmethod
+    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
+        """The k largest along the last axis in descending order, and their int32 positions (no gradient)."""
+
+    def nonzero(self, mask: Array) -> Array | None:
+        """The places (n,) of the true entries of `mask`, counted through all axes; None where a traced function would
+        have to know them before it is computed.
+        """
+        return None
+
+    def write(self, target: Array, start: int | Array, values: Array) -> Array:
+        """`target` (B, K, N, D) with `values` (B, K, T, D) at places start … start+T-1 of the third axis.
+
+        `start` is one number, or (B,) int32 for rows that are filled up differently far. The old `target` must not
+        be used again.
+        """
+        if isinstance(start, int):
+            target[:, :, start : start + values.shape[2]] = values
+            return target
+        places = start[:, None] + self.arange(0, values.shape[2])  # (B, T)
+        target[self.arange(0, places.shape[0])[:, None], :, places] = values.swapaxes(1, 2)  # (B, T, K, D)
         return target
 
-    # ---- elementwise and reductions ----------------------------------------------------------------------
+    # ---- arithmetic --------------------------------------------------------------------------------------
 
     @abstractmethod
     def exp(self, x: Array) -> Array: ...
@@ -99,9 +141,6 @@ class Backend(ABC):
     def erf(self, x: Array) -> Array: ...
 
     @abstractmethod
-    def abs(self, x: Array) -> Array: ...
-
-    @abstractmethod
     def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array: ...
 
     @abstractmethod
@@ -111,119 +150,24 @@ class Backend(ABC):
     @abstractmethod
     def cumsum(self, x: Array, axis: int) -> Array: ...
 
-    # ---- indexing ----------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def take(self, x: Array, indices: Array) -> Array:
-        """Rows of `x` (N, …) at integer `indices` (any shape): shape indices.shape + x.shape[1:]."""
-
-    @abstractmethod
-    def gather(self, x: Array, indices: Array) -> Array:
-        """Along the last axis: x (…, N), indices (…, M) -> (…, M). No gradient flows to the indices."""
-
-    @abstractmethod
-    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
-        """The k largest along the last axis in descending order, and their int32 positions (no gradient)."""
-
-    # ---- life cycle --------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
-        """For `fn(weights, *args) -> (scalar, aux)` the function that returns `((scalar, aux), gradients)`.
-
-        The gradients are a tree like `weights`; leaves that `fn` does not use, and integer leaves, get zeros.
-        With `compiled` the backend may trace `fn`: it must then depend on its arguments only (arrays that it
-        closes over are baked in as constants) and be called with few different shapes.
-        """
-
-    @abstractmethod
-    def checkpoint(self, fn: Callable) -> Callable:
-        """`fn` whose inner activations are recomputed in the backward pass instead of stored.
-
-        Every array that needs a gradient must be an argument: MLX gives closed-over arrays a zero gradient.
-        """
-
-    def inference(self) -> AbstractContextManager:
-        """Within it nothing is kept for a gradient; arrays that are born in it must not be trained with."""
-        return nullcontext()
-
-    @abstractmethod
-    def compile(self, fn: Callable) -> Callable:
-        """A traced `fn` where that pays on this device, else `fn`. Same rules as `value_and_grad(compiled=True)`."""
-
-    def compile_update(self, fn: Callable) -> Callable:
-        """`compile` for a function that only calls this backend's updates."""
-        return self.compile(fn)
-
-    @abstractmethod
-    def scalar(self, value: float) -> Any:
-        """`value` in the form that a compiled function takes as an argument instead of baking it in."""
-
-    @abstractmethod
-    def sync(self, *trees: Any) -> None:
-        """Compute the arrays of `trees` now, so that what follows is timed or freed honestly."""
-
-    def begin(self, *trees: Any) -> None:
-        """`sync`, or less where the arrays of `trees` are computed while the program goes on."""
-        self.sync(*trees)
-
-    def start(self, x: Array) -> None:  # noqa: B027 - most have nothing to do
-        """Have `x` computed while the program goes on. Never waits, as `begin` may: that one ends a training step."""
-
-    def lanes(self) -> list[AbstractContextManager]:
-        """Contexts for parts of a batch that are computed side by side: more than one where an operation of the
-        framework keeps one core busy and leaves the others idle.
-        """
-        return [nullcontext()]
-
-    def nonzero(self, mask: Array) -> Array | None:
-        """The places (n,) of the true entries of `mask`, counted through all axes; None where a traced function would
-        have to know them before it is computed.
-        """
-        return None
-
-    def after(self, x: Array, earlier: list[Array]) -> Array:
-        """`x`, computed only when `earlier` are: a lazy framework would otherwise hold the work of both at once."""
-        return x
-
-    def repeat_exactly(self, wanted: bool) -> None:  # noqa: B027 - most need nothing
-        """Whether the same computation must give the same bits every time, where that is not so by itself."""
-
-    @abstractmethod
-    def memory(self) -> dict[str, int]:
-        """Bytes: {"active": …, "peak": …} as far as the framework counts them (zeros where it does not)."""
-
-    @abstractmethod
-    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
-        """Bound the framework's memory and cache (bytes) and its CPU threads where it can be told to."""
-
-    @abstractmethod
-    def clear_cache(self) -> None: ...
-
-    @abstractmethod
-    def shares_memory(self) -> bool:
-        """Whether arrays live in the machine's main memory (CPUs and Apple's GPUs), not in a GPU's own."""
-
-    @abstractmethod
-    def fast_bfloat16(self) -> bool:
-        """Whether a GPU computes bfloat16 natively (Apple's M1 and M2 emulate it). CPUs stay exact unless asked."""
-
-    @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Names and versions of what computes here, for reports."""
-
-    # ---- composed defaults -------------------------------------------------------------------------------
-
-    def sigmoid(self, x: Array) -> Array:
-        return 0.5 * (self.tanh(0.5 * x) + 1.0)
+    # ---- functions of neural networks --------------------------------------------------------------------
 
     def silu(self, x: Array) -> Array:
-        """x * sigmoid(x) (Elfwing et al. 2017)."""
-        return x * self.sigmoid(x)
+        """x / (1 + exp(-x)) (Elfwing et al. 2017)."""
+        return x * (0.5 * (self.tanh(0.5 * x) + 1.0))
+
+    def gelu(self, x: Array, approximate: bool = False) -> Array:
+        """x Φ(x) with the normal distribution's own Φ (Hendrycks & Gimpel 2016).
+
+        With `approximate` the formula that GPT-2 was trained with ("gelu_new"), up to 5e-4 from the exact one.
+        """
+        if approximate:
+            return 0.5 * x * (1.0 + self.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+        return 0.5 * x * (1.0 + self.erf(x * 0.5**0.5))
 
     def log_sigmoid(self, x: Array) -> Array:
         """log(1 / (1 + exp(-x))) without overflow on either side."""
-        return 0.5 * (x - self.abs(x)) - self.log(1.0 + self.exp(-self.abs(x)))
+        return 0.5 * (x - abs(x)) - self.log(1.0 + self.exp(-abs(x)))
 
     def softmax(self, x: Array) -> Array:
         """Over the last axis."""
@@ -248,50 +192,6 @@ class Backend(ABC):
         scaled = centred / self.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
         return self.cast(scaled, self.dtype(x)) * self.cast(weight, self.dtype(x)) + self.cast(bias, self.dtype(x))
 
-    def gelu(self, x: Array) -> Array:
-        """x Φ(x) with the normal distribution's own Φ (Hendrycks & Gimpel 2016)."""
-        return 0.5 * x * (1.0 + self.erf(x * 0.5**0.5))
-
-    def gelu_tanh(self, x: Array) -> Array:
-        """The approximation of gelu that GPT-2 was trained with ("gelu_new"); up to 5e-4 from the exact one."""
-        return 0.5 * x * (1.0 + self.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
-
-    def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
-        """Rotate x (B, H, T, D) by its positions offset … offset+T-1 (Su et al. 2021, eq. 34).
-
-        The two halves of D are the two coordinates, as in Hugging Face's layout. Instead of `theta` the radians
-        per position (D/2,) may be given.
-        """
-        half = x.shape[-1] // 2
-        frequencies = self.array(rope_frequencies(theta, half))  # (D/2,)
-        positions = self.cast(self.arange(offset, offset + x.shape[-2]), "float32")  # (T,)
-        angles = positions[:, None] * frequencies[None, :]  # (T, D/2)
-        cos, sin = self.cast(self.cos(angles), self.dtype(x)), self.cast(self.sin(angles), self.dtype(x))
-        a, b = x[..., :half], x[..., half:]
-        return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-    def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
-        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D).
-
-        `mask` is "causal" (the last query sees the last key, also when Tq < Tk), None (all see all) or a bool
-        array that broadcasts to (B, H, Tq, Tk), True where attention is allowed; every row must allow one key.
-        """
-        batch, heads, queries, width = q.shape
-        groups = k.shape[1]
-        q = q.reshape(batch, groups, heads // groups, queries, width)  # (B, K, H/K, Tq, D)
-        scores = self.cast((q * scale) @ k[:, :, None].swapaxes(-1, -2), "float32")  # (B, K, H/K, Tq, Tk)
-        scores = scores.reshape(batch, heads, queries, -1)  # (B, H, Tq, Tk)
-        if isinstance(mask, str):
-            mask = self.causal_mask(queries, k.shape[2])
-        if mask is not None:
-            scores = self.where(mask, scores, -1e30)
-        attended = self.cast(self.softmax(scores), self.dtype(v)).reshape(batch, groups, heads // groups, queries, -1)
-        return (attended @ v[:, :, None]).reshape(batch, heads, queries, -1)
-
-    def causal_mask(self, queries: int, keys: int) -> Array:
-        """(Tq, Tk) bool, True where key j is not after query i when the last query aligns with the last key."""
-        return self.arange(0, keys)[None, :] <= self.arange(keys - queries, keys)[:, None]
-
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
         y = x @ self.cast(weight, self.dtype(x)).swapaxes(0, 1)
@@ -301,72 +201,58 @@ class Backend(ABC):
         """`linear` of one x (…, in) with several weights (out_i, in) and biases (out_i,): arrays (…, out_i)."""
         return [self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
-    # ---- numbers in few bits: the affine layout of mlx.core.quantize -----------------------------------------
-    #
-    # A row of N numbers is cut into groups; a group has a scale and a bias, and number k is code_k * scale + bias.
-    # 32 / bits codes share one 32-bit word, the first in its lowest bits. Here a word is an int32 with these bits.
+    def rope(self, x: Array, positions: int | Array, theta: float | tuple[float, ...]) -> Array:
+        """Rotate x (B, H, T, D) by the positions of its tokens (Su et al. 2021, eq. 34).
 
-    def quantize(self, x: Array, bits: int, group_size: int) -> tuple[Array, Array, Array]:
-        """x (…, N) -> (packed (…, N * bits / 32), scales (…, N / group_size), biases (…, N / group_size)).
-
-        `bits` is 4 or 8 and `group_size` divides N. The largest number of a group, by size, keeps its value, and
-        so does 0 in a group with both signs.
+        `positions` is that of the first token, the same in all rows or (B,) int32, or (B, T) int32 has those of all.
+        The two halves of D are the two coordinates, as in Hugging Face's layout. Instead of `theta` the radians per
+        position (D/2,) may be given.
         """
-        groups = x.reshape(*x.shape[:-1], -1, group_size)
-        high, low = self.amax(groups, axis=-1), -self.amax(-groups, axis=-1)
-        steps = 2**bits - 1
-        scale = (high - low) / steps
-        scale = self.where(scale > 1e-7, scale, 1e-7)
-        downwards = self.abs(low) <= self.abs(high)  # the codes count from the edge that is further from 0
-        scale = self.where(downwards, -scale, scale)
-        edge = self.where(downwards, high, low)
-        count = self._round(edge / scale)
-        scale = self.where(count != 0, edge / self.where(count != 0, count, 1.0), scale)
-        bias = self.where(count != 0, edge, 0.0 * edge)
-        codes = self._round((groups - bias[..., None]) / scale[..., None])
-        codes = self.where(codes < 0, 0.0, self.where(codes > steps, float(steps), codes))
-        words = self.cast(codes, "int32").reshape(*x.shape[:-1], -1, 32 // bits) << self._shifts(bits)
-        return self.cast(words.sum(axis=-1), "int32"), scale, bias
+        half, tokens = x.shape[-1] // 2, x.shape[-2]
+        frequencies = self.array(rope_frequencies(theta, half))  # (D/2,)
+        if isinstance(positions, int):
+            places = self.arange(positions, positions + tokens)  # (T,)
+        else:
+            places = token_positions(self, positions, tokens)[:, None]  # (B, 1, T)
+        angles = self.cast(places, "float32")[..., None] * frequencies  # (T, D/2) or (B, 1, T, D/2)
+        cos, sin = self.cast(self.cos(angles), self.dtype(x)), self.cast(self.sin(angles), self.dtype(x))
+        a, b = x[..., :half], x[..., half:]
+        return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
-    def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
-        """What `quantize` packed, (…, N), in the dtype of `scales`."""
-        codes = (packed[..., None] >> self._shifts(bits)) & (2**bits - 1)  # (…, words, 32 / bits)
-        codes = self.cast(codes, self.dtype(scales)).reshape(*scales.shape, -1)  # (…, groups, group_size)
-        return (codes * scales[..., None] + biases[..., None]).reshape(*packed.shape[:-1], -1)
+    def visible(
+        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None, window: int = 0
+    ) -> Visible:
+        """What is true of the rows, in the form in which `attention` takes it: causal, and
 
-    def quantized_linear(
-        self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
-    ) -> Array:
-        """x (…, in) times the quantized weight (out, in) transposed, plus bias (out,).
-
-        The gradient flows to x and to `bias`; the quantized weight is frozen.
+        - `segments` (B, T): numbers of the examples that share a row; a query sees its own example (queries = keys);
+        - `positions` (B,) int32: the place of each row's first query among its keys, where rows differ in length;
+          otherwise the last query has the place of the last key;
+        - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all.
         """
-        bits = 32 * packed.shape[-1] // x.shape[-1]
-        scales, biases = (self.cast(self.stop_gradient(leaf), self.dtype(x)) for leaf in (scales, biases))
-        return self.linear(x, self.dequantize(packed, scales, biases, bits), bias)
+        narrowed = 0 < window < keys
+        if segments is None and positions is None and not narrowed:
+            return CAUSAL
+        key = self.arange(0, keys)[None, :]  # (1, Tk)
+        query = self.arange(keys - queries, keys)[:, None]  # (Tq, 1)
+        if positions is not None:
+            query = token_positions(self, positions, queries)[:, None, :, None]  # (B, 1, Tq, 1)
+        mask = key <= query  # (Tq, Tk) or (B, 1, Tq, Tk)
+        if segments is not None:
+            mask = (segments[:, None, :, None] == segments[:, None, None, :]) & mask  # (B, 1, T, T)
+        return Visible(mask & (key > query - window) if narrowed else mask)
 
-    def fast_quantized(self) -> bool:
-        """Whether `quantized_linear` is faster than `linear` with float weights here."""
-        return False
-
-    def int8_matrix(self, weight: np.ndarray) -> Any | None:
-        """A float32 matrix (out, in) in 8 bits, a scale per row, for `int8_linears`; None where it has none."""
-        return None
-
-    def int8_linears(self, x: Array, matrices: list[Any], biases: list[Array | None]) -> list[Array]:
-        """`linears` with each row of x (…, in) rounded to 8 bits, and the `int8_matrix` (out_i, in) of each weight.
-
-        For answers only: it has no gradient.
-        """
-        raise NotImplementedError
-
-    def _shifts(self, bits: int) -> Array:
-        return self.arange(0, 32 // bits) * bits
-
-    def _round(self, x: Array) -> Array:
-        """To the nearest whole number; halves away from 0."""
-        away = self.where(x < 0, -0.5, 0.5)
-        return self.cast(self.cast(x + away, "int32"), self.dtype(x))
+    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D)."""
+        batch, heads, queries, width = q.shape
+        groups = k.shape[1]
+        q = q.reshape(batch, groups, heads // groups, queries, width)  # (B, K, H/K, Tq, D)
+        scores = self.cast((q * scale) @ k[:, :, None].swapaxes(-1, -2), "float32")  # (B, K, H/K, Tq, Tk)
+        scores = scores.reshape(batch, heads, queries, -1)  # (B, H, Tq, Tk)
+        mask = causal_mask(self, queries, k.shape[2]) if visible.causal else visible.mask
+        if mask is not None:
+            scores = self.where(mask, scores, -1e30)
+        attended = self.cast(self.softmax(scores), self.dtype(v)).reshape(batch, groups, heads // groups, queries, -1)
+        return (attended @ v[:, :, None]).reshape(batch, heads, queries, -1)
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
         """-log softmax(logits)[target] per token: (B, T, V), int (B, T) -> float32 (B, T), not reduced."""
@@ -378,87 +264,80 @@ class Backend(ABC):
 
         No more than `size` rows of logits exist at once, forwards and backwards; they are computed twice.
         """
-        part = self.checkpoint(lambda w, x, t: self.token_nll(self.linear(x, w), t))
+        chunk = self.checkpoint(lambda w, x, t: self.token_nll(self.linear(x, w), t))
         starts = range(0, hidden.shape[0], size)
-        return self.concat([part(weight, hidden[i : i + size], targets[i : i + size]) for i in starts], axis=0)
+        return self.concat([chunk(weight, hidden[i : i + size], targets[i : i + size]) for i in starts], axis=0)
 
-    # ---- composed updates: lists of leaves in, lists of leaves out; the old lists must not be used again ------
+    # ---- differentiation ---------------------------------------------------------------------------------
 
-    def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:
-        """Elementwise sum of two lists of arrays (gradient accumulation)."""
-        return [a + b for a, b in zip(totals, terms, strict=True)]
+    @abstractmethod
+    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
+        """For `fn(weights, *args) -> (scalar, aux)` the function that returns `((scalar, aux), gradients)`.
 
-    def clip_by_global_norm(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
-        """Scale all gradients so that their joint L2 norm is at most `max_norm` (0: no clipping).
-
-        Returns the gradients and the norm before clipping (Pascanu et al. 2013).
+        The gradients are a tree like `weights`; leaves that `fn` does not use, and integer leaves, get zeros.
+        With `compiled` the backend may trace `fn`: it must then depend on its arguments only (arrays that it
+        closes over are baked in as constants) and be called with few different shapes.
         """
-        squares = [self._sum(self.cast(g, "float32") * self.cast(g, "float32")) for g in grads]
-        norm = self.sqrt(self.stack(squares).sum())
-        if max_norm <= 0:
-            return grads, norm
-        scale = max_norm / self.where(norm > max_norm, norm, max_norm)
-        return [g * scale for g in grads], norm
 
-    def _sum(self, x: Array) -> Array:
-        """All numbers, row by row: added one after the other (MLX on CPUs), a million lose four digits."""
-        return x.sum(axis=-1).sum() if len(x.shape) > 1 else x.sum()
+    @abstractmethod
+    def stop_gradient(self, x: Array) -> Array: ...
 
-    def adamw_update(
-        self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
-        beta1: float, beta2: float, eps: float, decays: list[float],
-    ) -> tuple[list, list, list]:
-        """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on float32 leaves.
+    @abstractmethod
+    def checkpoint(self, fn: Callable) -> Callable:
+        """`fn` whose inner activations are recomputed in the backward pass instead of stored.
 
-        m ← β1 m + (1-β1) g;  v ← β2 v + (1-β2) g²;  p ← p (1 - lr·decay) - lr · (m / c1) / (√(v / c2) + eps),
-        with the bias corrections c1 = 1 - β1^t and c2 = 1 - β2^t given by the caller. Returns (p, m, v).
+        Every array that needs a gradient must be an argument: MLX gives closed-over arrays a zero gradient.
         """
-        first = [beta1 * m + (1 - beta1) * g for m, g in zip(first, grads, strict=True)]
-        second = [beta2 * v + (1 - beta2) * (g * g) for v, g in zip(second, grads, strict=True)]
-        params = [
-            p * (1 - lr * decay) - (lr / correction1) * m / (self.sqrt(v / correction2) + eps)
-            for p, m, v, decay in zip(params, first, second, decays, strict=True)
-        ]
-        return params, first, second
 
-    def muon_update(
-        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
-        dtype: str = "float32",
-    ) -> tuple[list, list]:
-        """One Muon step on matrices (Jordan et al. 2024): Nesterov momentum, then the nearest orthogonal matrix.
+    def inference(self) -> AbstractContextManager:
+        """Within it nothing is kept for a gradient; arrays that are born in it must not be trained with."""
+        return nullcontext()
 
-        M ← β M + (1-β) g;  U = orthogonalize((1-β) g + β M);  p ← p (1 - lr·decay) - lr · √max(1, out/in) · U.
-        Matrices of the same shape are stacked and orthogonalized together in `dtype`, MUON_GROUP numbers at once:
-        its temporaries are six times as large. Returns (p, M), float32 as they were.
+    # ---- running -----------------------------------------------------------------------------------------
+
+    def compile(self, fn: Callable) -> Callable:
+        """A traced `fn` where that pays on this device, else `fn`. Same rules as `value_and_grad(compiled=True)`."""
+        return fn
+
+    def sync(self, *trees: Any) -> None:  # noqa: B027 - nothing to do where an operation computes at once
+        """Compute the arrays of `trees` now and wait for them, so that what follows is timed or freed honestly."""
+
+    def async_eval(self, *trees: Any) -> None:  # noqa: B027 - as above
+        """Have the arrays of `trees` computed while the program goes on; never waits."""
+
+    def side_by_side(self, fn: Callable, pieces: Sequence[Any]) -> list[Any]:
+        """[fn(piece) for piece in pieces]; `lanes` of them are computed at the same time, where one leaves cores idle.
+
+        What `fn` returns is lazy or computed, as any result.
         """
-        new_params, new_momentum = list(params), list(momentum)
-        done: list[Array] = []
-        for indices in by_shape(grads, MUON_GROUP):
-            slopes = [self.after(grads[i], done) for i in indices]
-            done = [beta * momentum[i] + (1 - beta) * g for i, g in zip(indices, slopes, strict=True)]
-            looked_ahead = self.stack([(1 - beta) * g + beta * m for m, g in zip(done, slopes, strict=True)])
-            updates = self.orthogonalize(looked_ahead, steps, dtype)  # (n, out, in)
-            scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
-            for position, i in enumerate(indices):
-                new_momentum[i] = done[position]
-                new_params[i] = params[i] * (1 - lr * decay) - (lr * scale) * updates[position]
-            done = [new_params[i] for i in indices]
-        return new_params, new_momentum
+        return [fn(piece) for piece in pieces]
 
-    def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
-        """Singular values of each matrix in x (n, rows, columns) pushed towards 1 by a quintic Newton–Schulz iteration.
+    # ---- groups with a file of their own -----------------------------------------------------------------
 
-        Singular values end in about [0.7, 1.2]; bfloat16, the authors' choice, is exact enough for that. The result is
-        float32.
-        """
-        a, b, c = NEWTON_SCHULZ
-        tall = x.shape[-2] > x.shape[-1]
-        x = x.swapaxes(-1, -2) if tall else x
-        x = self.cast(x / (self.sqrt((x * x).sum(axis=(-2, -1), keepdims=True)) + 1e-7), dtype)
-        for _ in range(steps):
-            square = x @ x.swapaxes(-1, -2)
-            x = a * x + (b * square + c * (square @ square)) @ x
-        return self.cast(x.swapaxes(-1, -2) if tall else x, "float32")
+    @property
+    def updates(self) -> Updates:
+        """The optimizers' arithmetic."""
+        return Updates(self)
+
+    @property
+    def quantized(self) -> Quantized:
+        """Matrices in few bits."""
+        return Quantized(self)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Memory, limits and versions."""
+        return Runtime(self)
+
+
+def causal_mask(backend: Backend, queries: int, keys: int) -> Array:
+    """(Tq, Tk) bool, True where key j is not after query i when the last query aligns with the last key."""
+    return backend.arange(0, keys)[None, :] <= backend.arange(keys - queries, keys)[:, None]
+
+
+def token_positions(backend: Backend, positions: Array, tokens: int) -> Array:
+    """(B, T) int32: each token's position, from those of the rows' first tokens (B,); (B, T) is returned as it is."""
+    return positions if len(positions.shape) == 2 else positions[:, None] + backend.arange(0, tokens)[None, :]
 
 
 def by_group(q: Array, k: Array, mask: Array | None) -> Array | None:
@@ -474,28 +353,5 @@ def by_group(q: Array, k: Array, mask: Array | None) -> Array | None:
 
 def rope_frequencies(theta: float | tuple[float, ...], half: int) -> np.ndarray:
     """Radians per position (D/2,) float32 for theta, or for frequencies that were given as they are."""
-    plain = theta if isinstance(theta, tuple) else theta ** (-np.arange(half) / half)
-    return np.asarray(plain, np.float32)
-
-
-def by_shape(arrays: list[Array], most: int) -> list[list[int]]:
-    """Positions of arrays of the same shape, together at most `most` numbers or a single array."""
-    groups: dict[tuple, list[list[int]]] = {}
-    for i, x in enumerate(arrays):
-        shape = tuple(x.shape)
-        found = groups.setdefault(shape, [[]])
-        if found[-1] and (len(found[-1]) + 1) * int(np.prod(shape)) > most:
-            found.append([])
-        found[-1].append(i)
-    return [indices for found in groups.values() for indices in found]
-
-
-def count(weights: tree.Tree) -> int:
-    """Numbers in all leaves of a tree (the parameter count of a model)."""
-    total = 0
-    for leaf in tree.leaves(weights):
-        size = 1
-        for extent in leaf.shape:
-            size *= extent
-        total += size
-    return total
+    frequencies = theta if isinstance(theta, tuple) else theta ** (-np.arange(half) / half)
+    return np.asarray(frequencies, np.float32)

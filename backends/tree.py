@@ -7,6 +7,7 @@ A leaf's name is its path joined with dots: `{"model": {"layers": [{"w": x}]}}` 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+Array = Any  # an array of NumPy, MLX or torch
 Tree = Any
 
 
@@ -60,6 +61,17 @@ def arranged(tree: Tree, flat: dict[str, Any]) -> Tree:
     if different := sorted(set(names(tree)) ^ set(flat)):
         raise KeyError(", ".join(different[:5]))
     return rebuild(tree, [flat[name] for name in names(tree)])
+
+
+def count(weights: Tree) -> int:
+    """Numbers in all leaves of a tree (the parameter count of a model)."""
+    total = 0
+    for leaf in leaves(weights):
+        size = 1
+        for extent in leaf.shape:
+            size *= extent
+        total += size
+    return total
 
 
 def unflatten(flat: dict[str, Any]) -> Tree:

@@ -45,7 +45,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.way, arguments.preset, arguments.backend, arguments.steps)))
         return
     backend = get_backend(arguments.backend)
-    versions = ", ".join(f"{name} {value}" for name, value in backend.versions().items())
+    versions = ", ".join(f"{name} {value}" for name, value in backend.runtime.versions().items())
     print(f"{platform.platform()}, {versions}, preset {arguments.preset}, median of {arguments.steps} steps\n")
     print(f"{'way':<16}{'trained':>12}{'ms a step':>12}{'ratio':>8}{'peak MB':>10}{'ratio':>8}")
     first = None
@@ -84,7 +84,7 @@ def measure(way: str, preset: str, backend_name: str, steps: int) -> dict:
         began = time.perf_counter()
         step(1 + number)
         seconds.append(time.perf_counter() - began)
-    peak = max(peak_bytes() - start, backend.memory()["peak"])
+    peak = max(peak_bytes() - start, backend.runtime.memory()["peak"])
     return {"trained": trained_count(shape, settings), "seconds": statistics.median(seconds), "peak": peak}
 
 

@@ -1,30 +1,26 @@
 """PyTorch for CUDA GPUs and for CPUs."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from torch.optim.adamw import adamw
 
 from backends import tree
-from backends.base import (
-    MUON_GROUP,
-    NEWTON_SCHULZ,
-    Array,
-    Backend,
-    BackendUnavailable,
-    by_group,
-    by_shape,
-    rope_frequencies,
-)
-from backends.torch import int8 as torch_int8
+from backends.base import CAUSAL, Array, Backend, BackendUnavailable, Visible, by_group, causal_mask
+from backends.quantized import Quantized
+from backends.runtime import Runtime
 from backends.torch import rows as torch_rows
+from backends.torch.attention import Examples, attention_by_example, lengths_of
+from backends.torch.autograd import ChunkedNLL, RMSNorm, inverse_size, unshared
+from backends.torch.quantized import TorchQuantized
+from backends.torch.rope import rotated
+from backends.torch.runtime import TorchRuntime
+from backends.torch.updates import InPlace
+from backends.updates import Updates
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -82,9 +78,6 @@ class TorchBackend(Backend):
     def concat(self, arrays: list[Array], axis: int) -> Array:
         return torch.cat(arrays, dim=axis)
 
-    def stack(self, arrays: list[Array]) -> Array:
-        return torch.stack(arrays)
-
     def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
         return torch.where(condition, a, b)
 
@@ -111,9 +104,6 @@ class TorchBackend(Backend):
 
     def erf(self, x: Array) -> Array:
         return torch.erf(x)
-
-    def abs(self, x: Array) -> Array:
-        return torch.abs(x)
 
     def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array:
         return torch.amax(x, dim=axis, keepdim=keepdims)
@@ -145,7 +135,7 @@ class TorchBackend(Backend):
             grads = [next(found, None) if w.requires_grad else None for w in inputs]
             grads = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, inputs, strict=True)]
             detached = tree.map_leaves(lambda x: x.detach(), aux)
-            return (loss.detach(), detached), tree.rebuild(weights, _unshared(grads))
+            return (loss.detach(), detached), tree.rebuild(weights, unshared(grads))
 
         return differentiated
 
@@ -163,60 +153,14 @@ class TorchBackend(Backend):
     def compile(self, fn: Callable) -> Callable:
         return torch.compile(fn) if self.device == "gpu" else fn
 
-    def compile_update(self, fn: Callable) -> Callable:
-        """`fn`: its kernels are fused already, and a trace would be made again for every learning rate."""
-        return fn
-
-    def scalar(self, value: float) -> Any:
-        return value
-
     def sync(self, *trees: Any) -> None:
         if self.device == "gpu":
             torch.cuda.synchronize()
 
-    def begin(self, *trees: Any) -> None:
-        """Nothing: a GPU computes what was asked of it while the next step is prepared."""
-
     def nonzero(self, mask: Array) -> Array | None:
         return mask.reshape(-1).nonzero()[:, 0] if self.device == "cpu" else None
 
-    def repeat_exactly(self, wanted: bool) -> None:
-        if self.device == "gpu":  # a CPU does anyway
-            if wanted:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.utils.deterministic.fill_uninitialized_memory = False
-            torch.use_deterministic_algorithms(wanted)
-
-    def memory(self) -> dict[str, int]:
-        if self.device == "cpu":
-            return {"active": 0, "peak": 0}
-        return {"active": torch.cuda.memory_allocated(), "peak": torch.cuda.max_memory_allocated()}
-
-    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        if memory is not None and self.device == "gpu":
-            total = torch.cuda.get_device_properties(self._device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, memory / total))
-
-    def clear_cache(self) -> None:
-        if self.device == "gpu":
-            torch.cuda.empty_cache()
-
-    def shares_memory(self) -> bool:
-        return self.device == "cpu"
-
-    def fast_bfloat16(self) -> bool:
-        return self.device == "gpu" and torch.cuda.get_device_capability()[0] >= 8
-
-    def versions(self) -> dict[str, str]:
-        device = torch.cuda.get_device_name() if self.device == "gpu" else "cpu"
-        return {"torch": torch.__version__, "device": device, "threads": str(torch.get_num_threads())}
-
     # ---- fused kernels -----------------------------------------------------------------------------------
-
-    def sigmoid(self, x: Array) -> Array:
-        return torch.sigmoid(x)
 
     def silu(self, x: Array) -> Array:
         return F.silu(x)
@@ -234,41 +178,43 @@ class TorchBackend(Backend):
         if self.device == "cpu" and weight.dtype == torch.float32:
             wide = x.float()
             if torch.is_grad_enabled():
-                return _RMSNorm.apply(wide, weight, eps).to(x.dtype)
-            return (wide * _inverse_size(wide, eps)).mul_(weight).to(x.dtype)  # 512 rows in a seventh of torch's time
+                return RMSNorm.apply(wide, weight, eps).to(x.dtype)
+            return (wide * inverse_size(wide, eps)).mul_(weight).to(x.dtype)  # 512 rows in a seventh of torch's time
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         return F.layer_norm(x, (x.shape[-1],), weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def gelu(self, x: Array) -> Array:
-        return F.gelu(x)
+    def gelu(self, x: Array, approximate: bool = False) -> Array:
+        return F.gelu(x, approximate="tanh" if approximate else "none")
 
-    def gelu_tanh(self, x: Array) -> Array:
-        return F.gelu(x, approximate="tanh")
+    def rope(self, x: Array, positions: int | Array, theta: float | tuple[float, ...]) -> Array:
+        return rotated(x, positions, theta)
 
-    def rope(self, x: Array, offset: int, theta: float | tuple[float, ...]) -> Array:
-        cos, sin = _rope_rows(self._device.type, x.dtype, x.shape[-1], theta, offset, offset + x.shape[2])
-        few = x.shape[2] <= 64 and not torch.is_grad_enabled()  # calls count there more than passes over memory
-        if few or torch.compiler.is_compiling():
-            return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-        return _Rotation.apply(x, cos, sin)
+    def visible(
+        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None, window: int = 0
+    ) -> Visible:
+        if segments is not None and self.device == "cpu" and queries > 1:
+            lengths = lengths_of(segments)
+            if lengths is not None and not 0 < window < max(map(max, lengths)):
+                return Examples(lengths=lengths)
+        return super().visible(queries, keys, segments=segments, positions=positions, window=window)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, mask: Array | str | None = "causal") -> Array:
-        causal = False
-        if isinstance(mask, str):  # torch's is_causal aligns the first query with the first key: only safe if equal
+    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        mask, causal = visible.mask, False
+        if visible.causal:  # torch's is_causal aligns the first query with the first key: only safe if equal
             causal = q.shape[2] == k.shape[2] and q.shape[2] > 1
-            mask = None if causal or q.shape[2] == 1 else self.causal_mask(q.shape[2], k.shape[2])
+            mask = None if causal or q.shape[2] == 1 else causal_mask(self, q.shape[2], k.shape[2])
         grouped = q.shape[1] != k.shape[1]
         if q.stride(-1) != 1:  # a product may lie turned, and torch's fused kernel wants rows: a third of the time
             q = q.contiguous()
         if (one := by_group(q, k, mask)) is not None:  # half the time
             return F.scaled_dot_product_attention(one, k, v, mask, scale=scale).reshape(*q.shape[:3], -1)
-        dtype, blocks = q.dtype, _blocks(mask) if self.device == "cpu" and q.shape[2] > 1 else None
-        if self.device == "cpu" and q.requires_grad and (blocks or q.shape[2] <= SLOW_GRADIENT):
+        dtype, by_example = q.dtype, isinstance(visible, Examples)
+        if self.device == "cpu" and q.requires_grad and (by_example or q.shape[2] <= SLOW_GRADIENT):
             q, k, v = q.float(), k.float(), v.float()
-        if blocks:
-            return _attention_in_blocks(q, k, v, scale, blocks).to(dtype)
+        if by_example:
+            return attention_by_example(q, k, v, scale, visible).to(dtype)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
         return y.to(dtype)
 
@@ -287,266 +233,23 @@ class TorchBackend(Backend):
         bias = None if biases[0] is None else torch.cat(biases)
         return list(F.linear(x, torch.cat(weights), bias).split([len(weight) for weight in weights], dim=-1))
 
-    def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
-        codes = packed.contiguous().view(torch.uint8)  # the bytes of a word, its lowest first
-        if bits == 4:
-            codes = torch.stack((codes & 15, codes >> 4), dim=-1)
-        codes = codes.to(scales.dtype).reshape(*scales.shape, -1)  # (…, groups, group_size)
-        return torch.addcmul(biases[..., None], codes, scales[..., None]).reshape(*packed.shape[:-1], -1)
-
-    def quantized_linear(
-        self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
-    ) -> Array:
-        """torch's own int4 and int8 products lose against this on CPUs in float32 (README: Quantization)."""
-        bits = 32 * packed.shape[-1] // x.shape[-1]
-        y = _QuantizedLinear.apply(x, packed, scales.to(x.dtype), biases.to(x.dtype), bits, self.dequantize)
-        return y if bias is None else y + bias.to(x.dtype)
-
-    def int8_matrix(self, weight: np.ndarray) -> Any | None:
-        return torch_int8.packed(self.array(weight)) if self.device == "cpu" and torch_int8.available() else None
-
-    def int8_linears(self, x: Array, matrices: list[Any], biases: list[Array | None]) -> list[Array]:
-        ys = [y.to(x.dtype) for y in torch_int8.products(x.float(), matrices)]
-        return [y if bias is None else y + bias.to(x.dtype) for y, bias in zip(ys, biases, strict=True)]
-
     def token_nll(self, logits: Array, targets: Array) -> Array:
         rows = logits.reshape(-1, logits.shape[-1]).float()
         return F.cross_entropy(rows, targets.reshape(-1).long(), reduction="none").reshape(targets.shape)
 
     def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
-        return _ChunkedNLL.apply(hidden, weight.to(hidden.dtype), targets.long(), size)
+        return ChunkedNLL.apply(hidden, weight.to(hidden.dtype), targets.long(), size)
 
-    # ---- updates in place --------------------------------------------------------------------------------
+    # ---- groups ------------------------------------------------------------------------------------------
 
-    def add_lists(self, totals: list[Array], terms: list[Array]) -> list[Array]:
-        torch._foreach_add_(totals, terms)
-        return totals
+    @property
+    def updates(self) -> Updates:
+        return InPlace(self)
 
-    def clip_by_global_norm(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if max_norm > 0 and (self.device == "gpu" or not float(norm) <= max_norm):  # reading it makes a GPU wait
-            torch._foreach_mul_(grads, max_norm / torch.clamp(norm, min=max_norm))
-        return grads, norm
+    @property
+    def quantized(self) -> Quantized:
+        return TorchQuantized(self)
 
-    def adamw_update(
-        self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
-        beta1: float, beta2: float, eps: float, decays: list[float],
-    ) -> tuple[list, list, list]:
-        """torch's fused update, a quarter of the time of one pass per operation.
-
-        It counts steps itself. Far behind the first its corrections are 1; ours then go into the rate and eps:
-        (m / c1) / (√(v / c2) + eps) = √c2 / c1 · m / (√v + √c2 · eps).
-        """
-        late = torch.full((), 1e12, device=self._device)
-        rate = lr * correction2**0.5 / correction1
-        for decay in set(decays):
-            own = [i for i, other in enumerate(decays) if other == decay]
-            adamw(
-                *([leaves[i] for i in own] for leaves in (params, grads, first, second)), [], [late] * len(own),
-                fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, lr=rate,
-                weight_decay=decay * lr / rate if rate else 0.0, eps=eps * correction2**0.5,
-            )  # fmt: skip
-        return params, first, second
-
-    def muon_update(
-        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
-        dtype: str = "float32",
-    ) -> tuple[list, list]:
-        torch._foreach_lerp_(momentum, grads, 1 - beta)
-        torch._foreach_lerp_(grads, momentum, beta)  # looked ahead
-        torch._foreach_mul_(params, 1 - lr * decay)
-        for indices in by_shape(grads, MUON_GROUP):
-            updates = self.orthogonalize(torch.stack([grads[i] for i in indices]), steps, dtype)  # (n, out, in)
-            scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
-            torch._foreach_add_([params[i] for i in indices], list(updates.unbind()), alpha=-lr * scale)
-        return params, momentum
-
-    def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
-        """As in the base, each iteration in three calls without a temporary for every operation."""
-        a, b, c = NEWTON_SCHULZ
-        tall = x.shape[-2] > x.shape[-1]
-        x = x.mT if tall else x
-        x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).to(DTYPES[dtype])
-        for _ in range(steps):
-            square = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-        return (x.mT if tall else x).float()
-
-
-def _blocks(mask: Array | None) -> list[list[int]] | None:
-    """For a mask (B, 1, T, T) of rows that hold several examples: the lengths of each row's examples, else None.
-
-    Found once for a mask, by what it allows, and kept with it: all layers are given the same one.
-    """
-    if mask is None or mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] != mask.shape[3]:
-        return None
-    if not hasattr(mask, "blocks"):
-        places = torch.arange(mask.shape[2])
-        starts = places - mask[:, 0].sum(dim=-1) + 1  # (B, T), if a query sees all from its example's start to itself
-        seen = (places <= places[:, None]) & (places >= starts[..., None])  # (B, T, T)
-        begins = starts == places
-        follows = begins[:, 1:] | (starts[:, 1:] == starts[:, :-1])
-        mask.blocks = None
-        if begins[:, 0].all() and follows.all() and torch.equal(seen, mask[:, 0]):
-            mask.blocks = [torch.cat([row.nonzero()[:, 0], places[-1:] + 1]).diff().tolist() for row in begins]
-    return mask.blocks
-
-
-def _attention_in_blocks(q: Array, k: Array, v: Array, scale: float, blocks: list[list[int]]) -> Array:
-    """Causal attention within each example alone: the arithmetic of what is allowed, not of the whole square."""
-    grouped, rows = q.shape[1] != k.shape[1], []
-    for row, lengths in zip(zip(q.split(1), k.split(1), v.split(1), strict=True), blocks, strict=True):
-        pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)  # (1, heads, length, D) each
-        one = [F.scaled_dot_product_attention(*x, is_causal=True, scale=scale, enable_gqa=grouped) for x in pieces]
-        rows.append(torch.cat(one, dim=2))
-    return torch.cat(rows)
-
-
-class _QuantizedLinear(torch.autograd.Function):
-    """A product with a quantized weight that keeps the packed weight, not its floats, for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array, packed: Array, scales: Array, biases: Array, bits: int, unpack: Callable) -> Array:
-        ctx.save_for_backward(packed, scales, biases)
-        ctx.bits, ctx.unpack = bits, unpack
-        return F.linear(x, unpack(packed, scales, biases, bits))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Array) -> tuple:
-        return grad @ ctx.unpack(*ctx.saved_tensors, ctx.bits), None, None, None, None, None
-
-
-class _ChunkedNLL(torch.autograd.Function):
-    """-log softmax(x wᵀ)[target] with one buffer of logits: autograd with checkpoints held three and left holes.
-
-    Backwards: ∂/∂logits = (softmax − one-hot) · upstream, and the sum of the rows' logits is never kept.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Array, w: Array, targets: Array, size: int) -> Array:
-        logits = torch.empty(min(size, len(x)), len(w), dtype=x.dtype, device=x.device)
-        sums = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        nll = torch.empty_like(sums)
-        for i in range(0, len(x), size):
-            here = slice(i, i + size)
-            rows = torch.mm(x[here], w.T, out=logits[: len(x[here])]).float()
-            sums[here] = torch.logsumexp(rows, dim=-1)
-            nll[here] = sums[here] - rows.gather(-1, targets[here, None])[:, 0]
-        ctx.save_for_backward(x, w, targets, sums)
-        ctx.size = size
-        return nll
-
-    @staticmethod
-    def backward(ctx, upstream: Array) -> tuple:
-        x, w, targets, sums = ctx.saved_tensors
-        logits = torch.empty(min(ctx.size, len(x)), len(w), dtype=x.dtype, device=x.device)
-        dx, dw = torch.empty_like(x), torch.zeros_like(w, dtype=torch.float32)
-        for i in range(0, len(x), ctx.size):
-            here = slice(i, i + ctx.size)
-            rows = torch.mm(x[here], w.T, out=logits[: len(x[here])]).float()
-            rows.sub_(sums[here, None]).exp_()
-            rows.scatter_add_(-1, targets[here, None], -torch.ones_like(rows[:, :1]))
-            slopes = rows.mul_(upstream[here, None]).to(x.dtype)
-            torch.mm(slopes, w, out=dx[here])
-            dw.add_(slopes.T @ x[here]) if x.dtype != torch.float32 else dw.addmm_(slopes.T, x[here])
-        return dx, dw.to(w.dtype), None, None
-
-
-def _unshared(grads: list[Array]) -> list[Array]:
-    """Each gradient in memory of its own, so that in-place sums and clipping touch it once.
-
-    autograd gives both leaves of `a + b` the same tensor, and a leaf of `.sum()` one number seen at all places.
-    """
-    owned, seen = [], set()
-    for g in grads:
-        address = g.untyped_storage().data_ptr()
-        owned.append(g.clone(memory_format=torch.contiguous_format) if address in seen or 0 in g.stride() else g)
-        seen.add(address)
-    return owned
-
-
-class _Rotation(torch.autograd.Function):
-    """x * cos + (x with its halves swapped) * sin, and backwards the same with the other sign.
-
-    Half the time of what autograd makes of that line on a CPU: it would keep and add up six pieces.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Array, cos: Array, sin: Array) -> Array:
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Array) -> tuple:
-        return _rotated(slope, *ctx.saved_tensors, -1.0), None, None
-
-
-def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
-    half = x.shape[-1] // 2
-    y = x * cos
-    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=sign)
-    y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-    return y
-
-
-@torch.compiler.assume_constant_result  # a trace takes the rows as they are
-def _rope_rows(
-    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], start: int, stop: int
-) -> tuple[Array, Array]:
-    """cos and signed sin (T, width) of the positions from `start` to `stop`."""
-    return _found_rope_rows(device, dtype, width, theta, start, stop)
-
-
-@lru_cache(maxsize=8)  # all layers of a step ask for the same rows
-def _found_rope_rows(
-    device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], start: int, stop: int
-) -> tuple[Array, Array]:
-    count = max(256, 1 << (stop - 1).bit_length())
-    with torch.inference_mode(False):  # also a training step may use them later
-        cos, sin = _rope_table(device, dtype, width, theta, count)[:, start:stop]
-    return cos, sin
-
-
-@lru_cache(maxsize=64)
-def _rope_table(device: str, dtype: torch.dtype, width: int, theta: float | tuple[float, ...], count: int) -> Array:
-    """cos and signed sin of `count` positions: (2, count, width)."""
-    frequencies = rope_frequencies(theta, width // 2)
-    angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None, :]
-    cos = np.concatenate([np.cos(angles), np.cos(angles)], axis=-1)
-    sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
-    with torch.inference_mode(False):  # also a training step may use it later
-        return torch.tensor(np.stack([cos, sin]), device=device).to(dtype)
-
-
-def _inverse_size(x: Array, eps: float) -> Array:
-    """1 / sqrt(mean(x²) + eps) over the last axis: (…, 1)."""
-    norm = torch.linalg.vector_norm(x, 2, -1, True)
-    return torch.addcmul(_constant(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
-@cache
-def _constant(value: float) -> Array:
-    with torch.inference_mode(False):  # also a training step may use it later
-        return torch.tensor([value])
-
-
-class _RMSNorm(torch.autograd.Function):
-    """RMSNorm in float32 on a CPU: torch's own takes apart its backward pass and is four times slower there.
-
-    LayerNorm's kernel with a mean of 0 computes all of the gradient but for one term, which is added.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Array, weight: Array, eps: float) -> Array:
-        scale = _inverse_size(x, eps)  # (…, 1)
-        ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Array) -> tuple:
-        x, weight, scale = ctx.saved_tensors
-        width = x.shape[-1]
-        dx, dweight, _ = torch.ops.aten.native_layer_norm_backward(
-            slope, x, [width], torch.zeros_like(scale), scale, weight, None, [True, ctx.needs_input_grad[1], False]
-        )
-        return dx.add_(scale * (slope @ weight).unsqueeze(-1).div_(width)), dweight, None
+    @property
+    def runtime(self) -> Runtime:
+        return TorchRuntime(self)

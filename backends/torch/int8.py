@@ -11,6 +11,7 @@ import warnings
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 SMALLEST = 1e-30  # in place of 0 for the largest number of a row
@@ -50,3 +51,14 @@ def products(x: torch.Tensor, matrices: list[Any]) -> list[torch.Tensor]:
 def _kernel() -> Any:
     """Looked up once: by its short name torch goes through its overloads at every call."""
     return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+
+
+class Products:
+    """`backends.quantized.Int8` with these kernels."""
+
+    def matrix(self, weight: np.ndarray) -> Any:
+        return packed(torch.tensor(weight, dtype=torch.float32))
+
+    def linears(self, x: torch.Tensor, matrices: list[Any], biases: list[torch.Tensor | None]) -> list[torch.Tensor]:
+        ys = [y.to(x.dtype) for y in products(x.float(), matrices)]
+        return [y if bias is None else y + bias.to(x.dtype) for y, bias in zip(ys, biases, strict=True)]

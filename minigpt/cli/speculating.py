@@ -54,8 +54,8 @@ def tell_speculation(speculation: "Speculation | None") -> None:
 
     if speculation is None or not speculation.passes:
         return
-    s, share = speculation, speculation.accepted / max(speculation.guessed, 1)
+    s, share = speculation, speculation.accepted / max(speculation.drafted, 1)
     console.note(
-        f"{s.accepted:,} of {s.guessed:,} draft tokens were accepted ({share:.0%}): "
+        f"{s.accepted:,} of {s.drafted:,} draft tokens were accepted ({share:.0%}): "
         f"{s.tokens / s.passes:.1f} tokens per forward pass, {s.tokens / s.seconds:,.0f} tokens/s."
     )

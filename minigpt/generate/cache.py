@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,8 @@ from minigpt.errors import UsageError
 from minigpt.sections import ModelConfig
 
 
-def new_cache(
-    backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str, bits: int = 0
-) -> "KVCache | QuantizedKVCache":
-    """An empty cache for `capacity` tokens; with `bits` 4 or 8 a quantized one."""
+def new_cache(backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str, bits: int = 0) -> "KVCache":
+    """An empty cache for `capacity` tokens in each of `batch` rows; with `bits` 4 or 8 a quantized one."""
     if bits == 0:
         return KVCache(backend, config, batch, capacity, dtype)
     return QuantizedKVCache(backend, config, batch, capacity, dtype, bits)
@@ -29,89 +28,106 @@ def check_cache_bits(config: ModelConfig, bits: int) -> None:
         raise UsageError(message, "Leave --kv-bits out.")
 
 
-def joined(
-    caches: "Sequence[KVCache | QuantizedKVCache]", places: np.ndarray, capacity: int
-) -> "KVCache | QuantizedKVCache":
-    """One cache for `capacity` tokens with the rows of all, which end at the same place; row i of it was row places[i].
+def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KVCache":
+    """One cache for `capacity` tokens with the rows of all; its row i was number order[i] of them, counted through."""
+    backend, rows = caches[0].backend, caches[0].backend.array(order)
 
-    A cache's tokens begin at its origin: what lies before it is left 0 and must be masked out.
-    """
-    first, length = caches[0], caches[0].origin + caches[0].length
-    assert all(cache.origin + cache.length == length <= capacity for cache in caches), (length, capacity)
-    backend, order = first.backend, first.backend.array(places)
-
-    def placed(cache: "KVCache | QuantizedKVCache", x: Array) -> Array:
-        before, behind = ((*x.shape[:2], n, x.shape[3]) for n in (cache.origin, capacity - length))
-        kind = backend.dtype(x)
-        return backend.concat([backend.zeros(before, kind), x[:, :, : cache.length], backend.zeros(behind, kind)], 2)
+    def roomy(x: Array) -> Array:
+        room = (*x.shape[:2], capacity - x.shape[2], x.shape[3])
+        return backend.concat([x, backend.zeros(room, backend.dtype(x))], 2)
 
     def together(*leaves: Array) -> Array:
-        rows = [placed(cache, x) for cache, x in zip(caches, leaves, strict=True)]
-        return backend.take(backend.concat(rows, 0), order)  # (B, K, capacity, …)
+        return backend.take(backend.concat([roomy(x) for x in leaves], 0), rows)  # (B, K, capacity, …)
 
-    whole = copy.copy(first)
-    whole.origin, whole.length, whole.capacity = 0, length, capacity
+    whole = copy.copy(caches[0])
+    whole.capacity = capacity
     whole.keys = map_leaves(together, *(cache.keys for cache in caches))
     whole.values = map_leaves(together, *(cache.values for cache in caches))
+    whole.length = np.concatenate([cache.lengths for cache in caches])[order]
     return whole
 
 
 class KVCache:
-    """Keys and values (B, K, capacity, D) per layer, filled up to `length`.
+    """Keys and values (B, K, capacity, D) per layer. Row b's tokens stand at places 0 … `lengths[b]` - 1.
 
-    `origin` is the rotary position of the first token, for rows that will stand further right in a joined cache.
+    What stands after them is not seen, and is written over by the row's next tokens.
     """
 
-    origin = 0
-
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str):
-        shape = (batch, config.n_kv_head, capacity, config.head_dim)
-        self.backend, self.capacity, self.length = backend, capacity, 0
-        self.keys = [backend.zeros(shape, dtype) for _ in range(config.n_layer)]
-        self.values = [backend.zeros(shape, dtype) for _ in range(config.n_layer)]
+        self.backend, self.batch, self.capacity, self.dtype = backend, batch, capacity, dtype
+        self.length = 0
+        self.keys, self.values = ([self._empty(config) for _ in range(config.n_layer)] for _ in range(2))
+
+    @property
+    def length(self) -> int | np.ndarray:
+        """Tokens that are kept: one number, or (B,) int32 where the rows differ. May be set, to cut rows back."""
+        return self._length
+
+    @length.setter
+    def length(self, length: int | np.ndarray) -> None:
+        if not isinstance(length, int) and (length == length[0]).all():
+            length = int(length[0])
+        self._length = length
+        self.start = length if isinstance(length, int) else self.backend.array(length)  # of the next token
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(B,) int32: the tokens that are kept of each row."""
+        return np.broadcast_to(np.int32(self.length), (self.batch,))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(np.max(self.length))
+
+    def advance(self, tokens: int | Sequence[int]) -> None:
+        """Count in what every layer was given by `extend`: so many tokens of all rows, or of each row."""
+        self.length = self.length + (tokens if isinstance(tokens, int) else np.asarray(tokens, np.int32))
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Store k, v (B, K, T, D) after what is there; returns all of them (B, K, length + T, D).
+        """Store k, v (B, K, T, D) after what is there; returns all of them (B, K, longest + T, D).
 
-        The model moves `length` on after the last layer.
+        The model calls `advance` after the last layer.
         """
-        stop = self.length + k.shape[2]
+        return self._extended(self.keys, layer, k), self._extended(self.values, layer, v)
+
+    def _empty(self, config: ModelConfig) -> Any:
+        return self.backend.zeros((self.batch, config.n_kv_head, self.capacity, config.head_dim), self.dtype)
+
+    def _extended(self, stored: list[Any], layer: int, x: Array) -> Array:
+        stop = self._stop(x)
+        stored[layer] = self.backend.write(stored[layer], self.start, x)
+        return stored[layer][:, :, :stop]
+
+    def _stop(self, x: Array) -> int:
+        stop = self.longest + x.shape[2]
         assert stop <= self.capacity, (stop, self.capacity)
-        self.keys[layer] = self.backend.write(self.keys[layer], self.length, k)
-        self.values[layer] = self.backend.write(self.values[layer], self.length, v)
-        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+        return stop
 
 
-class QuantizedKVCache:
-    """Like KVCache with each key and value in groups of `bits`-bit codes (see `Backend.quantize`).
+class QuantizedKVCache(KVCache):
+    """Like KVCache with each key and value in groups of `bits`-bit codes (see `backends.quantized`).
 
     A layer's keys and values are unpacked when it attends to them; only one layer's are there in floats.
     """
 
-    origin = 0
-
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str, bits: int):
-        self.backend, self.capacity, self.length = backend, capacity, 0
-        self.bits, self.dtype = bits, dtype
+        self.bits = bits
+        self.group_size = next(size for size in (64, 32, 16, 8) if config.head_dim % size == 0)
+        super().__init__(backend, config, batch, capacity, dtype)
+
+    def _empty(self, config: ModelConfig) -> list[Array]:
         width = config.head_dim
-        self.group_size = next(size for size in (64, 32, 16, 8) if width % size == 0)
-        kinds = (width * bits // 32, "int32"), *[(width // self.group_size, "float16")] * 2  # packed, scales, biases
-        self.keys, self.values = (
-            [[backend.zeros((batch, config.n_kv_head, capacity, n), kind) for n, kind in kinds]
-             for _ in range(config.n_layer)] for _ in range(2)
-        )  # fmt: skip
+        steps = (width // self.group_size, "float16")  # scales, and biases
+        kinds = ((width * self.bits // 32, "int32"), steps, steps)
+        return [self.backend.zeros((self.batch, config.n_kv_head, self.capacity, n), kind) for n, kind in kinds]
 
-    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """As `KVCache.extend`; what is returned was rounded."""
-        return self._extended(self.keys, layer, k), self._extended(self.values, layer, v)
-
-    def _extended(self, stored: list[list[Array]], layer: int, x: Array) -> Array:
-        backend, stop = self.backend, self.length + x.shape[2]
-        assert stop <= self.capacity, (stop, self.capacity)
-        parts = backend.quantize(backend.cast(x, "float32"), self.bits, self.group_size)
+    def _extended(self, stored: list[Any], layer: int, x: Array) -> Array:
+        backend, stop = self.backend, self._stop(x)
+        leaves = backend.quantized.quantize(backend.cast(x, "float32"), self.bits, self.group_size)
         stored[layer] = [
-            backend.write(old, self.length, backend.cast(new, backend.dtype(old)))
-            for old, new in zip(stored[layer], parts, strict=True)
+            backend.write(old, self.start, backend.cast(new, backend.dtype(old)))
+            for old, new in zip(stored[layer], leaves, strict=True)
         ]
         packed, *steps = (leaf[:, :, :stop] for leaf in stored[layer])
-        return backend.dequantize(packed, *(backend.cast(step, self.dtype) for step in steps), self.bits)
+        return backend.quantized.dequantize(packed, *(backend.cast(step, self.dtype) for step in steps), self.bits)

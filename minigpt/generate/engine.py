@@ -2,7 +2,6 @@
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from backends.base import Array
 from backends.tree import Tree
 from minigpt.errors import UsageError
-from minigpt.generate.cache import KVCache, QuantizedKVCache, check_cache_bits, joined, new_cache
+from minigpt.generate.cache import KVCache, check_cache_bits, joined, new_cache
 from minigpt.generate.sampling import Sampling, sample
 from minigpt.generate.speculate import Speculation, speculated
 from minigpt.model.gpt import GPT
@@ -116,62 +115,58 @@ class Engine:
     ) -> Iterator[list[int]]:
         """The next token of every prompt, again and again, until `max_tokens` or the context is full.
 
-        In the cache shorter prompts are filled up on the left; the filling is masked out, and rotary positions depend
-        on distances only, so that it changes nothing.
+        Every row of the cache has its own length, so that a token has the position that it has when its prompt is
+        answered alone.
         """
         backend = self.model.backend
         steps, longest = self._steps(prompts, max_tokens), max(map(len, prompts))
-        padding = [longest - len(prompt) for prompt in prompts]
         seen = [list(prompt) for prompt in prompts]
         with backend.inference():  # left before a yield: it would hold for the caller as well
             logits, cache = self._read(prompts, longest + steps)
             chosen = self._choose(logits, samplings, seen, 0)
 
-        def behind(ids: Array, position: int) -> list[int] | Array:
+        def after(ids: Array, position: int) -> list[int] | Array:
             with backend.inference():
-                return self._choose(self._next_logits(ids, padding, cache), samplings, seen, position)
+                return self._choose(self._next_logits(ids, cache), samplings, seen, position)
 
         for position in range(1, steps + 1):
             read, following = isinstance(chosen, list), None
             if backend.lazy and not read and position < steps:
-                following = behind(chosen[:, None], position)  # begun before this token is read
+                following = after(chosen[:, None], position)  # begun before this token is read
             tokens = chosen if read else [int(token) for token in backend.numpy(chosen)]
             yield tokens
             for text, token in zip(seen, tokens, strict=True):
                 text.append(token)
             if position < steps:
                 last = np.array(tokens, np.int32)[:, None]  # (B, 1)
-                chosen = behind(backend.array(last), position) if following is None else following
+                chosen = after(backend.array(last), position) if following is None else following
 
-    def _read(self, prompts: Sequence[list[int]], capacity: int) -> tuple[Array, KVCache | QuantizedKVCache]:
-        """The logits (B, V) behind each prompt, and a cache for `capacity` tokens in which all end at the same place.
+    def _read(self, prompts: Sequence[list[int]], capacity: int) -> tuple[Array, KVCache]:
+        """The logits (B, V) after each prompt, and a cache for `capacity` tokens.
 
-        Prompts of about the same length are read together, so that little is computed for filling.
+        Prompts of about the same length are read together, filled up at their ends.
         """
-        model, backend = self.model, self.model.backend
+        backend = self.model.backend
         groups = _of_like_length(prompts, FILLING[backend.device])
-        longest, found, caches = max(map(len, prompts)), [], []
-        # One group needs none: each lane brings threads of its own, beside which MLX's products wait longer for theirs.
-        lanes = backend.lanes() if len(groups) > 1 else [nullcontext()]
-        for number, group in enumerate(groups):
-            length = max(len(prompts[i]) for i in group)
-            padding = [length - len(prompts[i]) for i in group]
-            ids = [[self.tokenizer.end_of_text] * pad + prompts[i] for pad, i in zip(padding, group, strict=True)]
-            room = capacity if len(groups) == 1 else length
-            cache = new_cache(backend, model.config, len(group), room, model.dtype, self.kv_bits)
-            cache.origin = longest - length
-            with lanes[number % len(lanes)]:
-                found.append(self._next_logits(backend.array(np.array(ids, np.int32)), padding, cache))
-            caches.append(cache)
+
+        def read(group: list[int]) -> tuple[Array, KVCache]:
+            longest = max(len(prompts[i]) for i in group)
+            ids = [prompts[i] + [self.tokenizer.end_of_text] * (longest - len(prompts[i])) for i in group]
+            room = capacity if len(groups) == 1 else longest
+            cache = new_cache(backend, self.model.config, len(group), room, self.model.dtype, self.kv_bits)
+            lengths = [len(prompts[i]) for i in group]
+            return self._next_logits(backend.array(np.array(ids, np.int32)), cache, lengths), cache
+
+        found, caches = zip(*backend.side_by_side(read, groups), strict=True)
         if len(groups) == 1:
             return found[0], caches[0]
-        places = np.argsort(np.concatenate(groups))  # where in the groups each prompt stands
-        return backend.take(backend.concat(found, 0), backend.array(places)), joined(caches, places, capacity)
+        order = np.argsort(np.concatenate(groups))  # where in the groups each prompt stands
+        return backend.take(backend.concat(list(found), 0), backend.array(order)), joined(caches, order, capacity)
 
-    def _next_logits(self, ids: Array, padding: list[int], cache: KVCache | QuantizedKVCache) -> Array:
-        """Logits (B, V) behind ids (B, T) that continue the cache, whose rows begin with so much filling."""
-        mask = self._mask(padding, cache.length, ids.shape[1])
-        hidden = self.model.hidden(self.weights, ids, mask, cache, last=1)
+    def _next_logits(self, ids: Array, cache: KVCache, lengths: list[int] | None = None) -> Array:
+        """Logits (B, V) after ids (B, T) that continue the cache; of each row its first `lengths` count, or all."""
+        lengths = None if lengths is None or len(set(lengths)) == 1 else lengths
+        hidden = self.model.hidden(self.weights, ids, cache=cache, lengths=lengths, last=1)
         return self.model.logits(self.weights, hidden[:, -1])
 
     def _steps(self, prompts: Sequence[list[int]], max_tokens: int) -> int:
@@ -184,15 +179,6 @@ class Engine:
             )
         return min(max_tokens, context - shortest)
 
-    def _mask(self, padding: list[int], start: int, count: int) -> Array | str:
-        """What `count` tokens behind `start` others see: the tokens before them, and the filling only itself."""
-        if not any(padding):
-            return "causal"
-        keys = np.arange(start + count)
-        real = keys >= np.array(padding)[:, None]  # (B, Tk)
-        same = real[:, None, :] | ~real[:, start:, None]  # (B, Tq, Tk); filling sees filling: no row without a key
-        return self.model.backend.array((same & (keys <= keys[start:, None]))[:, None])
-
     def _choose(
         self, logits: Array, samplings: Sequence[Sampling], seen: list[list[int]], position: int
     ) -> list[int] | Array:
@@ -200,7 +186,7 @@ class Engine:
         backend = self.model.backend
         if all(s.greedy for s in samplings):
             tokens = backend.argmax(logits, axis=-1)
-            backend.start(tokens)
+            backend.async_eval(tokens)
             return tokens
         rows = backend.numpy(logits)
         return [sample(row, s, text, position) for row, s, text in zip(rows, samplings, seen, strict=True)]

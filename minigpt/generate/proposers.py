@@ -1,4 +1,4 @@
-"""Who guesses in speculative decoding: what stood in the text before, or a smaller model."""
+"""Who proposes draft tokens in speculative decoding: what stood in the text before, or a smaller model."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def lookup(most: int) -> Speculation:
-    """Prompt look-up with at most `most` guesses in a pass."""
+    """Prompt look-up with at most `most` draft tokens in a pass."""
     return Speculation(lambda *_: PromptLookup(), most)
 
 
@@ -21,14 +21,14 @@ def drafting(engine: "Engine", draft: "Engine", most: int) -> Speculation:
     tokens = [(one.model.config.vocab_size, one.tokenizer.token_bytes) for one in (engine, draft)]
     if tokens[0] != tokens[1]:
         hint = "Take a smaller model that was trained with the same data and tokenizer settings."
-        raise UsageError("The draft's tokens are not the model's, so that its guesses mean nothing.", hint)
+        raise UsageError("The draft's tokens are not the model's, so that what it drafts means nothing.", hint)
     return Speculation(lambda *answer: Draft(draft, *answer), most)
 
 
 class PromptLookup:
     """What followed the last time that the text's last three tokens (or two, or one) stood in it (Saxena 2023).
 
-    A table holds the place behind each of these groups; a new token costs three entries, however long the text.
+    A table holds the place after each of these groups; a new token costs three entries, however long the text.
     """
 
     LONGEST = 3
@@ -56,7 +56,7 @@ class PromptLookup:
 class Draft:
     """A smaller model's own answer, chosen with the same settings, seed and position as the model will choose.
 
-    Behind the end of its own context it guesses nothing.
+    After the end of its own context it proposes nothing.
     """
 
     def __init__(self, engine: "Engine", prompt: list[int], sampling: Sampling, capacity: int):
@@ -64,17 +64,17 @@ class Draft:
         self.engine, self.sampling, self.begin = engine, sampling, len(prompt)
         capacity = min(capacity, model.config.context)
         self.cache = new_cache(model.backend, model.config, 1, capacity, model.dtype, engine.kv_bits)
-        self.first, self.guesses = 0, list[int]()  # of the text before: its length, and what was guessed behind it
+        self.first, self.drafted = 0, list[int]()  # of the text before: its length, and what was proposed after it
 
     def propose(self, text: list[int], count: int) -> list[int]:
         """At most `count` tokens, one forward pass of the draft for each."""
-        self.cache.length = min(self.cache.length, self.first + _agreeing(self.guesses, text[self.first :]))
+        self.cache.length = min(self.cache.length, self.first + _agreeing(self.drafted, text[self.first :]))
         self.first, text = len(text), list(text)
         for _ in range(min(count, self.engine.model.config.context - self.first)):
             logits = last_logits(self.engine, text[self.cache.length :], self.cache, 1)
             text.append(chooser(self.engine, logits, self.sampling, self.begin)(0, text))
-        self.guesses = text[self.first :]
-        return self.guesses
+        self.drafted = text[self.first :]
+        return self.drafted
 
 
 def _agreeing(a: list[int], b: list[int]) -> int:

@@ -71,8 +71,8 @@ class Brake:
             set_niceness(self.limits.nice)
         if self.limits.memory is None:
             return None
-        if self.backend.shares_memory():
-            self.backend.set_limits(memory=self.limits.memory, cache=self.limits.memory // 8)
+        if self.backend.runtime.shares_memory():
+            self.backend.runtime.set_limits(memory=self.limits.memory, cache=self.limits.memory // 8)
         room = self.machine.bound(self.limits.memory - self._elsewhere)
         return self.limits.memory - self.resident if room is None else room
 
@@ -146,8 +146,9 @@ class Brake:
         if self.machine.clock() - self._looked >= LOOK_EVERY:
             self._looked = self.machine.clock()
             self._others, self._elsewhere, own = self.machine.tree()
-            shared = self.backend.device == "gpu" and self.backend.shares_memory()  # not counted as resident by macOS
-            self.resident = self._elsewhere + own + (self.backend.memory()["active"] if shared else 0)
+            runtime = self.backend.runtime
+            shared = self.backend.device == "gpu" and runtime.shares_memory()  # not counted as resident by macOS
+            self.resident = self._elsewhere + own + (runtime.memory()["active"] if shared else 0)
             if self.limits.memory is not None:
                 self.machine.bound(self.limits.memory - self._elsewhere)
 

@@ -55,7 +55,7 @@ def resident_parts(status: Path = Path("/proc/self/status")) -> dict[str, int]:
 def give_back(backend: Backend) -> None:
     """Return to the system what nothing uses any more: Python's garbage, the framework's cache, freed memory."""
     gc.collect()
-    backend.clear_cache()
+    backend.runtime.clear_cache()
     trim()
 
 

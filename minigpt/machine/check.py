@@ -54,7 +54,8 @@ def report(name: str) -> dict[str, Any]:
         gflops, bandwidth = matmul_rate(backend), copy_rate(backend)
     except Exception as error:  # whatever it is, the others can still be checked
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-    return {"device": backend.device, "versions": backend.versions(), "bfloat16": backend.fast_bfloat16(),
+    runtime = backend.runtime
+    return {"device": backend.device, "versions": runtime.versions(), "bfloat16": runtime.fast_bfloat16(),
             "gflops": gflops, "bandwidth": bandwidth}  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def copy_rate(backend: Backend, seconds: float = 0.5) -> float:
     """Bytes per second of `x += y` on arrays that no cache holds: two numbers are read and one is written."""
     numbers = 1 << (24 if backend.device == "cpu" else 27)
     x, y = backend.zeros((numbers,)), backend.zeros((numbers,))
-    return 12 * numbers / _best(backend, lambda: backend.add_lists([x], [y]), seconds)
+    return 12 * numbers / _best(backend, lambda: backend.updates.add([x], [y]), seconds)
 
 
 def _best(backend: Backend, work: Any, seconds: float) -> float:

@@ -54,12 +54,12 @@ def int8_speed(backend: Backend, shapes: tuple[tuple[int, int], ...]) -> float:
     0 where the backend has no such product. `shapes` are all of a model's, so that as in a real answer what a cache
     cannot hold is read from memory.
     """
+    if backend.quantized.int8 is None:
+        return 0.0
     floats, codes, row, size = [], [], {}, 0
     for out, width in shapes:
         weight = np.full((out, width), 0.01, np.float32)
-        matrix = backend.int8_matrix(weight)
-        if matrix is None:
-            return 0.0
+        matrix = backend.quantized.int8.matrix(weight)
         row.setdefault(width, backend.array(np.ones((1, 1, width), np.float32)))
         floats.append((row[width], backend.array(weight)))
         codes.append((row[width], matrix))
@@ -71,7 +71,7 @@ def int8_speed(backend: Backend, shapes: tuple[tuple[int, int], ...]) -> float:
     exact, rounded = _shortest(
         backend,
         lambda: [backend.linears(x, [weight], [None])[0] for x, weight in floats],
-        lambda: [backend.int8_linears(x, [matrix], [None])[0] for x, matrix in codes],
+        lambda: [backend.quantized.int8.linears(x, [matrix], [None])[0] for x, matrix in codes],
     )
     return exact / rounded
 
@@ -79,7 +79,7 @@ def int8_speed(backend: Backend, shapes: tuple[tuple[int, int], ...]) -> float:
 def chosen_dtype(backend: Backend, width: int) -> str:
     """What "auto" means: bfloat16 on GPUs that compute it natively and on CPUs with matrix units that prove faster."""
     if backend.device == "gpu":
-        return "bfloat16" if backend.fast_bfloat16() else "float32"
+        return "bfloat16" if backend.runtime.fast_bfloat16() else "float32"
     if bfloat16_units() != "matrix" or width < NARROW:
         return "float32"
     return "bfloat16" if bfloat16_speed(backend, width) >= SURE else "float32"
@@ -87,7 +87,7 @@ def chosen_dtype(backend: Backend, width: int) -> str:
 
 def dtype_note(backend: Backend, wanted: str, width: int) -> str:
     """A sentence on a format that is slow here, or that was chosen for its speed; "" when there is nothing to say."""
-    if wanted == "bfloat16" and not backend.fast_bfloat16():
+    if wanted == "bfloat16" and not backend.runtime.fast_bfloat16():
         speed = bfloat16_speed(backend, width)
         lack = _lack(backend, bfloat16_units())
         advice = '"auto" takes what is faster'

@@ -1,9 +1,10 @@
 """What a layer's leaves do to its input: one function, whatever kind of leaves a tree has at that place.
 
 A matrix is one leaf, `weight` (out, in), or the three of a quantized one: `packed`, `scales` and `biases` (see
-`Backend.quantize`), or, for answers on some CPUs, `int8` (see `Backend.int8_matrix`). With `bias` (out,), where there
-is one, this is a plain layer. An adapter adds (see `model.lora`) `lora_a` (r, in), `lora_b` (out, r), `lora_scale`
-(), for DoRA `lora_magnitude` (out,), and, for a training step with dropout, `dropout_keys` (B,) and `dropout_rate` ().
+`backends.quantized`), or, for answers on some CPUs, `int8` (see `Int8` there). With `bias` (out,), where there is
+one, this is a layer of a model without an adapter. An adapter adds (see `model.lora`) `lora_a` (r, in), `lora_b`
+(out, r), `lora_scale` (), for DoRA `lora_magnitude` (out,), and, for a training step with dropout, `dropout_keys` (B,)
+and `dropout_rate` (). A leaf `watch` is a function that is shown the input, for measurements (see `quantize.gptq`).
 """
 
 from backends.base import Array, Backend
@@ -14,12 +15,19 @@ INVERSE = 340573321  # INVERSE · GOLDEN = 1 mod 2³²
 QUANTIZED = ("packed", "scales", "biases")
 
 
+def matrix_shapes(name: str, shape: tuple[int, int], bias: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the leaves of a linear layer (out, in) called `name`."""
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})
+
+
 def linear(backend: Backend, w: Tree, x: Array) -> Array:
     """x (…, in) through the layer with the leaves `w`: (…, out)."""
+    if "watch" in w:
+        w["watch"](x)
     if "int8" in w:
-        y = backend.int8_linears(x, [w["int8"]], [w.get("bias")])[0]  # (…, out)
+        y = backend.quantized.int8.linears(x, [w["int8"]], [w.get("bias")])[0]  # (…, out)
     elif "packed" in w:
-        y = backend.quantized_linear(x, w["packed"], w["scales"], w["biases"], w.get("bias"))  # (…, out)
+        y = backend.quantized.linear(x, w["packed"], w["scales"], w["biases"], w.get("bias"))  # (…, out)
     else:
         y = backend.linear(x, w["weight"], w.get("bias"))  # (…, out)
     return _adapted(backend, w, x, y) if "lora_a" in w else y
@@ -27,8 +35,9 @@ def linear(backend: Backend, w: Tree, x: Array) -> Array:
 
 def linears(backend: Backend, layers: list[Tree], x: Array) -> list[Array]:
     """x (…, in) through each of several layers."""
-    for leaf, together in (("weight", backend.linears), ("int8", backend.int8_linears)):
+    for leaf in ("weight", "int8"):
         if all({leaf} <= set(w) <= {leaf, "bias"} for w in layers):
+            together = backend.linears if leaf == "weight" else backend.quantized.int8.linears
             return together(x, [w[leaf] for w in layers], [w.get("bias") for w in layers])
     return [linear(backend, w, x) for w in layers]
 
@@ -46,7 +55,7 @@ def matrix(backend: Backend, w: Tree, width: int) -> Array:
         return w["weight"]
     packed, scales, biases = (backend.stop_gradient(w[name]) for name in QUANTIZED)
     bits = 32 * packed.shape[-1] // width
-    return backend.dequantize(packed, backend.cast(scales, "float32"), backend.cast(biases, "float32"), bits)
+    return backend.quantized.dequantize(packed, backend.cast(scales, "float32"), backend.cast(biases, "float32"), bits)
 
 
 def _adapted(backend: Backend, w: Tree, x: Array, y: Array) -> Array:

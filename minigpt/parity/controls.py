@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Array, Backend
+from backends.base import CAUSAL, Array, Backend, Visible
 from backends.tree import Tree
 from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, Loss, compare_losses
@@ -22,8 +22,8 @@ def check_controls(backend: Backend) -> list[Row]:
     """One Row per control with the difference that gave it away; ok says that the mistake was caught."""
     rows = []
     for name, wrong in broken(backend).items():
-        cases = [case for case in CASES if case.op in vars(type(wrong))]
-        assert cases, f"no case runs what {name!r} replaces: {sorted(vars(type(wrong)))}"
+        cases = [case for case in CASES if case.op == wrong.replaced]
+        assert cases, f"no case runs what {name!r} replaces: {wrong.replaced}"
         rows.append(_verdict(name, compare_ops([wrong], cases)))
     for name, (right, wrong_loss) in WRONG_LOSSES.items():
         rows.append(_verdict(name, compare_losses([backend], {right: wrong_loss})))
@@ -44,8 +44,14 @@ def broken(backend: Backend) -> dict[str, Backend]:
 
 
 def _replace(backend: Backend, op: str, fn: Callable) -> Backend:
-    wrong = copy.copy(backend)
-    wrong.__class__ = type(f"Broken{type(backend).__name__}", (type(backend),), {op: staticmethod(fn)})
+    """`op` is the name of a method, or that of a group and one of its methods: "updates.add"."""
+    wrong, (group, _, name) = copy.copy(backend), op.rpartition(".")
+    members = {name: staticmethod(fn)}
+    if group:
+        kind = type(getattr(backend, group))
+        broken_kind = type(f"Broken{kind.__name__}", (kind,), members)
+        members = {group: property(broken_kind)}
+    wrong.__class__ = type(f"Broken{type(backend).__name__}", (type(backend),), members | {"replaced": op})
     return wrong
 
 
@@ -53,26 +59,26 @@ Controls = dict[str, tuple[str, Callable]]
 
 
 def _wrong_attention(b: Backend) -> Controls:
-    def upper_left(q: Array, k: Array, v: Array, scale: float, mask: Any = "causal") -> Array:
-        if isinstance(mask, str):  # torch's is_causal: the first query is aligned with the first key
-            mask = b.arange(0, k.shape[2])[None, :] <= b.arange(0, q.shape[2])[:, None]
-        return b.attention(q, k, v, scale, mask)
+    def upper_left(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        if visible.causal:  # torch's is_causal: the first query is aligned with the first key
+            visible = Visible(b.arange(0, k.shape[2])[None, :] <= b.arange(0, q.shape[2])[:, None])
+        return b.attention(q, k, v, scale, visible)
 
-    def inverted(q: Array, k: Array, v: Array, scale: float, mask: Any = "causal") -> Array:
-        if isinstance(mask, str):
+    def inverted(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        if visible.causal:
             tokens, keys = q.shape[2], k.shape[2]
-            mask = b.arange(0, keys)[None, :] >= b.arange(keys - tokens, keys)[:, None]
-        return b.attention(q, k, v, scale, mask)
+            visible = Visible(b.arange(0, keys)[None, :] >= b.arange(keys - tokens, keys)[:, None])
+        return b.attention(q, k, v, scale, visible)
 
-    def tiled(q: Array, k: Array, v: Array, scale: float, mask: Any = "causal") -> Array:
+    def tiled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
         repeats = q.shape[1] // k.shape[1]  # query head h reads group h mod K instead of h // (H/K)
-        return b.attention(q, b.concat([k] * repeats, 1), b.concat([v] * repeats, 1), scale, mask)
+        return b.attention(q, b.concat([k] * repeats, 1), b.concat([v] * repeats, 1), scale, visible)
 
-    def unscaled(q: Array, k: Array, v: Array, scale: float, mask: Any = "causal") -> Array:
-        return b.attention(q, k, v, 1.0, mask)
+    def unscaled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        return b.attention(q, k, v, 1.0, visible)
 
-    def mask_ignored(q: Array, k: Array, v: Array, scale: float, mask: Any = "causal") -> Array:
-        return b.attention(q, k, v, scale, mask if isinstance(mask, str) else None)
+    def mask_ignored(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+        return b.attention(q, k, v, scale, Visible(causal=visible.causal))
 
     return {
         "causal mask aligned upper left": ("attention", upper_left),
@@ -148,35 +154,35 @@ def _wrong_losses(b: Backend) -> Controls:
 
 def _wrong_updates(b: Backend) -> Controls:
     def uncorrected(*lists: list, correction1: float, correction2: float, **settings: Any) -> tuple:
-        return b.adamw_update(*lists, correction1=1.0, correction2=1.0, **settings)
+        return b.updates.adamw(*lists, correction1=1.0, correction2=1.0, **settings)
 
     def adam_l2(params: list, grads: list, *moments: list, decays: list[float], **settings: Any) -> tuple:
         grads = [g + decay * p for p, g, decay in zip(params, grads, decays, strict=True)]
-        return b.adamw_update(params, grads, *moments, decays=[0.0] * len(decays), **settings)
+        return b.updates.adamw(params, grads, *moments, decays=[0.0] * len(decays), **settings)
 
     def decays_all(*lists: list, decays: list[float], **settings: Any) -> tuple:
-        return b.adamw_update(*lists, decays=[max(decays)] * len(decays), **settings)
+        return b.updates.adamw(*lists, decays=[max(decays)] * len(decays), **settings)
 
     def muon_l2(params: list, grads: list, momentum: list, *, decay: float, **settings: Any) -> tuple:
         grads = [g + decay * p for p, g in zip(params, grads, strict=True)]
-        return b.muon_update(params, grads, momentum, decay=0.0, **settings)
+        return b.updates.muon(params, grads, momentum, decay=0.0, **settings)
 
     def one_matrix(x: Array, steps: int, *dtype: str) -> Array:
-        return b.orthogonalize(x.reshape(1, -1, x.shape[-1]), steps, *dtype).reshape(x.shape)
+        return b.updates.orthogonalize(x.reshape(1, -1, x.shape[-1]), steps, *dtype).reshape(x.shape)
 
     def clip_each(grads: list, max_norm: float) -> tuple[list, Array]:
-        norm = b.clip_by_global_norm([g + 0 for g in grads], 0.0)[1]
-        return [b.clip_by_global_norm([g], max_norm)[0][0] for g in grads], norm
+        norm = b.updates.clip([g + 0 for g in grads], 0.0)[1]
+        return [b.updates.clip([g], max_norm)[0][0] for g in grads], norm
 
     return {
-        "AdamW without bias correction": ("adamw_update", uncorrected),
-        "AdamW decay coupled into the gradient": ("adamw_update", adam_l2),
-        "AdamW decays what it should not": ("adamw_update", decays_all),
-        "Muon decay coupled into the gradient": ("muon_update", muon_l2),
-        "stacked matrices orthogonalized as one": ("orthogonalize", one_matrix),
-        "gradients clipped one by one": ("clip_by_global_norm", clip_each),
+        "AdamW without bias correction": ("updates.adamw", uncorrected),
+        "AdamW decay coupled into the gradient": ("updates.adamw", adam_l2),
+        "AdamW decays what it should not": ("updates.adamw", decays_all),
+        "Muon decay coupled into the gradient": ("updates.muon", muon_l2),
+        "stacked matrices orthogonalized as one": ("updates.orthogonalize", one_matrix),
+        "gradients clipped one by one": ("updates.clip", clip_each),
         "accumulation as a mean of means": (
-            "add_lists", lambda totals, terms: [0.5 * x for x in b.add_lists(totals, terms)]
+            "updates.add", lambda totals, terms: [0.5 * x for x in b.updates.add(totals, terms)]
         ),
     }  # fmt: skip
 
@@ -201,23 +207,25 @@ def _wrong_bits(b: Backend) -> Controls:
         return x.reshape(*x.shape[:-1], -1, 32 // bits)[..., order].reshape(x.shape)
 
     def highest_first(packed: Array, scales: Array, biases: Array, bits: int) -> Array:
-        return backwards(b.dequantize(packed, scales, biases, bits), bits)
+        return backwards(b.quantized.dequantize(packed, scales, biases, bits), bits)
 
     def next_group(x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None) -> Array:
-        return b.quantized_linear(x, packed, b.concat([scales[:, 1:], scales[:, :1]], 1), biases, bias)
+        return b.quantized.linear(x, packed, b.concat([scales[:, 1:], scales[:, :1]], 1), biases, bias)
 
     def signed(packed: Array, scales: Array, biases: Array, bits: int) -> Array:
-        return b.dequantize(packed, scales, biases - 2 ** (bits - 1) * scales, bits)
+        return b.quantized.dequantize(packed, scales, biases - 2 ** (bits - 1) * scales, bits)
 
     def frozen(x: Array, *leaves: Array) -> Array:
-        return b.quantized_linear(b.stop_gradient(x), *leaves)
+        return b.quantized.linear(b.stop_gradient(x), *leaves)
 
     return {
-        "codes read from the highest bits": ("dequantize", highest_first),
-        "codes read as signed numbers": ("dequantize", signed),
-        "scales of the next group": ("quantized_linear", next_group),
-        "no gradient through a quantized weight": ("quantized_linear", frozen),
-        "codes written into the highest bits": ("quantize", lambda x, bits, n: b.quantize(backwards(x, bits), bits, n)),
+        "codes read from the highest bits": ("quantized.dequantize", highest_first),
+        "codes read as signed numbers": ("quantized.dequantize", signed),
+        "scales of the next group": ("quantized.linear", next_group),
+        "no gradient through a quantized weight": ("quantized.linear", frozen),
+        "codes written into the highest bits": (
+            "quantized.quantize", lambda x, bits, n: b.quantized.quantize(backwards(x, bits), bits, n)
+        ),
     }
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from backends import tree
 from backends.base import Array, Backend
-from minigpt.model.gpt import GPT, segment_mask, to_backend, weight_shapes
+from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.parity.ops import BF16, FP32
-from minigpt.parity.reference import NumPyBackend, Row, difference, row
+from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
 
@@ -81,7 +81,7 @@ def compare_models(backends: list[Backend], cases: Iterable[ModelCase] | None = 
         rows += _compare_logits(backends, case)
         rows += _compare_loss("model", case.name, backends, case, language_loss, language_loss)
         rows += _compare_bfloat16(backends, case)
-        rows += [_compare_packed(b, case) for b in [*backends, NumPyBackend()] if not case.segments]
+        rows += [_compare_packed(b, case) for b in [*backends, reference()] if not case.segments]
     return rows
 
 
@@ -109,15 +109,15 @@ def random_weights(config: ModelConfig, seed: int = 3) -> tree.Tree:
 
 
 def _compare_logits(backends: list[Backend], case: ModelCase) -> Iterator[Row]:
-    logits = {b.name: _logits(b, case) for b in [*backends, NumPyBackend()]}
+    logits = {b.name: _logits(b, case) for b in [*backends, reference()]}
     for a, b in itertools.combinations(logits, 2):
         yield row("model", case.name, "logits", f"{a} vs {b}", difference(logits[a], logits[b]), FP32)
 
 
 def _compare_loss(
-    check: str, name: str, backends: list[Backend], case: ModelCase, loss: Loss, reference: Loss
+    check: str, name: str, backends: list[Backend], case: ModelCase, loss: Loss, right: Loss
 ) -> Iterator[Row]:
-    exact, slopes = _slopes(case, reference)
+    exact, slopes = _slopes(case, right)
     results = {b.name: _value_and_grad(b, case, loss) for b in backends}
     for backend, (value, grads) in results.items():
         least = _least(grads)
@@ -147,7 +147,7 @@ def _difference(leaf: str, found: dict[str, np.ndarray], expected: dict[str, np.
 
 
 def _compare_bfloat16(backends: list[Backend], case: ModelCase) -> Iterator[Row]:
-    exact, name = _logits(NumPyBackend(), case), f"{case.name}, bfloat16"
+    exact, name = _logits(reference(), case), f"{case.name}, bfloat16"
     for b in backends:
         found = difference(_logits(b, case, "bfloat16"), exact)
         yield row("model", name, "logits", f"{b.name} vs numpy", found, BF16_LOGITS)
@@ -167,15 +167,14 @@ def _compare_packed(backend: Backend, case: ModelCase) -> Row:
     parts = [_ids(case.config, seed=5, batch=1, tokens=tokens) for tokens in (4, 8)]
     alone = [backend.numpy(model(weights, backend.array(part))) for part in parts]
     segments = backend.array(np.repeat([[1, 2]], [4, 8], axis=1).astype(np.int32))  # (1, 12)
-    packed = model(weights, backend.array(np.concatenate(parts, axis=1)), segment_mask(backend, segments))
+    packed = model(weights, backend.array(np.concatenate(parts, axis=1)), segments=segments)
     found = difference(backend.numpy(packed), np.concatenate(alone, axis=1))
     return row("model", case.name, "logits", f"{backend.name} packed vs alone", found, FP32)
 
 
 def _logits(backend: Backend, case: ModelCase, dtype: str = "float32") -> np.ndarray:
     model, weights, batch = _problem(backend, case, dtype)
-    mask = segment_mask(backend, batch["segments"]) if case.segments else "causal"
-    return backend.numpy(model(weights, batch["ids"], mask))  # (2, 12, V)
+    return backend.numpy(model(weights, batch["ids"], segments=batch.get("segments")))  # (2, 12, V)
 
 
 def _value_and_grad(
@@ -188,7 +187,7 @@ def _value_and_grad(
 
 def _slopes(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray, dict[str, tuple]]:
     """The loss, and leaf -> (a direction of random signs, the loss's slope along it by central differences)."""
-    model, weights, batch = _problem(NumPyBackend(), case)
+    model, weights, batch = _problem(reference(), case)
     leaves = tree.leaves(weights)
 
     def at(number: int, shift: np.ndarray | float) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from backends import tree
-from backends.base import Array, Backend
-from minigpt.parity.reference import NumPyBackend, Row, difference, row
+from backends.base import ALL, Array, Backend, Visible
+from minigpt.parity.reference import Row, difference, reference, row
 
 # float32 rounds by 6e-8 of a value. Sums of some dozen terms and an exponential make that up to 1e-6 of the largest
 # entry on CPUs; GPU kernels with approximate exponentials get ten times more.
@@ -30,7 +30,7 @@ BF16 = 2.0**-5
 class Case:
     """One operation on given inputs; `run(backend, *inputs)` returns an array or a list of arrays."""
 
-    name: str  # "attention: GQA, causal"; the part before the colon is the Backend method
+    name: str  # "attention: GQA, causal"; the part before the colon is the method, "updates.add" that of a group
     inputs: tuple[np.ndarray, ...]
     run: Callable[..., Any]
     dtypes: str | tuple[str, ...] = "float32"  # of the results: all the same, or one each
@@ -107,7 +107,7 @@ def _evaluate(backend: Backend, case: Case) -> _Result:
 
 @functools.cache
 def _expected(case: Case) -> _Result:
-    return _evaluate(NumPyBackend(), case)
+    return _evaluate(reference(), case)
 
 
 # ---- the table -------------------------------------------------------------------------------------------
@@ -176,12 +176,14 @@ def _array_cases(draw: _Draw) -> Iterator[Case]:
     yield fixed("cast: int and bool to float", (n, flag), lambda b, *x: [b.cast(a, "float32") for a in x])
 
     yield Case("concat", (x, y), lambda b, x, y: [b.concat([x, y], 0), b.concat([y, x, y], -1)])
-    yield Case("stack", (x, y), lambda b, x, y: b.stack([x, y, x]))
     yield Case("where: arrays", (flag, x, y), lambda b, f, x, y: b.where(f, x, y))
     yield Case("where: array and number", (flag, x), lambda b, f, x: [b.where(f, x, -2.0), b.where(f, 0.5, x)])
     yield _in_bf16(Case("where: array and number", (flag, x), lambda b, f, x: b.where(f, x, -2.0)))
     yield Case("stop_gradient", (x,), lambda b, x: x * b.stop_gradient(x))
     yield fixed("write", (draw.normal(2, 2, 6, 3), draw.normal(2, 2, 2, 3)), lambda b, t, v: b.write(t, 3, v))
+    other = _Draw(seed=10)
+    yield fixed("write: each row at a place of its own", (other.normal(2, 2, 6, 3), other.normal(2, 2, 2, 3)),
+                lambda b, t, v: b.write(t, b.array([4, 1]), v))  # fmt: skip
 
     # What the model uses without going through the backend: operators and methods that the frameworks share.
     yield Case("operators: arithmetic", (x, y), lambda b, x, y: (x - 2 * y) * x / (1 + y * y) - y**2)
@@ -196,15 +198,18 @@ def _array_cases(draw: _Draw) -> Iterator[Case]:
 
 def _elementwise_cases(draw: _Draw) -> Iterator[Case]:
     x, far = draw.normal(3, 7, scale=2), np.array([-200.0, -90, -30, -1e-4, 0, 1e-4, 30, 90, 200], np.float32)
-    for name in ("exp", "sin", "cos", "tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "log_sigmoid"):
+    for name in ("exp", "sin", "cos", "tanh", "erf", "silu", "gelu", "log_sigmoid"):
         yield Case(name, (x,), lambda b, x, name=name: getattr(b, name)(x))
+    yield Case("gelu: approximate", (x,), lambda b, x: b.gelu(x, approximate=True))
     for name in ("log", "sqrt"):
         yield Case(name, (draw.positive(3, 7),), lambda b, x, name=name: getattr(b, name)(x))
-    yield Case("abs", (x + 0.01,), lambda b, x: b.abs(x))
-    for name in ("tanh", "erf", "sigmoid", "silu", "gelu", "gelu_tanh", "log_sigmoid"):
+    yield Case("operators: abs", (x + 0.01,), lambda b, x: abs(x))
+    for name in ("tanh", "erf", "silu", "gelu", "log_sigmoid"):
         yield Case(f"{name}: extremes", (far,), lambda b, x, name=name: getattr(b, name)(x))
-    for name in ("silu", "gelu", "gelu_tanh"):
+    yield Case("gelu: approximate, extremes", (far,), lambda b, x: b.gelu(x, approximate=True))
+    for name in ("silu", "gelu"):
         yield _in_bf16(Case(name, (x,), lambda b, x, name=name: getattr(b, name)(x)))
+    yield _in_bf16(Case("gelu: approximate", (x,), lambda b, x: b.gelu(x, approximate=True)))
     yield _in_bf16(Case("log_sigmoid", (x,), lambda b, x: b.log_sigmoid(x)))
 
 
@@ -270,7 +275,11 @@ def _layer_cases(draw: _Draw) -> Iterator[Case]:
     for offset in (0, 5):
         yield Case(f"rope: frequencies given, offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, given))
     yield _in_bf16(Case("rope: offset 7", (heads,), lambda b, x: b.rope(x, 7, 10000.0)))
-    yield Case("after", (y, matrix), lambda b, x, w: b.silu(b.after(x, [b.silu(w)])))
+    starts, all_places = np.array([300, 2], np.int32), np.array([[0, 1, 2, 0, 1], [9, 8, 300, 2, 2]], np.int32)
+    yield Case("rope: each row from a position of its own", (heads, starts), lambda b, x, p: b.rope(x, p, 10000.0),
+               bound=FP32 + 300 * ROPE_PER_POSITION)  # fmt: skip
+    yield Case("rope: a position for each token", (heads, all_places), lambda b, x, p: b.rope(x, p, 10000.0),
+               bound=FP32 + 300 * ROPE_PER_POSITION)  # fmt: skip
     yield Case("checkpoint: gradients of every argument", (y, matrix),
                lambda b, x, w: b.checkpoint(lambda x, w: b.silu(b.linear(x, w["w"])))(x, {"w": w}))  # fmt: skip
 
@@ -279,21 +288,22 @@ def _quantized_cases(draw: _Draw) -> Iterator[Case]:
     for bits, size in itertools.product((4, 8), (16, 32, 64)):  # MLX has no kernel for groups of 16
         what = f"{bits} bits, groups of {size}"
         unrounded = np.sin(np.arange(20 * size, dtype=np.float32)).reshape(2, 5, 2 * size)  # no number between codes
-        yield fixed(f"quantize: {what}", (unrounded,),
-                    lambda b, x, bits=bits, size=size: list(b.quantize(x, bits, size)),
+        yield fixed(f"quantized.quantize: {what}", (unrounded,),
+                    lambda b, x, bits=bits, size=size: list(b.quantized.quantize(x, bits, size)),
                     ("int32", "float32", "float32"))  # fmt: skip
         words = draw.words(5, 2 * size * bits // 32)
         steps = draw.normal(5, 2, scale=0.1), draw.normal(5, 2)
-        yield fixed(f"dequantize: {what}", (words, *steps), lambda b, *leaves, bits=bits: b.dequantize(*leaves, bits))
+        yield fixed(f"quantized.dequantize: {what}", (words, *steps),
+                    lambda b, *leaves, bits=bits: b.quantized.dequantize(*leaves, bits))  # fmt: skip
         for rows in (1, 7):
-            x, name = draw.normal(rows, 2 * size), f"quantized_linear: {what}, {rows} rows"
-            yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized_linear(x, *leaves))
-    yield Case("quantized_linear: bias", (x[None], words, *steps, draw.normal(5)),
-               lambda b, x, *leaves: b.quantized_linear(x, *leaves))  # fmt: skip
-    yield _in_bf16(Case("quantized_linear", (x, words, *steps), lambda b, *a: b.quantized_linear(*a)), casts=[0])
+            x, name = draw.normal(rows, 2 * size), f"quantized.linear: {what}, {rows} rows"
+            yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized.linear(x, *leaves))
+    yield Case("quantized.linear: bias", (x[None], words, *steps, draw.normal(5)),
+               lambda b, x, *leaves: b.quantized.linear(x, *leaves))  # fmt: skip
+    yield _in_bf16(Case("quantized.linear", (x, words, *steps), lambda b, *a: b.quantized.linear(*a)), casts=[0])
     edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])
-    yield fixed("quantize: groups of equal numbers", (edges.astype(np.float32),),
-                lambda b, x: list(b.quantize(x, 4, 32)), ("int32", "float32", "float32"))  # fmt: skip
+    yield fixed("quantized.quantize: groups of equal numbers", (edges.astype(np.float32),),
+                lambda b, x: list(b.quantized.quantize(x, 4, 32)), ("int32", "float32", "float32"))  # fmt: skip
 
 
 def _attention_cases(draw: _Draw) -> Iterator[Case]:
@@ -301,14 +311,14 @@ def _attention_cases(draw: _Draw) -> Iterator[Case]:
         return draw.normal(2, heads, queries, 4), draw.normal(2, groups, keys, 4), draw.normal(2, groups, keys, 4)
 
     def masked(b: Backend, q: Array, k: Array, v: Array, mask: Any) -> Array:
-        return b.attention(q, k, v, 0.7, mask)
+        return b.attention(q, k, v, 0.7, Visible(mask))
 
     for kind, heads, groups in (("MHA", 4, 4), ("GQA", 4, 2), ("MQA", 4, 1)):
         for queries in (5, 3, 1):
             yield Case(f"attention: {kind}, causal, Tq {queries} Tk 5", inputs(heads, groups, queries, 5),
                        lambda b, q, k, v: b.attention(q, k, v, 0.7))  # fmt: skip
         yield Case(f"attention: {kind}, no mask", inputs(heads, groups, 3, 5),
-                   lambda b, q, k, v: b.attention(q, k, v, 0.7, None))  # fmt: skip
+                   lambda b, q, k, v: b.attention(q, k, v, 0.7, ALL))  # fmt: skip
         for shape in ((2, 1, 3, 5), (2, 4, 3, 5), (3, 5)):
             yield Case(f"attention: {kind}, mask {shape}", (*inputs(heads, groups, 3, 5), draw.bools(*shape)), masked)
     q, k, v = inputs(4, 2, 5, 5)
@@ -322,8 +332,12 @@ def _attention_cases(draw: _Draw) -> Iterator[Case]:
         yield Case(f"attention: one query, mask {shape}", (q[:, :, :1], k, v, few.bools(*shape)), masked)
     longer = (few.normal(1, 4, 150, 2), few.normal(1, 2, 150, 2), few.normal(1, 2, 150, 2))
     yield Case("attention: causal, 150 tokens", longer, lambda b, q, k, v: b.attention(q, k, v, 0.7))
-    shapes = ((3, 5), (1, 4), (4, 4))
-    yield fixed("causal_mask", (), lambda b: [b.causal_mask(*s) for s in shapes], "bool")
+    segments = np.array([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]], np.int32)
+    yield Case("visible: examples that share a row", (q, k, v, segments),
+               lambda b, q, k, v, s: [b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s, window=n)) for n in (0, 2)])
+    rows = np.array([1, 0], np.int32)  # filled to 2 and 1 of 5 places before the last of three queries
+    yield Case("visible: rows of different length", (q[:, :, :3], k, v, rows),
+               lambda b, q, k, v, p: b.attention(q, k, v, 0.7, b.visible(3, 5, positions=p)))  # fmt: skip
 
 
 def _loss_cases(draw: _Draw) -> Iterator[Case]:
@@ -349,26 +363,26 @@ def _update_cases(draw: _Draw) -> Iterator[Case]:
     def lists(scale: float = 1.0) -> list[np.ndarray]:
         return [draw.normal(3, 4, scale=scale), draw.normal(4, scale=scale), draw.normal(2, 5, scale=scale)]
 
-    yield fixed("add_lists", (*lists(), *lists()), lambda b, *x: b.add_lists(list(x[:3]), list(x[3:])))
+    yield fixed("updates.add", (*lists(), *lists()), lambda b, *x: b.updates.add(list(x[:3]), list(x[3:])))
     for name, limit, scale in (("above the limit", 1.0, 1.0), ("below the limit", 1.0, 0.05), ("no limit", 0.0, 1.0)):
-        yield fixed(f"clip_by_global_norm: {name}", tuple(lists(scale)),
-                    lambda b, *g, limit=limit: list(b.clip_by_global_norm(list(g), limit)))  # fmt: skip
+        yield fixed(f"updates.clip: {name}", tuple(lists(scale)),
+                    lambda b, *g, limit=limit: list(b.updates.clip(list(g), limit)))  # fmt: skip
 
     grads = [draw.normal(4, *p.shape) for p in lists()]  # of four steps
-    yield fixed("adamw_update: four steps, mixed decays", (*lists(), *grads), _adamw_steps)
+    yield fixed("updates.adamw: four steps, mixed decays", (*lists(), *grads), _adamw_steps)
     params = [draw.normal(*shape) for shape in ((6, 3), (3, 6), (4, 4), (3, 6))]
     grads = [draw.normal(3, *p.shape) for p in params]
-    yield fixed("muon_update: tall, wide, square, two alike", (*params, *grads), _muon_steps, bound=NEWTON_SCHULZ)
+    yield fixed("updates.muon: tall, wide, square, two alike", (*params, *grads), _muon_steps, bound=NEWTON_SCHULZ)
     for shape in ((1, 7, 3), (2, 3, 7), (2, 4, 4)):
-        yield fixed(f"orthogonalize: {shape}", (draw.normal(*shape),), lambda b, x: b.orthogonalize(x, 5),
-                    bound=NEWTON_SCHULZ)  # fmt: skip
+        yield fixed(f"updates.orthogonalize: {shape}", (draw.normal(*shape),),
+                    lambda b, x: b.updates.orthogonalize(x, 5), bound=NEWTON_SCHULZ)  # fmt: skip
 
 
 def _adamw_steps(b: Backend, *arrays: Array) -> list:
     params, grads = list(arrays[:3]), arrays[3:]
     first, second = ([b.zeros(tuple(p.shape)) for p in params] for _ in range(2))
     for step in range(grads[0].shape[0]):
-        params, first, second = b.adamw_update(
+        params, first, second = b.updates.adamw(
             params, [g[step] for g in grads], first, second, lr=0.1, beta1=0.9, beta2=0.95, eps=1e-3,
             correction1=1 - 0.9 ** (step + 1), correction2=1 - 0.95 ** (step + 1), decays=[0.3, 0.0, 0.8],
         )  # fmt: skip
@@ -379,7 +393,7 @@ def _muon_steps(b: Backend, *arrays: Array) -> list:
     params, grads = list(arrays[:4]), arrays[4:]
     momentum = [b.zeros(tuple(p.shape)) for p in params]
     for step in range(grads[0].shape[0]):
-        params, momentum = b.muon_update(params, [g[step] for g in grads], momentum, lr=0.2, beta=0.9, decay=0.5)
+        params, momentum = b.updates.muon(params, [g[step] for g in grads], momentum, lr=0.2, beta=0.9, decay=0.5)
     return [params, momentum]
 
 

@@ -1,14 +1,11 @@
-"""The reference that both backends are held against: NumPy in float64, and how a difference is measured."""
+"""What both backends are held against, NumPy in float64, and how a difference is measured."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from backends import tree
-from backends.base import Array, Backend
+from backends import REFERENCE, get_backend
+from backends.base import Backend
 
 
 @dataclass(frozen=True)
@@ -44,155 +41,6 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return relative if np.isfinite(relative) else float("inf")
 
 
-class NumPyBackend(Backend):
-    """The primitives in NumPy; everything composed is inherited, so base.py's formulas are the reference.
-
-    Every float is held in float64 whatever dtype was asked for (its name is given back as "float32"), so the
-    values are those of exact arithmetic, and central differences are good to about nine digits.
-    """
-
-    name = "numpy"
-    device = "cpu"
-
-    def __init__(self) -> None:
-        self._freeze: Callable = lambda x: x  # what stop_gradient does: value_and_grad replaces it
-
-    def array(self, values: Any, dtype: str | None = None) -> Array:
-        values = np.array(values)
-        return self.cast(values, dtype or {"f": "float32", "b": "bool"}.get(values.dtype.kind, "int32"))
-
-    def numpy(self, x: Array) -> np.ndarray:
-        return np.array(x)
-
-    def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
-        return self.cast(np.zeros(shape), dtype)
-
-    def arange(self, start: int, stop: int) -> Array:
-        return np.arange(start, stop, dtype=np.int32)
-
-    def cast(self, x: Array, dtype: str) -> Array:
-        return x.astype({"int32": np.int32, "uint8": np.uint8, "bool": np.bool_}.get(dtype, np.float64))
-
-    def dtype(self, x: Array) -> str:
-        return {"float64": "float32"}.get(x.dtype.name, x.dtype.name)
-
-    def concat(self, arrays: list[Array], axis: int) -> Array:
-        return np.concatenate(arrays, axis=axis)
-
-    def stack(self, arrays: list[Array]) -> Array:
-        return np.stack(arrays)
-
-    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
-        return np.where(condition, a, b)
-
-    def stop_gradient(self, x: Array) -> Array:
-        return self._freeze(x)
-
-    def exp(self, x: Array) -> Array:
-        return np.exp(x)
-
-    def log(self, x: Array) -> Array:
-        return np.log(x)
-
-    def sqrt(self, x: Array) -> Array:
-        return np.sqrt(x)
-
-    def sin(self, x: Array) -> Array:
-        return np.sin(x)
-
-    def cos(self, x: Array) -> Array:
-        return np.cos(x)
-
-    def tanh(self, x: Array) -> Array:
-        return np.tanh(x)
-
-    def erf(self, x: Array) -> Array:
-        return np.vectorize(math.erf, otypes=[np.float64])(x)
-
-    def abs(self, x: Array) -> Array:
-        return np.abs(x)
-
-    def amax(self, x: Array, axis: int, keepdims: bool = False) -> Array:
-        return np.max(x, axis=axis, keepdims=keepdims)
-
-    def argmax(self, x: Array, axis: int) -> Array:
-        return np.argmax(x, axis=axis).astype(np.int32)
-
-    def cumsum(self, x: Array, axis: int) -> Array:
-        return np.cumsum(x, axis=axis, dtype=x.dtype)
-
-    def take(self, x: Array, indices: Array) -> Array:
-        return x[indices]
-
-    def gather(self, x: Array, indices: Array) -> Array:
-        return np.take_along_axis(x, indices, axis=-1)
-
-    def topk(self, x: Array, k: int) -> tuple[Array, Array]:
-        indices = np.argsort(-x, axis=-1, kind="stable")[..., :k]
-        return self.gather(x, indices), indices.astype(np.int32)
-
-    def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
-        """Central differences, two calls of `fn` per number in the weights: for small cases only."""
-
-        def differentiated(weights: tree.Tree, *args: Any) -> tuple:
-            frozen: list[Array] = []
-            result = self._run(lambda x: frozen.append(np.copy(x)) or x, fn, weights, *args)
-
-            def loss(shifted: list[Array]) -> float:
-                values = iter(frozen)  # stop_gradient gives what it gave above, so the differences do not see it
-                return float(self._run(lambda _: next(values), fn, tree.rebuild(weights, shifted), *args)[0])
-
-            return result, tree.rebuild(weights, _central_differences(loss, tree.leaves(weights)))
-
-        return differentiated
-
-    def _run(self, freeze: Callable, fn: Callable, weights: tree.Tree, *args: Any) -> Any:
-        self._freeze = freeze
-        try:
-            return fn(weights, *args)
-        finally:
-            self._freeze = lambda x: x
-
-    def checkpoint(self, fn: Callable) -> Callable:
-        return fn
-
-    def compile(self, fn: Callable) -> Callable:
-        return fn
-
-    def scalar(self, value: float) -> Any:
-        return value
-
-    def sync(self, *trees: Any) -> None:
-        pass
-
-    def memory(self) -> dict[str, int]:
-        return {"active": 0, "peak": 0}
-
-    def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
-        pass
-
-    def clear_cache(self) -> None:
-        pass
-
-    def shares_memory(self) -> bool:
-        return True
-
-    def fast_bfloat16(self) -> bool:
-        return False
-
-    def versions(self) -> dict[str, str]:
-        return {"numpy": np.__version__, "device": "cpu"}
-
-
-def _central_differences(loss: Callable, leaves: list[Array], step: float = 1e-5) -> list[Array]:
-    """(loss(x + step) - loss(x - step)) / (2 step) for each number of each float leaf; zeros for other leaves."""
-    grads = [np.zeros_like(leaf) for leaf in leaves]
-    for number, leaf in enumerate(leaves):
-        for index in np.ndindex(leaf.shape) if leaf.dtype.kind == "f" else ():
-            ends = []
-            for sign in (1.0, -1.0):
-                shifted = [x.copy() for x in leaves]
-                shifted[number][index] += sign * step
-                ends.append(loss(shifted))
-            grads[number][index] = (ends[0] - ends[1]) / (2 * step)
-    return grads
+def reference() -> Backend:
+    """The NumPy backend: values of exact arithmetic and central differences good to about nine digits."""
+    return get_backend(REFERENCE)

@@ -16,12 +16,12 @@ class Peak:
 
     def __init__(self, backend: Backend):
         self.backend = backend
-        self.own = backend.device == "gpu" and not backend.shares_memory()
+        self.own = backend.device == "gpu" and not backend.runtime.shares_memory()
         give_back(backend)  # what an earlier stage has left
         restart_peak()
 
     def bytes(self) -> int:
-        return self.backend.memory()["peak"] if self.own else max_resident()
+        return self.backend.runtime.memory()["peak"] if self.own else max_resident()
 
 
 def compare(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> Compared:

@@ -42,7 +42,7 @@ def place_of(framework: Backend, limits: Limits, width: int = 512) -> Place:
     """
     framework.sync(framework.zeros((64, 64)) @ framework.zeros((64, 64)))  # loads what the first product loads
     gc.collect()
-    base = resident() + BESIDE if framework.shares_memory() else 0
+    base = resident() + BESIDE if framework.runtime.shares_memory() else 0
     dtype = choose_dtype(framework, "auto", width)
     return Place(framework.name, framework.device, dtype, base, budget_of(framework, limits), limits.cpu)
 
@@ -53,7 +53,7 @@ def budget_of(framework: Backend, limits: Limits) -> int | None:
     None where the system does not tell.
     """
     machine = describe()
-    if not framework.shares_memory():
+    if not framework.runtime.shares_memory():
         return None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
     free = machine.memory_available
     bounds = [None if free is None else int(SHARE * free) + resident()]

@@ -7,7 +7,7 @@ measured: GPUs. There the counts are those of the same framework, with Metal's u
 
 from dataclasses import asdict, dataclass
 
-from backends.base import MUON_GROUP
+from backends.updates import MUON_GROUP
 from minigpt.data.forms import Form
 from minigpt.plan.costs import FLOAT, row_width, state_of
 from minigpt.sections import ModelConfig, StageConfig

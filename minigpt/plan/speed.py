@@ -71,7 +71,7 @@ def _sample(backend: Backend, model: ModelConfig, stage: Stage, config: StageCon
     width = row_width(model, stage.form)
     flops = sum(flops_per_token(model.model_copy(update={"n_layer": n}), width) for n in (SHALLOW, DEEP))
     tokens = int(seconds * _rate(backend) / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
-    lanes = len(backend.lanes())
+    lanes = backend.lanes
     return min(config.micro_batch_size, max(1, tokens // width // lanes) * lanes)
 
 

@@ -4,13 +4,14 @@ A layer's output error depends on its weights through the Gram matrix G = Xᵀ X
 a few batches of training data give.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from backends.base import Array
+from backends.base import Array, Backend
 from backends.tree import Tree, items, unflatten
-from minigpt.model.gpt import GPT, segment_mask, to_backend
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.quantize.codes import (
     Leaves,
     bits_of,
@@ -100,39 +101,30 @@ def input_grams(model: GPT, weights: Tree, batches: Iterable[dict], prefix: str 
     if parts[:2] == ["model", "layers"]:
         layers = weights["model"]["layers"][: int(parts[2]) + 1]
         weights = weights | {"model": weights["model"] | {"layers": layers}}
-    tree = to_backend(model.backend, weights)
-    recorder = _Recorder(model, tree, prefix)
+    backend, grams = model.backend, dict[str, np.ndarray]()
+    tree = _watched(to_backend(backend, weights), "", prefix, lambda name, x: _add(backend, grams, name, x))
     for batch in batches:
-        ids, segments = (model.backend.array(batch[key]) if key in batch else None for key in ("ids", "segments"))
-        hidden = recorder.hidden(tree, ids, "causal" if segments is None else segment_mask(model.backend, segments))
-        model.backend.sync(hidden if parts[0] == "model" else recorder.logits(tree, hidden))
-    return recorder.grams
+        ids, segments = (backend.array(batch[key]) if key in batch else None for key in ("ids", "segments"))
+        hidden = model.hidden(tree, ids, segments=segments)
+        backend.sync(hidden if parts[0] == "model" else model.logits(tree, hidden))
+    return grams
 
 
-class _Recorder(GPT):
-    """The model, which adds up the Gram matrices of what its linear layers are given."""
+def _watched(tree: Tree, name: str, prefix: str, see: Callable[[str, Array], None]) -> Tree:
+    """The tree with a leaf `watch` in the layers whose weight's name begins with `prefix` (see `model.linear`)."""
+    if isinstance(tree, list):
+        return [_watched(child, f"{name}.{i}", prefix, see) for i, child in enumerate(tree)]
+    if not isinstance(tree, dict):
+        return tree
+    found = {key: _watched(child, f"{name}.{key}".lstrip("."), prefix, see) for key, child in tree.items()}
+    if "weight" in tree and f"{name}.weight".startswith(prefix):
+        found["watch"] = functools.partial(see, f"{name}.weight")
+    return found
 
-    def __init__(self, model: GPT, weights: Tree, prefix: str):
-        super().__init__(model.config, model.backend, model.dtype)
-        self.grams: Grams = {}
-        self._names: dict[int, str] = {}
-        self._find(weights, "", prefix)
 
-    def _find(self, tree: Tree, name: str, prefix: str) -> None:
-        if isinstance(tree, dict) and "weight" in tree and f"{name}.weight".startswith(prefix):
-            self._names[id(tree)] = f"{name}.weight"
-        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-            self._find(child, f"{name}.{key}".lstrip("."), prefix)
-
-    def _linear(self, w: Tree, x: Array) -> Array:
-        if (name := self._names.get(id(w))) is not None:
-            rows = x.reshape(-1, x.shape[-1])
-            gram = self.backend.numpy(rows.swapaxes(0, 1) @ rows).astype(np.float64)
-            self.grams[name] = self.grams.get(name, 0.0) + gram
-        return super()._linear(w, x)
-
-    def _linears(self, layers: list[Tree], x: Array) -> list[Array]:
-        return [self._linear(w, x) for w in layers]
+def _add(backend: Backend, grams: Grams, name: str, x: Array) -> None:
+    rows = x.reshape(-1, x.shape[-1])
+    grams[name] = grams.get(name, 0.0) + backend.numpy(rows.swapaxes(0, 1) @ rows).astype(np.float64)
 
 
 # ---- what it costs -----------------------------------------------------------------------------------------

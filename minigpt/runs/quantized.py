@@ -110,7 +110,7 @@ def for_answers(backend: Backend, weights: Tree, config: ModelConfig, bits: int)
     reading floats: there they become the floats that they stand for, which give the same logits, or, from 8 bits and
     where a short measurement shows that to be faster, 8 bits again with one scale per row, which give nearly the same.
     """
-    if backend.fast_quantized():
+    if backend.quantized.fast:
         return to_backend(backend, weights), ""
     speed = int8_speed(backend, _multiplied(weights, config)) if bits == 8 else 0.0
     if speed > GAIN:
@@ -140,7 +140,7 @@ def _in_rows(backend: Backend, weights: Tree, config: ModelConfig) -> Tree:
         if f"{stem}packed" not in flat or (looked_up and not config.tie_embeddings):
             continue
         codes = {part: backend.numpy((flat.get if looked_up else flat.pop)(stem + part)) for part in QUANTIZED}
-        flat[f"{stem}int8"] = backend.int8_matrix(dequantize_matrix(codes, shape[1]))
+        flat[f"{stem}int8"] = backend.quantized.int8.matrix(dequantize_matrix(codes, shape[1]))
     return unflatten(flat)
 
 

@@ -108,7 +108,7 @@ class Run:
         """
         environment = {"minigpt": __version__, "python": platform.python_version(), "platform": platform.platform()}
         if backend is not None:
-            environment |= {"backend": backend.name} | backend.versions()
+            environment |= {"backend": backend.name} | backend.runtime.versions()
         self.make_directory()
         with self._writing():
             write_whole(self.directory / "config.toml", to_toml(self.config))

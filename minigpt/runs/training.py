@@ -46,7 +46,7 @@ def train_stage(run: Run, name: str, backend: Backend, report: Report, control: 
     planned = control.plan.of(name) if control.plan is not None else None
     config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
     config = config.model_copy(update={"dtype": _dtype(run, name, backend)})
-    backend.repeat_exactly(config.deterministic)
+    backend.runtime.repeat_exactly(config.deterministic)
     report(StageStarted(name, config.steps, parameter_count(run.model_config), backend.name, backend.device,
                         config.dtype))  # fmt: skip
     slow = dtype_note(backend, run.config.of(name).dtype, run.model_config.d_model)
@@ -110,7 +110,7 @@ def _dtype(run: Run, stage: str, backend: Backend) -> str:
     """What the stage computes in: what it was begun with, as what suits a machine may be a close decision."""
     wanted, store = run.config.of(stage).dtype, run.store(stage)
     if wanted == "auto" and store.begun():
-        usual = "bfloat16" if backend.device == "gpu" and backend.fast_bfloat16() else "float32"
+        usual = "bfloat16" if backend.device == "gpu" and backend.runtime.fast_bfloat16() else "float32"
         return store.last_state().get("dtype", usual)
     return choose_dtype(backend, wanted, run.model_config.d_model)
 

@@ -1,4 +1,4 @@
-"""The gradients of a step's batch: part by part where the whole does not fit, side by side where that is faster."""
+"""The gradients of a step's batch: micro-batch by micro-batch where the whole does not fit the memory."""
 
 from collections.abc import Callable
 
@@ -8,27 +8,33 @@ from minigpt.data.batches import Batch, split
 
 
 def accumulated(
-    backend: Backend, gradient: Callable, weights: Tree, batch: Batch, parts: int, rest: Callable = lambda: None
-) -> tuple[Array, dict[str, Array], Tree]:
-    """(loss, metrics, gradients) of a batch computed in equal parts.
+    backend: Backend, gradient: Callable, weights: Tree, batch: Batch, micro_batches: int,
+    rest: Callable = lambda: None,
+) -> tuple[Array, dict[str, Array], Tree]:  # fmt: skip
+    """(loss, metrics, gradients) of a batch computed in equal micro-batches.
 
-    The batch's weights sum to 1 over all parts, so the plain sums are exactly those of the whole: a mean of
-    the parts' means would be wrong when the parts have different numbers of tokens. The backend's lanes share the rows
-    of a part and compute at the same time. `rest` is called behind each part of several.
+    The batch's weights sum to 1 over all of them, so the sums are exactly those of the whole: a mean of their means
+    would be wrong when they have different numbers of tokens. `rest` is called after each of several.
     """
-    total, lanes = None, backend.lanes()
-    for part in split(batch, parts):
-        for lane, piece in zip(lanes, split(part, min(len(lanes), len(part["ids"]))), strict=False):
-            with lane:
-                (value, metrics), grads = gradient(weights, {key: backend.array(x) for key, x in piece.items()})
-            if total is None:
-                total = [value, metrics, leaves(grads)]
-            else:
-                total[0] = total[0] + value
-                total[1] = map_leaves(lambda a, b: a + b, total[1], metrics)
-                total[2] = backend.add_lists(total[2], leaves(grads))
-        if parts > 1:
+    total = None
+
+    def computed(rows: Batch) -> tuple:
+        return gradient(weights, {key: backend.array(x) for key, x in rows.items()})
+
+    for micro_batch in split(batch, micro_batches):
+        pieces = split(micro_batch, min(backend.lanes, len(micro_batch["ids"])))
+        for (loss, metrics), grads in backend.side_by_side(computed, pieces):
+            total = [loss, metrics, leaves(grads)] if total is None else _sums(backend, total, loss, metrics, grads)
+        if micro_batches > 1:
             backend.sync(total)
             rest()
-    value, metrics, sums = total
-    return value, metrics, rebuild(weights, sums)
+    loss, metrics, sums = total
+    return loss, metrics, rebuild(weights, sums)
+
+
+def _sums(backend: Backend, total: list, loss: Array, metrics: dict[str, Array], grads: Tree) -> list:
+    return [
+        total[0] + loss,
+        map_leaves(lambda a, b: a + b, total[1], metrics),
+        backend.updates.add(total[2], leaves(grads)),
+    ]

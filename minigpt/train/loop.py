@@ -78,7 +78,7 @@ def train(
         )
         grads, norm = optimizer.clip(grads)
         if backend.device == "gpu" and state.step + 1 < config.steps:
-            backend.start(norm)  # the GPU computes this step while the next one's batch is made
+            backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made
             batches.make(number + 1)
         done = _read(backend, value, norm, metrics, batch, state.health, config)
         if done.verdict == "failing":
@@ -86,7 +86,8 @@ def train(
             continue
         if done.verdict == "good":
             state.weights, state.moments = optimizer.update(state.weights, grads, state.moments, state.step)
-            backend.begin(state.weights, state.moments)
+            if backend.lazy:  # else the update is under way, and a GPU goes on with it
+                backend.sync(state.weights, state.moments)
         state.step += 1
         for hook in hooks:
             hook(state, done)

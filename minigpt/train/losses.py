@@ -1,24 +1,25 @@
 """Losses as pure functions of arrays. `weights` of rows, tokens or pairs sum to 1 over a whole step's batch,
-so that the parts of an accumulated step add up to exactly the loss of the whole.
+so that the micro-batches of a step add up to exactly the loss of the whole.
 
 Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
 """
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.model.gpt import GPT, segment_mask
+from minigpt.model.gpt import GPT
 from minigpt.model.linear import QUANTIZED, matrix
 
 
 def token_losses(model: GPT, weights: Tree, batch: dict[str, Array], counted: Array | None = None) -> Array:
     """-log p(target) per token (B, T) in float32; rows with `segments` hold several separate examples.
 
-    Of `counted` (B, T) bool the caller uses the true ones only: no logits are computed for prompts and the unused ends
-    of rows, and these tokens get 0, where the backend can tell beforehand which they are.
+    Logits are computed only where `counted` (B, T) bool is true, not for prompts and the unused ends of rows; other
+    tokens get 0. A backend that cannot tell beforehand which they are computes all of them.
     """
-    packed, targets, backend = batch.get("segments"), batch["targets"], model.backend
-    mask = "causal" if packed is None else segment_mask(backend, packed)
-    hidden = model.hidden(weights, batch["ids"], mask, keys=batch.get("dropout"))  # (B, T, d)
+    targets, backend = batch["targets"], model.backend
+    hidden = model.hidden(
+        weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout")
+    )  # (B, T, d)
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
     if places is None or not 0 < places.shape[0] < rows * tokens:
@@ -31,7 +32,7 @@ def token_losses(model: GPT, weights: Tree, batch: dict[str, Array], counted: Ar
 
 
 def _losses(model: GPT, weights: Tree, hidden: Array, targets: Array) -> Array:
-    """-log p(target) (B, T) behind hidden (B, T, d); with `model.loss_chunk` so many rows of logits exist at once."""
+    """-log p(target) (B, T) after hidden (B, T, d); with `model.loss_chunk` so many rows of logits exist at once."""
     backend, head = model.backend, model.head(weights)
     if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
         return backend.token_nll(model.logits(weights, hidden), targets)

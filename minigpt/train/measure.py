@@ -8,7 +8,7 @@ import numpy as np
 
 from backends.tree import Tree
 from minigpt.data.batches import Rows, in_order, stacked
-from minigpt.model.gpt import GPT, segment_mask
+from minigpt.model.gpt import GPT
 from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
 
@@ -62,8 +62,8 @@ def divergence(
     for numbers in in_order(rows, batch_size, limit):
         batch = stacked([rows.row(0, i) for i in numbers])
         arrays = {key: backend.array(x) for key, x in batch.items()}
-        mask = "causal" if "segments" not in arrays else segment_mask(backend, arrays["segments"])
-        a, b = (backend.cast(model(tree, arrays["ids"], mask), "float32") for tree in (weights, other))  # (B, T, V)
+        ids, segments = arrays["ids"], arrays.get("segments")
+        a, b = (backend.cast(model(tree, ids, segments=segments), "float32") for tree in (weights, other))  # (B, T, V)
         p, q = (x - backend.logsumexp(x)[..., None] for x in (a, b))
         kl, equal = (backend.exp(p) * (p - q)).sum(axis=-1), backend.argmax(a, -1) == backend.argmax(b, -1)
         counted = batch["weights"].astype(np.float64)  # (B, T) of 0 and 1

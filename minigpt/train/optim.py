@@ -28,8 +28,9 @@ class Optimizer:
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
         self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
         self.names = [name for name, _ in named]
-        self._clip = backend.compile_update(lambda grads: backend.clip_by_global_norm(grads, config.grad_clip))
-        self._update = backend.compile_update(self._compute)
+        updates = backend.updates
+        self._clip = updates.compile(lambda grads: updates.clip(grads, config.grad_clip))
+        self._update = updates.compile(self._compute)
 
     def init(self, weights: Tree) -> Tree:
         """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""
@@ -47,7 +48,7 @@ class Optimizer:
         What is passed in must not be used again: a backend may have changed it in place.
         """
         share = rate(self.config, step)
-        scalar, t = self.backend.scalar, step + 1
+        scalar, t = self.backend.updates.scalar, step + 1
         settings = {
             "learning_rate": scalar(self.config.learning_rate * share),
             "matrix_learning_rate": scalar(self.config.matrix_learning_rate * share),
@@ -57,7 +58,7 @@ class Optimizer:
         return self._update(weights, grads, state, settings)
 
     def _compute(self, weights: Tree, grads: list[Array], state: Tree, settings: dict[str, Any]):
-        c, backend = self.config, self.backend
+        c, updates = self.config, self.backend.updates
         params = leaves(weights)
         first = [state["first"][name] for name in self.names]
         second = [state["second"][self.names[i]] for i in self.adamw]
@@ -66,7 +67,7 @@ class Optimizer:
             return [arrays[i] for i in indices]
 
         if self.adamw:
-            new_params, new_first, second = backend.adamw_update(
+            new_params, new_first, second = updates.adamw(
                 pick(params, self.adamw), pick(grads, self.adamw), pick(first, self.adamw), second,
                 lr=settings["learning_rate"], correction1=settings["correction1"], correction2=settings["correction2"],
                 beta1=c.beta1, beta2=c.beta2, eps=c.eps, decays=self.decays,
@@ -74,7 +75,7 @@ class Optimizer:
             _put(params, self.adamw, new_params)
             _put(first, self.adamw, new_first)
         if self.muon:
-            new_params, new_first = backend.muon_update(
+            new_params, new_first = updates.muon(
                 pick(params, self.muon), pick(grads, self.muon), pick(first, self.muon),
                 lr=settings["matrix_learning_rate"], beta=c.momentum, decay=c.weight_decay,
                 dtype="bfloat16" if c.dtype == "bfloat16" else "float32",

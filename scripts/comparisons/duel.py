@@ -157,7 +157,7 @@ def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
     if device != "cpu":
         from backends import get_backend
 
-        versions["gpu"] = get_backend("torch", "gpu").versions()["device"]
+        versions["gpu"] = get_backend("torch", "gpu").runtime.versions()["device"]
     for package in ("minigpt", "torch", "mlx", *packages):
         try:
             versions[package] = metadata.version(package)

@@ -61,5 +61,5 @@ if __name__ == "__main__":
     from backends import get_backend
 
     gpu = get_backend("torch", "gpu")
-    peak = gpu.memory()["peak"] / 2**20
+    peak = gpu.runtime.memory()["peak"] / 2**20
     print(json.dumps({"peak MB": peak, "TFLOP/s": product_rate(gpu)}))

@@ -60,7 +60,7 @@ def decode(backend: Backend) -> Profile:
 
     def step() -> None:
         cache.length = BEFORE
-        backend.sync(model.logits(weights, model.hidden(weights, one, "causal", cache)))
+        backend.sync(model.logits(weights, model.hidden(weights, one, cache=cache)))
 
     with backend.inference():
         step()
@@ -72,7 +72,7 @@ def decode(backend: Backend) -> Profile:
 
 def _training_pieces(backend: Backend, c: ModelConfig) -> Iterator[tuple[str, float]]:
     """(kind of work, seconds) of all layers; the backend's lanes share the rows, as in a step."""
-    rows, scale = ROWS // len(backend.lanes()), c.head_dim**-0.5
+    rows, scale = ROWS // backend.lanes, c.head_dim**-0.5
     tokens = rows * c.context
     draw = _Draw(backend)
     shapes = [shape for name, shape in weight_shapes(c).items() if len(shape) == 2]  # tied: the embeddings are the head
@@ -108,7 +108,7 @@ def _decode_pieces(backend: Backend, c: ModelConfig) -> list[tuple[str, float]]:
     caches = [[draw(1, c.n_kv_head, BEFORE + 1, c.head_dim) for _ in range(2)] for _ in range(c.n_layer)]
     return [
         ("matrix products", _each(lambda: backend.sync([backend.linear(inputs[w.shape[1]], w) for w in matrices]))),
-        ("attention", _each(lambda: backend.sync([backend.attention(q, k, v, scale, None) for k, v in caches]))),
+        ("attention", _each(lambda: backend.sync([backend.attention(q, k, v, scale) for k, v in caches]))),
     ]
 
 
@@ -123,11 +123,7 @@ def _gradient(backend: Backend, work: Callable[..., Array], *inputs: Any) -> flo
     gradient = backend.value_and_grad(lambda given: (work(*given), {}))
 
     def in_lanes() -> None:
-        found = []
-        for lane in backend.lanes():
-            with lane:
-                found.append(gradient(list(inputs)))
-        backend.sync(found)
+        backend.sync(backend.side_by_side(lambda _: gradient(list(inputs)), range(backend.lanes)))
 
     in_lanes()
     return seconds(in_lanes)
@@ -142,8 +138,8 @@ def _update(backend: Backend, c: ModelConfig) -> float:
     gradients = [to_backend(backend, init_weights(c, seed)) for seed in range(5)]  # a clip uses them up
 
     def update() -> None:
-        slopes, _ = optimizer.clip(gradients.pop())
-        state[:] = optimizer.update(state[0], slopes, state[1], 0)
+        grads, _ = optimizer.clip(gradients.pop())
+        state[:] = optimizer.update(state[0], grads, state[1], 0)
         backend.sync(state)
 
     update()

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from backends.base import causal_mask
+
 DTYPES = ("float32", "bfloat16", "float16", "int32", "uint8", "bool")
 
 
@@ -71,7 +73,7 @@ def test_neither_side_shares_memory_with_the_other(backend):
     out[1] = 7
     assert backend.numpy(x).tolist() == [1, 1, 1]
     before = backend.numpy(x)
-    backend.add_lists([x], [backend.array(np.ones(3, np.float32))])
+    backend.updates.add([x], [backend.array(np.ones(3, np.float32))])
     assert before.tolist() == [1, 1, 1]
 
 
@@ -79,6 +81,28 @@ def test_write_puts_values_where_they_belong_and_nowhere_else(backend):
     target, values = np.zeros((1, 2, 4, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
     written = backend.write(backend.array(target), 1, backend.array(values))
     assert backend.numpy(written)[0, :, :, 0].tolist() == [[0, 1, 1, 0], [0, 1, 1, 0]]
+
+
+def test_each_row_is_written_where_it_ends(backend):
+    """Rows of a cache are filled up differently far: two tokens after 0, 3 and 1 others."""
+    values = np.random.default_rng(0).standard_normal((3, 2, 2, 4)).astype(np.float32)
+    written = backend.numpy(backend.write(backend.zeros((3, 2, 5, 4)), backend.array([0, 3, 1]), backend.array(values)))
+    expected = np.zeros((3, 2, 5, 4), np.float32)
+    for row, start in enumerate((0, 3, 1)):
+        expected[row, :, start : start + 2] = values[row]
+    assert (written == expected).all()
+
+
+@pytest.mark.parametrize("theta", [10000.0, (0.9, 0.11, 0.02, 0.0003)])
+def test_rows_at_positions_of_their_own_are_turned_as_if_alone(backend, theta):
+    """Whether the first position of each row is given or that of every token."""
+    x = backend.array(np.random.default_rng(0).standard_normal((3, 2, 4, 8)).astype(np.float32))
+    starts = [7, 0, 300]
+    alone = [backend.numpy(backend.rope(x[i : i + 1], start, theta)) for i, start in enumerate(starts)]
+    everywhere = np.array(starts)[:, None] + np.arange(4)
+    for positions in (starts, everywhere):
+        found = backend.numpy(backend.rope(x, backend.array(np.array(positions)), theta))
+        assert np.abs(found - np.concatenate(alone)).max() < 1e-4  # an angle of 300 in float32
 
 
 def test_numbers_and_zero_dimensional_arrays_keep_bfloat16(backend):
@@ -92,7 +116,7 @@ def test_the_smallest_sizes(backend):
     """One row, one token, one head, one entry: no operation needs more than one of anything."""
     one = backend.array(np.ones((1, 1, 1, 2), np.float32))
     assert backend.numpy(backend.attention(one, one, one, 1.0)).tolist() == [[[[1, 1]]]]
-    assert backend.numpy(backend.causal_mask(1, 1)).tolist() == [[True]]
+    assert backend.numpy(causal_mask(backend, 1, 1)).tolist() == [[True]]
     assert np.allclose(backend.numpy(backend.rope(one, 0, 10000.0)), 1)
     values, indices = backend.topk(one[0, 0, :, :1], 1)
     assert (backend.numpy(values).tolist(), backend.numpy(indices).tolist()) == ([[1]], [[0]])

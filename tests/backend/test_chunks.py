@@ -82,7 +82,7 @@ def test_chunks_need_a_part_of_the_memory(backend):
 
 def peak(backend, fn, weights):
     """Bytes by which a gradient raises the resident memory of this process at most."""
-    backend.clear_cache()
+    backend.runtime.clear_cache()
     backend.sync(weights)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins again

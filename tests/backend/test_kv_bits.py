@@ -38,9 +38,9 @@ class Rounding(KVCache):
 
     def extend(self, layer, k, v):
         def rounded(x):
-            packed, scales, biases = self.backend.quantize(x, self.bits, self.size)
+            packed, scales, biases = self.backend.quantized.quantize(x, self.bits, self.size)
             half = [self.backend.cast(self.backend.cast(s, "float16"), "float32") for s in (scales, biases)]
-            return self.backend.dequantize(packed, *half, self.bits)
+            return self.backend.quantized.dequantize(packed, *half, self.bits)
 
         return super().extend(layer, rounded(k), rounded(v))
 
@@ -93,9 +93,9 @@ def test_greedy_answers_in_8_bits_are_near_the_exact_ones(backend):
 
 @BITS
 def test_in_a_batch_each_answer_is_what_it_is_alone(backend, bits):
-    """For prompts of one length: filling shifts positions, and with them how the rotated keys are rounded."""
+    """Also of unequal prompts: every row has its own positions, so its keys are rounded as they are alone."""
     quantized = engine(backend, bits)
-    prompts = [PROMPTS[3][:17], PROMPTS[2], PROMPTS[3][-17:]]
+    prompts = [PROMPTS[3][:17], PROMPTS[0], PROMPTS[2], PROMPTS[3], PROMPTS[3][-17:]]
     together = quantized.answer(prompts, GREEDY, 8)
     assert [a.ids for a in together] == [quantized.answer([prompt], GREEDY, 8)[0].ids for prompt in prompts]
 

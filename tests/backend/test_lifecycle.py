@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from backends import BACKENDS, get_backend, installed, tree
-from backends.base import BackendUnavailable, count
+from backends import BACKENDS, REFERENCE, get_backend, installed, tree
+from backends.base import BackendUnavailable
+from backends.tree import count
 from minigpt.model.gpt import GPT
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 from minigpt.train.losses import language_loss
@@ -21,6 +22,9 @@ def test_backend_names():
     assert all(get_backend(name, "cpu").device == "cpu" and installed(name) for name in BACKENDS)
     with pytest.raises(BackendUnavailable, match="jax"):
         get_backend("jax")
+    assert get_backend(REFERENCE).name == "numpy" not in BACKENDS  # nobody trains with it
+    with pytest.raises(BackendUnavailable, match="cpu"):
+        get_backend(REFERENCE, "gpu")
 
 
 def test_gradients_have_the_tree_of_the_weights(backend):
@@ -71,9 +75,9 @@ def test_gradients_may_be_clipped_and_added_whatever_they_came_from(backend):
     weights, x = {key: numbers(backend, 2) for key in "abc"}, backend.array([3.0, 4.0])
     gradient = backend.value_and_grad(fn)
     totals = tree.leaves(gradient(weights, x)[1])
-    totals = backend.add_lists(totals, tree.leaves(gradient(weights, x)[1]))
+    totals = backend.updates.add(totals, tree.leaves(gradient(weights, x)[1]))
     assert [backend.numpy(g).tolist() for g in totals] == [[6, 8], [6, 8], [2, 2]]
-    clipped, norm = backend.clip_by_global_norm(totals, 1.0)
+    clipped, norm = backend.updates.clip(totals, 1.0)
     right = np.sqrt(100 + 100 + 8)
     assert float(norm) == pytest.approx(right)
     for found, unclipped in zip(clipped, [[6, 8], [6, 8], [2, 2]], strict=True):
@@ -145,8 +149,8 @@ def test_compiled_functions_give_the_same_values(backend):
 def test_scalars_are_not_baked_into_compiled_functions(backend):
     step = backend.compile(lambda x, lr: x * lr)
     x = backend.array([1.0, 2.0])
-    assert backend.numpy(step(x, backend.scalar(0.5))).tolist() == [0.5, 1]
-    assert backend.numpy(step(x, backend.scalar(0.25))).tolist() == [0.25, 0.5]
+    assert backend.numpy(step(x, backend.updates.scalar(0.5))).tolist() == [0.5, 1]
+    assert backend.numpy(step(x, backend.updates.scalar(0.25))).tolist() == [0.25, 0.5]
 
 
 def test_compiled_gradients_are_the_plain_ones(backend):
@@ -177,14 +181,16 @@ def test_gradients_flow_through_topk_values_but_not_positions(backend):
 
 def test_housekeeping(backend):
     backend.sync({"a": [numbers(backend, 2)], "b": numbers(backend, 1)}, numbers(backend, 1))
-    backend.clear_cache()
-    backend.set_limits()
-    assert set(backend.memory()) == {"active", "peak"}
-    assert all(isinstance(n, int) and n >= 0 for n in backend.memory().values())
-    assert backend.name in backend.versions() and all(isinstance(v, str) for v in backend.versions().values())
+    backend.async_eval(numbers(backend, 2))
+    runtime = backend.runtime
+    runtime.clear_cache()
+    runtime.set_limits()
+    assert set(runtime.memory()) == {"active", "peak"}
+    assert all(isinstance(n, int) and n >= 0 for n in runtime.memory().values())
+    assert backend.name in runtime.versions() and all(isinstance(v, str) for v in runtime.versions().values())
     if backend.device == "cpu":
-        assert backend.fast_bfloat16() is backend.fast_quantized() is False
-        assert backend.shares_memory() is True
+        assert runtime.fast_bfloat16() is backend.quantized.fast is False
+        assert runtime.shares_memory() is True
     assert count({"a": numbers(backend, 2, 3), "b": [numbers(backend, 4)]}) == 10
 
 
@@ -201,34 +207,32 @@ def test_a_device_that_is_not_there_is_refused(name):
     assert get_backend(name, "auto").device == "cpu"
 
 
-def test_lanes_compute_what_one_does(backend):
-    """Arrays go from one lane to the other and out of it, also when a lane is entered again."""
-    x, lanes = numbers(backend, 40, 50), backend.lanes()
-    assert len(lanes) == (2 if backend.name == "mlx" and backend.device == "cpu" else 1)
-    found = []
-    for _ in range(2):
-        for lane in lanes:
-            with lane:
-                found.append(backend.exp(x) @ x.swapaxes(0, 1) + (found[-1] if found else 0.0))
+def test_pieces_side_by_side_are_what_each_is_alone(backend):
+    """Arrays go from one lane to the other and out of it, also when a lane is used again."""
+    x, found = numbers(backend, 40, 50), []
+    assert backend.lanes == (2 if backend.name == "mlx" and backend.device == "cpu" else 1)
+
+    def piece(factor):
+        found.append(factor * backend.exp(x) @ x.swapaxes(0, 1) + (found[-1] if found else 0.0))
+        return found[-1]
+
+    results = backend.side_by_side(piece, [1.0, 2.0, 3.0, 4.0])
     alone = backend.numpy(backend.exp(x) @ x.swapaxes(0, 1))
-    assert np.allclose(backend.numpy(found[-1]), len(found) * alone, rtol=1e-4, atol=1e-3)
+    for result, total in zip(results, (1, 3, 6, 10), strict=True):
+        assert np.allclose(backend.numpy(result), total * alone, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("lanes", "chosen"), [(2, [1, 7]), (1, [])])
-def test_a_product_in_one_of_several_lanes_has_one_thread(backend, monkeypatch, lanes, chosen):
+@pytest.mark.parametrize(("pieces", "chosen"), [(2, [1, 7]), (1, [])])
+def test_a_product_in_one_of_several_lanes_has_one_thread(backend, monkeypatch, pieces, chosen):
     if backend.name != "mlx" or backend.device != "cpu":
         pytest.skip("no lanes")
-    from backends.mlx import backend as mlx_backend
+    from backends.mlx import blas
 
     told = []
-    blas = SimpleNamespace(MKL_Get_Max_Threads=lambda: 7, mkl_serv_set_num_threads=told.append)
-    monkeypatch.setattr(mlx_backend, "BLAS", blas)
+    library = SimpleNamespace(MKL_Get_Max_Threads=lambda: 7, mkl_serv_set_num_threads=told.append)
+    monkeypatch.setattr(blas, "BLAS", library)
     x = numbers(backend, 4, 5)
-    found = []
-    for lane in backend.lanes()[:lanes]:
-        with lane:
-            found.append(backend.exp(x))
-    backend.sync(found)
+    backend.sync(backend.side_by_side(lambda _: backend.exp(x), range(pieces)))
     assert told == chosen
     backend.sync(backend.exp(x))  # no lane is at work any more
     assert told == chosen

@@ -70,7 +70,8 @@ def test_reference_logprobs_are_those_of_each_sequence_alone(backend, tmp_path, 
 def test_neighbours_in_a_row_do_not_matter_because_of_the_segments(backend, tmp_path, sequences, monkeypatch):
     """The comparison can fail: without the mask between segments it does."""
     model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
-    monkeypatch.setattr("minigpt.train.losses.segment_mask", lambda backend, segments: "causal")
+    visible = backend.visible
+    monkeypatch.setattr(backend, "visible", lambda *sizes, **_: visible(*sizes))
     found = reference_logprobs(model, weights, pair_rows(tmp_path), tmp_path / "reference", SIZE, silent)
     assert np.abs(found - one_by_one(backend, model, weights, sequences)).max() > 1
 

@@ -1,11 +1,10 @@
 """Models whose matrices are in few bits: the same logits and gradients as with the floats that the codes stand for."""
 
-import copy
-
 import numpy as np
 import pytest
 
 from backends import get_backend
+from backends.mlx.operations import MLXBackend
 from backends.tree import items, map_leaves, unflatten
 from minigpt.errors import UsageError
 from minigpt.machine.formats import int8_speed
@@ -106,7 +105,7 @@ def test_the_backends_own_quantize_packs_as_mlx_does(backend, bits):
     import mlx.core as mx
 
     weight = np.random.default_rng(0).standard_normal((2, 3, 128)).astype(np.float32)
-    found = [backend.numpy(leaf) for leaf in backend.quantize(backend.array(weight), bits, 32)]
+    found = [backend.numpy(leaf) for leaf in backend.quantized.quantize(backend.array(weight), bits, 32)]
     expected = [np.array(leaf) for leaf in mx.quantize(mx.array(weight), group_size=32, bits=bits)]
     assert np.array_equal(found[0].view(np.uint32), expected[0])
     assert all(np.abs(a - b).max() < 1e-7 for a, b in zip(found[1:], expected[1:], strict=True))
@@ -207,9 +206,8 @@ def test_torch_keeps_no_floats_of_a_frozen_weight_for_the_backward_pass():
 def test_mlx_kernels_that_gpus_use_for_all_rows(bits):
     """On GPUs mx.quantized_matmul takes every product, and its gradient; here the CPU device computes the same."""
     cpu = get_backend("mlx", "cpu")
-    gpu = copy.copy(cpu)
-    gpu.device = "gpu"
-    assert gpu.fast_quantized() and not cpu.fast_quantized()
+    gpu = MLXBackend("gpu")
+    assert gpu.quantized.fast and not cpu.quantized.fast
     config = CONFIGS["untied, QK-norm"]
     weights = quantize_weights(random_weights(config), bits, 64)
     assert np.abs(logits(gpu, config, weights) - logits(cpu, config, weights)).max() < BOUND
@@ -227,24 +225,25 @@ def test_rows_in_8_bits_are_whole_numbers_times_their_scales(backend):
     weight, bias = draw.standard_normal((48, 64)).astype(np.float32), draw.standard_normal(48).astype(np.float32)
     weight[3] = 0
     x = draw.standard_normal((2, 3, 64)).astype(np.float32) * np.array([[[1e-3], [1], [200]], [[0], [1], [1]]], "f4")
-    matrix = backend.int8_matrix(weight)
-    if matrix is None:
+    int8 = backend.quantized.int8
+    if int8 is None:
         pytest.skip("no product of bytes on this framework and processor")
+    matrix = int8.matrix(weight)
 
     def rounded(rows):
         scales = np.maximum(np.abs(rows).max(axis=-1, keepdims=True), 1e-30).astype(np.float64) / 127
         return np.rint(rows / scales), scales
 
     (a, x_scales), (b, w_scales) = rounded(x), rounded(weight)
-    found = backend.numpy(backend.int8_linears(backend.array(x), [matrix], [backend.array(bias)])[0]) - bias
+    found = backend.numpy(int8.linears(backend.array(x), [matrix], [backend.array(bias)])[0]) - bias
     size = np.abs(x).max(axis=-1, keepdims=True)  # with another code for a single number it would be 0.01 of that
     assert (np.abs(found - (a @ b.T) * x_scales * w_scales[:, 0]) <= 1e-5 * size + 1e-6).all()
     exact = x @ weight.T
     assert 1e-3 < np.abs(found - exact)[0, 1].max() < 0.5, np.abs(exact[0, 1]).max()
-    several = [backend.int8_matrix(weight[:8]), matrix]
-    few, plain = map(backend.numpy, backend.int8_linears(backend.array(x), several, [None, None]))
+    several = [int8.matrix(weight[:8]), matrix]
+    few, plain = map(backend.numpy, int8.linears(backend.array(x), several, [None, None]))
     assert np.array_equal(few, plain[..., :8]) and np.abs(plain - found).max() < 1e-4
-    alone = backend.numpy(backend.int8_linears(backend.array(x[:1, 1:2]), [matrix], [None])[0])
+    alone = backend.numpy(int8.linears(backend.array(x[:1, 1:2]), [matrix], [None])[0])
     assert np.array_equal(alone[0, 0], plain[0, 1])
 
 
@@ -255,10 +254,10 @@ def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits, sp
     """In 8 bits where these were measured to be faster, else as the floats that the codes stand for."""
     config = CONFIGS[name]
     quantized = quantize_weights(random_weights(config), bits, 64)
-    possible = backend.int8_matrix(np.ones((8, 64), np.float32)) is not None
+    possible = backend.quantized.int8 is not None
     monkeypatch.setattr(runs_quantized, "int8_speed", lambda *measured: speed if possible else 0.0)
     arrays, how = for_answers(backend, quantized, config, bits)
-    if not backend.fast_quantized():
+    if not backend.quantized.fast:
         assert ("one scale per row" in how) == (possible and bits == 8 and speed > 1)
     found = backend.numpy(GPT(config, backend)(arrays, backend.array(IDS)))
     right = logits(backend, config, quantized)
@@ -270,7 +269,7 @@ def test_weights_for_answers_give_nearly_the_same_logits(backend, name, bits, sp
 
 def test_without_fast_products_of_bytes_there_are_floats(monkeypatch):
     torch_backend = get_backend("torch", "cpu")
-    monkeypatch.setattr(type(torch_backend), "int8_matrix", lambda *_: None)
+    monkeypatch.setattr(type(torch_backend.quantized), "int8", None)
     int8_speed.cache_clear()
     quantized = quantize_weights(random_weights(CONFIGS["tied"]), 8, 64)
     arrays, how = for_answers(torch_backend, quantized, CONFIGS["tied"], 8)

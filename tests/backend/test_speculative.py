@@ -1,10 +1,11 @@
-"""Speculative decoding: whoever guesses, and however well, the answer is the plain engine's, token for token."""
+"""Speculative decoding: whoever drafts, and however well, the answer is the plain engine's, token for token."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from backends.base import ALL
 from minigpt.errors import UsageError
 from minigpt.generate import speculate
 from minigpt.generate.engine import Engine
@@ -96,14 +97,14 @@ def test_with_keys_in_few_bits(backend, bits):
 
 @pytest.mark.parametrize("wrong", [1, 2, 3, 7])
 @pytest.mark.parametrize("most", [1, 2, 8, 100])
-def test_wherever_the_first_wrong_guess_is(engine, wrong, most):
+def test_wherever_the_first_wrong_draft_token_is(engine, wrong, most):
     for sampling in SAMPLINGS[:2]:
         speculation = knowing(engine, PROMPTS[1], sampling, wrong, most)
         assert engine.streamed(PROMPTS[1], sampling, 40, speculation) == engine.streamed(PROMPTS[1], sampling, 40)
 
 
 def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
-    """The comparison can fail: with the keys of wrong guesses left in the cache, the answer is another one."""
+    """The comparison can fail: with the keys of wrong draft tokens left in the cache, the answer is another one."""
     roomy, forward, held = speculate.new_cache, speculate.last_logits, [0]
 
     def uncut(engine, ids, cache, count):
@@ -122,13 +123,8 @@ def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
     assert engine.streamed(PROMPTS[1], GREEDY, 30, knowing(engine, PROMPTS[1], GREEDY)) == plain  # nothing to cut
 
 
-def test_a_mask_that_shows_later_guesses_would_be_seen(engine, monkeypatch):
-    hidden = GPT.hidden
-
-    def blind(self, weights, ids, mask, cache, last):
-        return hidden(self, weights, ids, None, cache, last=last)
-
-    monkeypatch.setattr(GPT, "hidden", blind)
+def test_a_mask_that_shows_later_draft_tokens_would_be_seen(engine, monkeypatch):
+    monkeypatch.setattr(engine.model.backend, "visible", lambda *_, **__: ALL)
     plain = engine.streamed([50], GREEDY, 30)  # one token after the other: the mask does not matter
     assert engine.streamed([50], GREEDY, 30, knowing(engine, [50], GREEDY, wrong=2)) != plain
 
@@ -137,8 +133,8 @@ def test_a_mask_that_shows_later_guesses_would_be_seen(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("end", [0, 1, 4, 5, 6])
-def test_a_stop_token_among_the_guesses(engine, monkeypatch, end):
-    """What was guessed and computed behind it is not part of the answer."""
+def test_a_stop_token_among_the_draft_tokens(engine, monkeypatch, end):
+    """What was drafted and computed after it is not part of the answer."""
     ids = [*range(101, 101 + end), IM_END, *range(120, 150)]
     monkeypatch.setattr(
         speculate, "chooser", lambda engine, logits, sampling, begin: lambda row, text: ids[len(text) - begin]
@@ -152,7 +148,7 @@ def test_a_stop_token_among_the_guesses(engine, monkeypatch, end):
 @pytest.mark.parametrize(
     ("prompt", "max_tokens"), [(5, 1), (5, 2), (5, 3), (CONTEXT - 1, 9), (CONTEXT - 2, 9), (CONTEXT - 3, 9)]
 )
-def test_no_guess_reaches_beyond_the_end(engine, prompt, max_tokens):
+def test_no_draft_reaches_beyond_the_end(engine, prompt, max_tokens):
     """The cache has room for the answer only, and a learned position must exist."""
     ids = [FIRST_BYTE + 65] * prompt
     for speculation in speculations(engine):
@@ -169,12 +165,12 @@ def test_a_draft_may_see_less(engine, backend):
     draft = engine_of(backend, context=20)
     speculation = drafting(engine, draft, 4)
     assert engine.streamed([50] * 10, GREEDY, 40, speculation) == engine.streamed([50] * 10, GREEDY, 40)
-    assert speculation.guessed == speculation.accepted == 8  # texts of 10 to 20 tokens: two passes give a token more
+    assert speculation.drafted == speculation.accepted == 8  # texts of 10 to 20 tokens: two passes give a token more
     assert engine.streamed([50] * 30, GREEDY, 20, speculation) == engine.streamed([50] * 30, GREEDY, 20)
-    assert speculation.guessed == 8
+    assert speculation.drafted == 8
 
 
-# ---- what is guessed, and how much that saves
+# ---- what is drafted, and how much that saves
 
 
 def test_a_draft_with_other_tokens_is_refused(engine, backend):
@@ -185,40 +181,40 @@ def test_a_draft_with_other_tokens_is_refused(engine, backend):
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_of_a_draft_that_is_the_model_every_guess_is_right(engine, sampling):
+def test_of_a_draft_that_is_the_model_every_token_is_right(engine, sampling):
     """Also of sampled answers: it draws with the same seed and position, and sees the same text."""
     speculation = drafting(engine, engine, 4)
     answer = engine.streamed(PROMPTS[1], sampling, 40, speculation)
     assert len(answer.ids) == speculation.tokens == 40
-    assert speculation.guessed == speculation.accepted == 32 and speculation.passes == 8
+    assert speculation.drafted == speculation.accepted == 32 and speculation.passes == 8
 
 
 def test_of_another_random_model_hardly_any_is(engine, backend):
     speculation = drafting(engine, engine_of(backend, seed=7), 4)
     engine.streamed(PROMPTS[1], replace(SAMPLINGS[1], temperature=3.0), 40, speculation)
-    assert speculation.accepted <= 0.2 * speculation.guessed
+    assert speculation.accepted <= 0.2 * speculation.drafted
     assert speculation.passes >= speculation.tokens - speculation.accepted
 
 
-def test_good_guesses_become_more(engine):
-    """4, 6 and 8 guesses, and each pass gives one token more."""
+def test_good_drafts_become_longer(engine):
+    """4, 6 and 8 draft tokens, and each pass gives one token more."""
     speculation = knowing(engine, PROMPTS[1], GREEDY)
     engine.streamed(PROMPTS[1], GREEDY, 5 + 7 + 9 + 9, speculation)
-    assert (speculation.passes, speculation.tokens, speculation.guessed, speculation.accepted) == (4, 30, 26, 26)
+    assert (speculation.passes, speculation.tokens, speculation.drafted, speculation.accepted) == (4, 30, 26, 26)
 
 
-def test_bad_guesses_become_fewer(engine):
+def test_bad_drafts_become_shorter(engine):
     """4, 3, 2, and then one at a time; none in the last pass, which gives the last token anyway."""
     speculation = knowing(engine, PROMPTS[1], GREEDY, wrong=1)
     engine.streamed(PROMPTS[1], GREEDY, 10, speculation)
-    assert (speculation.passes, speculation.guessed, speculation.accepted) == (10, 4 + 3 + 2 + 6, 0)
+    assert (speculation.passes, speculation.drafted, speculation.accepted) == (10, 4 + 3 + 2 + 6, 0)
 
 
 A, B, C, D, E = range(5)
 
 
 @pytest.mark.parametrize(
-    ("text", "guesses"),
+    ("text", "draft"),
     [
         ([A], []),
         ([A, B, C], []),
@@ -228,11 +224,11 @@ A, B, C, D, E = range(5)
         ([D, A, B, C, E, A, B, E, D, A, B], [C, E, A, B, E]),  # but three tokens count more than two
     ],
 )
-def test_look_up(text, guesses):
-    assert PromptLookup().propose(text, 5) == guesses
+def test_look_up(text, draft):
+    assert PromptLookup().propose(text, 5) == draft
     grown = PromptLookup()
-    assert [grown.propose(text[:end], 5) for end in range(1, len(text) + 1)][-1] == guesses
-    assert grown.propose(text, 2) == guesses[:2]
+    assert [grown.propose(text[:end], 5) for end in range(1, len(text) + 1)][-1] == draft
+    assert grown.propose(text, 2) == draft[:2]
     assert grown.propose(text, 0) == []
 
 

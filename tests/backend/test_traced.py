@@ -94,13 +94,13 @@ def test_a_part_that_cannot_be_traced_is_found(traced):
 def test_a_gpu_can_be_told_to_repeat_itself(traced, monkeypatch):
     plain, whole = traced
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    whole.repeat_exactly(False)
+    whole.runtime.repeat_exactly(False)
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ  # with it every product costs the host four times as long
-    plain.repeat_exactly(True)
+    plain.runtime.repeat_exactly(True)
     assert not torch.are_deterministic_algorithms_enabled()  # CPUs do so anyway
     try:
-        whole.repeat_exactly(True)
+        whole.runtime.repeat_exactly(True)
         assert torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" in os.environ
     finally:
-        whole.repeat_exactly(False)
+        whole.runtime.repeat_exactly(False)
     assert not torch.are_deterministic_algorithms_enabled()

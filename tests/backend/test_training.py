@@ -275,7 +275,7 @@ def test_dropout_reaches_every_block_and_evaluation_has_none(backend):
     def hidden(weights, rate, *keys):
         model = GPT(MODEL, backend, dropout=rate)
         values = backend.array(np.array(keys, np.int32)) if keys else None
-        return backend.numpy(model.hidden(to_backend(backend, tree.unflatten(weights)), ids, keys=values))
+        return backend.numpy(model.hidden(to_backend(backend, tree.unflatten(weights)), ids, dropout_keys=values))
 
     assert np.array_equal(hidden(flat, rate), hidden(flat, 0.0))
     assert np.array_equal(hidden(flat, 0.0, 1, 2), hidden(flat, 0.0))

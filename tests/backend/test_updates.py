@@ -24,7 +24,7 @@ def test_adamw_is_the_one_that_torch_ships(backend):
         for p, g in zip(peers, step_grads, strict=True):
             p.grad = torch.tensor(g)
         peer.step()
-        params, first, second = backend.adamw_update(
+        params, first, second = backend.updates.adamw(
             params, [backend.array(g) for g in step_grads], first, second, lr=0.05, beta1=0.9, beta2=0.95, eps=1e-4,
             correction1=1 - 0.9**t, correction2=1 - 0.95**t, decays=decays,
         )  # fmt: skip
@@ -35,7 +35,7 @@ def test_adamw_is_the_one_that_torch_ships(backend):
 def test_the_first_adamw_step_has_the_size_of_the_learning_rate(backend):
     """With bias correction m/√v is ±1 at the first step, whatever the gradient's size; without it, 0.45 here."""
     grads = np.array([1e-3, -5.0, 20.0], np.float32)
-    (p,), _, _ = backend.adamw_update(
+    (p,), _, _ = backend.updates.adamw(
         [backend.zeros((3,))], [backend.array(grads)], [backend.zeros((3,))], [backend.zeros((3,))],
         lr=0.1, beta1=0.9, beta2=0.95, eps=1e-12, correction1=1 - 0.9, correction2=1 - 0.95, decays=[0.5],
     )  # fmt: skip
@@ -54,7 +54,7 @@ def by_svd(x, steps=5):
 @pytest.mark.parametrize("shape", [(8, 3), (3, 8), (5, 5)])
 def test_orthogonalize(backend, shape):
     x = np.stack([draw(*shape, seed=1), 100 * draw(*shape, seed=2)])
-    found = backend.numpy(backend.orthogonalize(backend.array(x), 5))
+    found = backend.numpy(backend.updates.orthogonalize(backend.array(x), 5))
     assert np.abs(found - np.stack([by_svd(m) for m in x])).max() < 1e-4
     sizes = np.linalg.svd(found, compute_uv=False)
     assert sizes.min() > 0.5 and sizes.max() < 1.3
@@ -63,9 +63,9 @@ def test_orthogonalize(backend, shape):
 def test_orthogonalize_in_bfloat16(backend):
     """Close to the same in float32, and a float32 again: singular values from 0.5 to 1.3, as the authors use it."""
     x = np.stack([draw(16, 9, seed=1), 100 * draw(16, 9, seed=2)])
-    found = backend.orthogonalize(backend.array(x), 5, "bfloat16")
+    found = backend.updates.orthogonalize(backend.array(x), 5, "bfloat16")
     assert backend.dtype(found) == "float32"
-    gap = np.abs(backend.numpy(found) - backend.numpy(backend.orthogonalize(backend.array(x), 5))).max()
+    gap = np.abs(backend.numpy(found) - backend.numpy(backend.updates.orthogonalize(backend.array(x), 5))).max()
     assert 1e-5 < gap < 0.1  # rounded, but the same
     sizes = np.linalg.svd(backend.numpy(found), compute_uv=False)
     assert sizes.min() > 0.5 and sizes.max() < 1.3
@@ -80,7 +80,7 @@ def test_muon_takes_each_matrix_by_itself_and_decays_apart_from_the_gradient(bac
     state = [backend.zeros(shape) for shape in shapes]
     for step in range(2):
         grads = [draw(*shape, seed=10 + 10 * step + i) for i, shape in enumerate(shapes)]
-        params, state = backend.muon_update(
+        params, state = backend.updates.muon(
             params, [backend.array(g) for g in grads], state, lr=lr, beta=beta, decay=decay
         )  # fmt: skip
         for i, g in enumerate(grads):
@@ -96,7 +96,7 @@ def test_muon_takes_each_matrix_by_itself_and_decays_apart_from_the_gradient(bac
 @pytest.mark.parametrize("limit", [0.5, 5.0, 1000.0, 0.0])
 def test_clipping_is_joint_and_keeps_the_direction(backend, limit):
     grads = [np.array([3.0, 0.0], np.float32), np.array([[4.0], [12.0]], np.float32)]  # joint norm 13
-    clipped, norm = backend.clip_by_global_norm([backend.array(g) for g in grads], limit)
+    clipped, norm = backend.updates.clip([backend.array(g) for g in grads], limit)
     assert float(norm) == pytest.approx(13, rel=1e-6)
     factor = min(1.0, limit / 13) if limit else 1.0
     for found, g in zip(clipped, grads, strict=True):
@@ -106,18 +106,18 @@ def test_clipping_is_joint_and_keeps_the_direction(backend, limit):
 def test_the_norm_of_a_large_matrix_has_all_its_digits(backend):
     """A million squares added one after the other are wrong in the fourth digit."""
     g = np.random.default_rng(0).standard_normal((1000, 1000), np.float32)
-    norm = backend.clip_by_global_norm([backend.array(g)], 1.0)[1]
+    norm = backend.updates.clip([backend.array(g)], 1.0)[1]
     assert float(norm) == pytest.approx(np.sqrt((g.astype(np.float64) ** 2).sum()), rel=2e-5)
 
 
 def test_zero_gradients_are_no_division_by_zero(backend):
-    clipped, norm = backend.clip_by_global_norm([backend.zeros((2, 2))], 1.0)
+    clipped, norm = backend.updates.clip([backend.zeros((2, 2))], 1.0)
     assert float(norm) == 0 and backend.numpy(clipped[0]).tolist() == [[0, 0], [0, 0]]
-    assert np.isfinite(backend.numpy(backend.orthogonalize(backend.zeros((1, 2, 3)), 5))).all()
+    assert np.isfinite(backend.numpy(backend.updates.orthogonalize(backend.zeros((1, 2, 3)), 5))).all()
 
 
 def test_sums_of_lists(backend):
     totals = [backend.array([1.0, 2.0]), backend.array([[3.0]])]
     terms = [backend.array([10.0, 20.0]), backend.array([[30.0]])]
-    assert [backend.numpy(x).tolist() for x in backend.add_lists(totals, terms)] == [[11, 22], [[33]]]
+    assert [backend.numpy(x).tolist() for x in backend.updates.add(totals, terms)] == [[11, 22], [[33]]]
     assert [backend.numpy(x).tolist() for x in terms] == [[10, 20], [[30]]]

@@ -13,7 +13,7 @@ from minigpt.exchange.hf.tensors import from_hugging_face, to_hugging_face
 from minigpt.generate.cache import KVCache
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
-from minigpt.model.gpt import GPT, segment_mask, to_backend
+from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import GPT2, random_weights
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.text.characters import CharTokenizer
@@ -105,30 +105,65 @@ def test_with_the_cache_as_without(backend, name):
     cache = KVCache(backend, model.config, 2, 40, "float32")
     parts, start = [], 0
     for size in (7, 1, 1, 11, 1, 19):
-        parts.append(backend.numpy(model(weights, backend.array(IDS[:, start : start + size]), "causal", cache)))
+        parts.append(backend.numpy(model(weights, backend.array(IDS[:, start : start + size]), cache=cache)))
         start += size
     assert np.abs(np.concatenate(parts, axis=1) - whole).max() < BOUND
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_last_tokens_alone_are_those_of_the_whole(backend, name):
-    """Also behind a cache and with a mask: what the other tokens leave in the cache stays the same."""
+    """Also after a cache: what the other tokens leave in the cache stays the same."""
     model, weights = ours(backend, name)
-    masks = [np.tril(np.ones((7, 7), bool)), np.tril(np.ones((5, 12), bool), 7)]
-    for given in ([backend.array(np.stack([m, m])[:, None]) for m in masks], ["causal", "causal"]):
-        caches = [KVCache(backend, model.config, 2, 12, "float32") for _ in range(2)]
-        for mask, start, stop, last in ((given[0], 0, 7, 1), (given[1], 7, 12, 3)):
-            ids = backend.array(IDS[:, start:stop])
-            whole, part = (model.hidden(weights, ids, mask, c, last=n) for c, n in zip(caches, (0, last), strict=True))
-            assert part.shape == (2, last, model.config.d_model)
-            assert np.abs(backend.numpy(part) - backend.numpy(whole)[:, -last:]).max() < BOUND
+    caches = [KVCache(backend, model.config, 2, 12, "float32") for _ in range(2)]
+    for start, stop, last in ((0, 7, 1), (7, 12, 3)):
+        ids = backend.array(IDS[:, start:stop])
+        whole, part = (
+            model.hidden(weights, ids, cache=c, last=n) for c, n in zip(caches, (0, last), strict=True)
+        )
+        assert part.shape == (2, last, model.config.d_model)
+        assert np.abs(backend.numpy(part) - backend.numpy(whole)[:, -last:]).max() < BOUND
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rows_of_unequal_length_are_each_what_they_are_alone(backend, name):
+    """Read together, filled up at their ends, and continued by two and by one token: each row as if it were alone."""
+    model, weights = ours(backend, name)
+    lengths, pieces = [3, 9, 6], (2, 1)
+    texts = [IDS[i % 2, 5 * i : 5 * i + n + sum(pieces)] for i, n in enumerate(lengths)]
+    cache = KVCache(backend, model.config, 3, 12, "float32")
+    filled = np.stack([np.concatenate([text[:n], np.full(9 - n, 40)]) for text, n in zip(texts, lengths, strict=True)])
+    found = [backend.numpy(model(weights, backend.array(filled), cache=cache, lengths=lengths, last=2))]
+    ends = np.array(lengths)
+    assert cache.length.tolist() == lengths
+    for piece in pieces:
+        ids = np.stack([text[end : end + piece] for text, end in zip(texts, ends, strict=True)])
+        found.append(backend.numpy(model(weights, backend.array(ids), cache=cache)))
+        ends += piece
+    for row, text in enumerate(texts):
+        alone = backend.numpy(model(weights, backend.array(text[None])))[0, lengths[row] - 2 :]
+        assert np.abs(np.concatenate([part[row] for part in found]) - alone).max() < BOUND
+
+
+def test_embeddings_may_stand_in_place_of_ids_and_positions_may_be_given(backend):
+    """An image's patches are no tokens. Rotary positions count by their distances, which the caller may change."""
+    model, weights = ours(backend, "llama")
+    ids = backend.array(IDS)
+    table = backend.numpy(weights["model"]["embed_tokens"]["weight"])
+    whole = backend.numpy(model(weights, ids))
+    assert np.abs(backend.numpy(model(weights, backend.array(table[IDS]))) - whole).max() < BOUND
+    for positions in ([11, 0], np.array([[11], [0]]) + np.arange(40)):
+        moved = backend.numpy(model(weights, ids, positions=backend.array(np.array(positions))))
+        assert np.abs(moved - whole).max() < 10 * BOUND
+    spread = backend.array(np.stack([2 * np.arange(40), np.arange(40)]))
+    apart = np.abs(backend.numpy(model(weights, ids, positions=spread)) - whole).max(axis=(1, 2))
+    assert apart[0] > 0.1 and apart[1] < BOUND
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_packed_examples_see_their_own_positions_only(backend, name):
     model, weights = ours(backend, name)
     segments = backend.array(np.repeat([[1, 2, 3]], [9, 17, 14], axis=1).astype(np.int32))
-    packed = backend.numpy(model(weights, backend.array(IDS[:1]), segment_mask(backend, segments)))
+    packed = backend.numpy(model(weights, backend.array(IDS[:1]), segments=segments))
     for start, stop in ((0, 9), (9, 26), (26, 40)):
         alone = backend.numpy(model(weights, backend.array(IDS[:1, start:stop])))
         assert np.abs(packed[:, start:stop] - alone).max() < BOUND

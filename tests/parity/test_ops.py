@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 
 from backends.base import Backend
+from backends.quantized import Quantized
+from backends.updates import Updates
 from minigpt.parity.ops import CASES, compare_ops
-from minigpt.parity.reference import NumPyBackend, difference, row
+from minigpt.parity.reference import difference, reference, row
 
 # tests/backend has these
-LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "compile_update", "scalar", "sync", "begin", "start",
-              "repeat_exactly", "memory", "set_limits", "clear_cache", "inference", "lanes", "nonzero", "fast_bfloat16",
-              "fast_quantized", "int8_matrix", "int8_linears", "shares_memory", "versions"}  # fmt: skip
-METHODS = {name: fn for name, fn in vars(Backend).items() if callable(fn) and not name.startswith("_")}
-COMPOSED = {name: fn for name, fn in METHODS.items() if name not in Backend.__abstractmethods__}
+LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "sync", "async_eval", "inference", "side_by_side",
+              "nonzero", "updates.compile", "updates.scalar"}  # fmt: skip
+GROUPS = {"updates": Updates, "quantized": Quantized}
+
+
+def methods(kind):
+    return {name: fn for name, fn in vars(kind).items() if callable(fn) and not name.startswith("_")}
+
+
+METHODS = methods(Backend).keys() | {f"{group}.{name}" for group, kind in GROUPS.items() for name in methods(kind)}
+COMPOSED = {name: fn for name, fn in methods(Backend).items() if name not in Backend.__abstractmethods__}
+FORMULAS = COMPOSED | {group: property(kind) for group, kind in GROUPS.items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -24,16 +33,16 @@ def test_operation(both, case):
     assert [r for r in rows if not r.ok] == []
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in COMPOSED], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES if c.op.split(".")[0] in FORMULAS], ids=lambda case: case.name)
 def test_composed_default_equals_the_fused_kernel(backend, case):
     """The formulas of base.py on this framework's arrays, where NumPy cannot show a wrong dtype."""
     plain = copy.copy(backend)
-    plain.__class__ = type("Composed", (type(backend),), dict(COMPOSED))
+    plain.__class__ = type("Composed", (type(backend),), dict(FORMULAS))
     assert [r for r in compare_ops([backend, plain], [case]) if not r.ok] == []
 
 
 def test_every_operation_has_a_case():
-    assert METHODS.keys() - LIFE_CYCLE - {case.op for case in CASES} == set()
+    assert METHODS - LIFE_CYCLE - {case.op for case in CASES} == set()
 
 
 def test_case_names_are_unique():
@@ -53,7 +62,7 @@ def test_another_shape_or_nan_is_no_agreement(found):
 
 
 def test_numpy_gradients_are_right_and_know_stop_gradient():
-    exact = NumPyBackend()
+    exact = reference()
     x = np.array([[0.5, -2.0], [3.0, 0.1]])
     weights = {"x": x, "ids": np.array([1, 2], np.int32)}
     grads = exact.value_and_grad(lambda w: ((w["x"] ** 3 * exact.stop_gradient(w["x"])).sum(), {}))(weights)[1]

@@ -1,0 +1,73 @@
+"""Updates in place: gradients, moments and weights are never held twice."""
+
+from collections.abc import Callable
+
+import torch
+from torch.optim.adamw import adamw
+
+from backends.updates import MUON_GROUP, NEWTON_SCHULZ, Updates, by_shape
+
+Array = torch.Tensor
+
+
+class InPlace(Updates):
+    """torch's fused kernels, which change what they are given."""
+
+    def compile(self, fn: Callable) -> Callable:
+        """`fn`: its kernels are fused already, and a trace would be made again for every learning rate."""
+        return fn
+
+    def add(self, totals: list[Array], terms: list[Array]) -> list[Array]:
+        torch._foreach_add_(totals, terms)
+        return totals
+
+    def clip(self, grads: list[Array], max_norm: float) -> tuple[list[Array], Array]:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        reads = self.backend.device == "cpu"  # on a GPU reading the norm would wait for all work so far
+        if max_norm > 0 and not (reads and float(norm) <= max_norm):
+            torch._foreach_mul_(grads, max_norm / torch.clamp(norm, min=max_norm))
+        return grads, norm
+
+    def adamw(
+        self, params: list, grads: list, first: list, second: list, *, lr, correction1, correction2,
+        beta1: float, beta2: float, eps: float, decays: list[float],
+    ) -> tuple[list, list, list]:
+        """torch's fused update, a quarter of the time of one pass per operation.
+
+        It counts steps itself. Far behind the first its corrections are 1; ours then go into the rate and eps:
+        (m / c1) / (√(v / c2) + eps) = √c2 / c1 · m / (√v + √c2 · eps).
+        """
+        late = torch.full((), 1e12, device=params[0].device)
+        rate = lr * correction2**0.5 / correction1
+        for decay in set(decays):
+            own = [i for i, other in enumerate(decays) if other == decay]
+            adamw(
+                *([leaves[i] for i in own] for leaves in (params, grads, first, second)), [], [late] * len(own),
+                fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, lr=rate,
+                weight_decay=decay * lr / rate if rate else 0.0, eps=eps * correction2**0.5,
+            )  # fmt: skip
+        return params, first, second
+
+    def muon(
+        self, params: list, grads: list, momentum: list, *, lr, beta: float, decay: float, steps: int = 5,
+        dtype: str = "float32",
+    ) -> tuple[list, list]:
+        torch._foreach_lerp_(momentum, grads, 1 - beta)
+        torch._foreach_lerp_(grads, momentum, beta)  # looked ahead
+        torch._foreach_mul_(params, 1 - lr * decay)
+        for indices in by_shape(grads, MUON_GROUP):
+            updates = self.orthogonalize(torch.stack([grads[i] for i in indices]), steps, dtype)  # (n, out, in)
+            scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
+            torch._foreach_add_([params[i] for i in indices], list(updates.unbind()), alpha=-lr * scale)
+        return params, momentum
+
+    def orthogonalize(self, x: Array, steps: int, dtype: str = "float32") -> Array:
+        """As in the base, each iteration in three calls without a temporary for every operation."""
+        a, b, c = NEWTON_SCHULZ
+        tall = x.shape[-2] > x.shape[-1]
+        x = x.mT if tall else x
+        x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).to(getattr(torch, dtype))
+        for _ in range(steps):
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        return (x.mT if tall else x).float()

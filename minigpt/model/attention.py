@@ -1,0 +1,89 @@
+"""Attention with grouped heads, rotary positions, QK-norm, a sliding window and a cache."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backends.base import Array, Backend, Visible
+from backends.tree import Tree
+from minigpt.model.linear import linear, linears, matrix_shapes
+from minigpt.model.rope import rope_amplitude, rope_frequencies
+from minigpt.sections import ModelConfig
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Where the queries of a pass stand, and what they see."""
+
+    positions: int | Array  # of the first token of all rows, or of each row (B,), or of all tokens (B, T)
+    visible: Visible
+    chosen: Callable[[Array], Array] | None = None  # (B, T, d) -> (B, some, d): the tokens that ask; None: all
+
+
+class Cache(Protocol):
+    """What attention needs of a cache (see `minigpt.generate.cache`)."""
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Keep k, v (B, K, T, D) of a layer; returns all that are kept (B, K, Tk, D)."""
+
+
+class Attention:
+    """softmax(q kᵀ · scale) v over heads that share keys and values in groups (Ainslie et al. 2023)."""
+
+    def __init__(self, config: ModelConfig, backend: Backend):
+        self.config, self.backend = config, backend
+        frequencies = rope_frequencies(config)
+        self.theta = config.rope_theta if frequencies is None else tuple(frequencies.tolist())
+        self.scale = config.head_dim**-0.5 * rope_amplitude(config) ** 2
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the leaves."""
+        q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        shapes = matrix_shapes("q_proj", (q, config.d_model), config.qkv_bias)
+        shapes |= matrix_shapes("k_proj", (k, config.d_model), config.qkv_bias)
+        shapes |= matrix_shapes("v_proj", (k, config.d_model), config.qkv_bias)
+        shapes |= matrix_shapes("o_proj", (config.d_model, q), config.output_bias)
+        if config.qk_norm:
+            shapes |= {"q_norm.weight": (config.head_dim,), "k_norm.weight": (config.head_dim,)}
+        return shapes
+
+    @staticmethod
+    def flops_per_token(config: ModelConfig, width: int) -> float:
+        """Arithmetic of one token, forwards and backwards, in rows of `width`: 6 N + 12 q T (Chowdhery et al. 2022)."""
+        q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        return 6.0 * config.d_model * (2 * q + 2 * k) + 12.0 * q * width
+
+    @staticmethod
+    def kept_numbers(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
+        """Numbers per token that the backward pass needs: q, k, v, the attended values twice, and the scores of the
+        rows, of `width` tokens, where they are kept. `masked` says that rows hold several examples.
+        """
+        q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
+        numbers = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
+        return numbers + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
+
+    def __call__(self, w: Tree, x: Array, queries: Queries, positions: int | Array, cache: Cache | None, layer: int):
+        """x (B, T, d) -> (B, T, d), or (B, some, d) for chosen queries; `positions` are those of all tokens."""
+        c, backend = self.config, self.backend
+        batch, tokens, _ = x.shape
+        if queries.chosen is not None:
+            q = linear(backend, w["q_proj"], queries.chosen(x))
+            k, v = linears(backend, [w["k_proj"], w["v_proj"]], x)
+        else:
+            q, k, v = linears(backend, [w["q_proj"], w["k_proj"], w["v_proj"]], x)
+        asking = q.shape[1]
+        q = q.reshape(batch, asking, c.n_head, c.head_dim)
+        k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
+        v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
+        if c.qk_norm:
+            q = backend.rms_norm(q, w["q_norm"]["weight"], c.norm_eps)
+            k = backend.rms_norm(k, w["k_norm"]["weight"], c.norm_eps)
+        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, T, D), (B, K, T, D) twice
+        if c.positions == "rope":
+            q, k = backend.rope(q, queries.positions, self.theta), backend.rope(k, positions, self.theta)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, K, Tk, D)
+        y = backend.attention(q, k, v, self.scale, queries.visible)  # (B, H, T, D)
+        return linear(backend, w["o_proj"], y.swapaxes(1, 2).reshape(batch, asking, c.n_head * c.head_dim))

@@ -1,0 +1,34 @@
+"""The norms of the residual stream, and of single heads."""
+
+from backends.base import Array, Backend
+from backends.tree import Tree
+from minigpt.sections import ModelConfig
+
+
+class Norm:
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis."""
+
+    def __init__(self, config: ModelConfig, backend: Backend):
+        self.config, self.backend = config, backend
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the leaves."""
+        bias = {"bias": (config.d_model,)} if config.norm == "layer" else {}
+        return {"weight": (config.d_model,)} | bias
+
+    @staticmethod
+    def flops_per_token(config: ModelConfig, width: int) -> float:
+        """Arithmetic of one token, forwards and backwards: not counted, as it is no product of matrices."""
+        return 0.0
+
+    @staticmethod
+    def kept_numbers(config: ModelConfig, habits, width: int, masked: bool) -> float:
+        """Numbers per token that the backward pass needs: `habits.norm` arrays of the stream's width."""
+        return habits.norm * config.d_model
+
+    def __call__(self, w: Tree, x: Array) -> Array:
+        """x (…, d) -> (…, d)."""
+        if self.config.norm == "layer":
+            return self.backend.layer_norm(x, w["weight"], w["bias"], self.config.norm_eps)
+        return self.backend.rms_norm(x, w["weight"], self.config.norm_eps)
