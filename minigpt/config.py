@@ -55,7 +55,7 @@ def _data_fields() -> dict[str, Any]:
     for stage in STAGES.values():
         fields[f"{stage.name}_validation"] = (list[str], Field([], description=own))
     for world in (stage.form.world for stage in STAGES.values() if stage.form.world):
-        fields[world.setting] = (int, Field(world.count, ge=1, description=world.describes))
+        fields.setdefault(world.setting, (int, Field(world.count, ge=1, description=world.describes)))
     return fields
 
 
