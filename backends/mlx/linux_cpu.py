@@ -3,8 +3,8 @@
 There all but matrix products is computed by one thread, attention is not fused, and a trace costs minutes.
 """
 
-import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,10 +84,14 @@ class _QuantizedOnCPU(MLXQuantized):
         return super().linear(x, packed, scales, biases, bias)
 
 
-@functools.cache
 def _streams() -> list:
-    """Each has a thread, which stays."""
-    return [mx.new_stream(mx.cpu) for _ in range(LANES)]
+    """The lanes of the calling thread: a stream belongs to the thread that made it. Each has a thread, which stays."""
+    if not hasattr(_OWN, "streams"):
+        _OWN.streams = [mx.new_stream(mx.cpu) for _ in range(LANES)]
+    return _OWN.streams
+
+
+_OWN = threading.local()
 
 
 def _causal_in_strips(q: Array, k: Array, v: Array, scale: float) -> Array:

@@ -26,12 +26,15 @@ def evaluate(
     Loss (nats per token), perplexity and bits per byte; after DPO how often the chosen answer is the likelier
     one; exact match for a model of the built-in world. With --data these files are measured instead.
     """
+    from minigpt import library
     from minigpt.cli import console, tables
-    from minigpt.evaluate.report import evaluate_run
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
-    result = evaluate_run(opened, stage, framework, data or [], rows, tests, bits, lambda e: console.note(e.text))
+    result = library.evaluate_run(
+        opened, stage, data=data or [], rows=rows, tests=tests, bits=bits, backend=framework,
+        report=lambda event: console.note(event.text),
+    )  # fmt: skip
     if json:
         console.print_json(result)
     else:

@@ -7,7 +7,6 @@ from typer import Option
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
-from minigpt.errors import check_name
 
 To = Annotated[
     str,
@@ -43,16 +42,12 @@ def export(
     What is written is loaded again by the tools that are installed and compared with the run; a difference is an
     error, and nothing is kept then.
     """
+    from minigpt import library
     from minigpt.cli import console, tables
-    from minigpt.exchange import exporting
-    from minigpt.exchange.adapters import files as adapter_files
-    from minigpt.exchange.adapters.adapters import export_adapter
 
-    check_name("export target", to, (*exporting.TARGETS, *adapter_files.FORMATS))
     opened, stage = opening.open_at(chosen.path, chosen.stage)
-    write = export_adapter if to in adapter_files.FORMATS else exporting.export_run
-    framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
-    exported = write(opened, stage, to, out, dtype, framework)
+    framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else "auto"
+    exported = library.export_run(opened, to, stage=stage, out=out, dtype=dtype, verify=verify, backend=framework)
     if json:
         console.print_json(exported.as_dict())
     else:

@@ -46,26 +46,23 @@ def engine_at(
     path: Path | None, stage: str | None, where: Where, faster: Faster, role: str = "Model"
 ) -> tuple["Engine", str]:
     """An engine with a stage's weights, and that stage; what the user left open is said, with the model's role."""
+    from minigpt import library
     from minigpt.cli import console
-    from minigpt.runs.loading import load_engine
 
-    if path is not None and (path / "config.json").exists() and not (path / "config.toml").exists():
-        from minigpt.exchange.importing import open_directory
-
-        if faster.bits or stage:
-            message = f"{path} is a model's directory: it has no stages, and its weights are used as they are."
-            raise UsageError(message, "Omit --bits and --stage, or make a run of it: minigpt import.")
-        framework = backend_of(where.backend, where.device, quiet=True)
-        with console.working("Loading the model"):
-            return open_directory(path, framework, faster.kv_bits), "exported"
-    run, named = open_at(path, stage)
-    stage = run.weights(named)[1]  # complains before a framework is imported
-    if path is None or named is None:
-        console.note(f"{role}: {run.directory}, stage {stage}.")
+    source, named = path, stage
+    if path is None or not library.is_exported(path):
+        source, named = open_at(path, stage)
+        chosen = source.weights(named)[1]  # complains before a framework is imported
+        if path is None or named is None:
+            console.note(f"{role}: {source.directory}, stage {chosen}.")
+        named = chosen
     framework = backend_of(where.backend, where.device, quiet=True)
     with console.working("Loading the model"):
-        engine = load_engine(run, stage, framework, faster.bits, faster.kv_bits, lambda e: console.note(e.text))
-    return engine, stage
+        model = library.load_model(
+            source, named, bits=faster.bits, kv_bits=faster.kv_bits, backend=framework,
+            report=lambda event: console.note(event.text),
+        )  # fmt: skip
+    return model.engine, model.stage
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:

@@ -17,12 +17,13 @@ from minigpt.runs.inputs import is_prepared, make_data, make_tokenizer
 from minigpt.runs.run import Run
 from minigpt.runs.start import stage_before
 from minigpt.runs.training import train_stage
+from minigpt.stages.assemble import STAGES_OWN, Custom
 from minigpt.stages.table import FIRST, STAGES
 
 
 def run_pipeline(
     run: Run, backend: Backend, report: Report, stages: Sequence[str] = tuple(STAGES),
-    control: Control = UNSTEERED, allow_changes: bool = False,
+    control: Control = UNSTEERED, allow_changes: bool = False, custom: Custom = STAGES_OWN,
 ) -> Run:
     """Bring a run to the end of `stages`; what is done already is kept. Returns it with the settings that it has now.
 
@@ -37,7 +38,7 @@ def run_pipeline(
         make_data(run, stage, report)
         less_memory = control.less_memory and stage == unfinished  # that is where the last try ended
         try:
-            train_stage(run, stage, backend, report, replace(control, less_memory=less_memory))
+            train_stage(run, stage, backend, report, replace(control, less_memory=less_memory), custom)
         except KeyboardInterrupt as error:
             kept = run.store(stage).steps_kept()
             hint = f"goes on from step {kept:,}" if kept else f"begins {stage} again: it has no checkpoint yet"

@@ -23,7 +23,7 @@ from minigpt.runs.run import Run
 from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
 from minigpt.sections import StageConfig, with_new_names
 from minigpt.stages.adapter import adapter_note
-from minigpt.stages.assemble import assembled
+from minigpt.stages.assemble import STAGES_OWN, Custom, assembled
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import verify_checkpoint
@@ -33,10 +33,13 @@ from minigpt.train.fit import fit
 from minigpt.train.loop import Objective
 
 
-def train_stage(run: Run, name: str, backend: Backend, report: Report, control: Control = UNSTEERED) -> Path:
+def train_stage(
+    run: Run, name: str, backend: Backend, report: Report, control: Control = UNSTEERED, custom: Custom = STAGES_OWN
+) -> Path:
     """Train one stage of a run whose data is prepared; returns the directory of its final weights.
 
-    A finished stage is left as it is; an interrupted one goes on from its last checkpoint.
+    A finished stage is left as it is; an interrupted one goes on from its last checkpoint. `custom` replaces parts of
+    the stage's own objective.
     """
     stage, store = STAGES[name], run.store(name)
     if store.finished():
@@ -54,8 +57,11 @@ def train_stage(run: Run, name: str, backend: Backend, report: Report, control: 
         report(Note(note))
 
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
-    weights, objective, fingerprint = prepared(run, stage, backend, config, report)
-    fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, fingerprint=fingerprint)
+    weights, objective, fingerprint = prepared(run, stage, backend, config, report, custom)
+    fit(
+        backend, name, config, weights, objective, store, report, control.stop, control.brake, custom.hooks,
+        fingerprint,
+    )  # fmt: skip
     report(StageFinished(name, store.finish(name, report, completion(run, name)), time.perf_counter() - began))
     if planned is not None:
         seconds = time.perf_counter() - began - (control.rested - rested)
@@ -66,7 +72,7 @@ def train_stage(run: Run, name: str, backend: Backend, report: Report, control: 
 
 
 def prepared(
-    run: Run, stage: Stage, backend: Backend, config: StageConfig, report: Report
+    run: Run, stage: Stage, backend: Backend, config: StageConfig, report: Report, custom: Custom = STAGES_OWN
 ) -> tuple[Tree, Objective, str]:
     """(weights to train, objective, fingerprint of the frozen weights) of a stage with its starting weights."""
     name, shape, seed = stage.name, run.model_config, run.config.seed
@@ -78,6 +84,7 @@ def prepared(
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start)
     )
+    objective = custom.of(model, objective)
     return *assembled(backend, model, config, weights, seed, objective), fingerprint if is_adapted(config) else ""
 
 

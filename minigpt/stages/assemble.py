@@ -1,15 +1,38 @@
 """What the settings add to a stage's own objective."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from backends.base import Backend
+from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.data.batches import WithDropoutKeys
+from minigpt.data.batches import Batch, WithDropoutKeys
 from minigpt.model.gpt import GPT
 from minigpt.model.lora import is_adapted
 from minigpt.sections import StageConfig
 from minigpt.stages.adapter import adapted
-from minigpt.train.loop import Objective
+from minigpt.train.loop import Hook, Objective
+
+
+@dataclass(frozen=True)
+class Custom:
+    """What somebody who writes Python puts in place of a stage's own.
+
+    `loss(model, weights, batch)` -> scalar, `batches(step, weights)` -> dict of NumPy arrays whose `weights` sum to 1,
+    and `hooks` that are called after each step.
+    """
+
+    loss: Callable[[GPT, Tree, Batch], Array] | None = None
+    batches: Callable[[int, Tree], Batch] | None = None
+    hooks: tuple[Hook, ...] = ()
+
+    def of(self, model: GPT, objective: Objective) -> Objective:
+        """The objective with these in it."""
+        if self.loss is not None:
+            objective = replace(objective, loss=lambda weights, batch: (self.loss(model, weights, batch), {}))
+        return objective if self.batches is None else replace(objective, batches=self.batches)
+
+
+STAGES_OWN = Custom()
 
 
 def assembled(

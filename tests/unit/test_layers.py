@@ -11,9 +11,9 @@ SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob(
 FRAMEWORKS = {"mlx": "backends/mlx/", "torch": "backends/torch/"}  # named below these only
 # The rooms of minigpt from the top floor to the bottom: an import, lazy ones too, points to a lower floor.
 FLOORS = (
-    "__main__", "cli", "serve watch handbook experiments", "demo parity exchange", "evaluate", "runs", "plan", "config",
-    "stages", "train", "quantize generate", "model", "data", "machine", "text store", "sections", "events",
-    "units", "errors",
+    "__main__", "cli", "serve watch handbook experiments", "library", "demo parity exchange", "evaluate", "runs",
+    "plan", "config", "stages", "train", "quantize generate", "model", "data", "machine", "text store", "sections",
+    "events", "units", "errors",
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
 # Only where something is exported or imported, lazily.
