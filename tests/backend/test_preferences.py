@@ -117,7 +117,7 @@ def events_of(run, backend):
 )
 def test_at_the_start_policy_and_reference_are_equal(backend, copied, loss, beta, first):
     """A margin of 0: -log σ(0) = ln 2, and (0 - 1/2β)² = 1/4β²."""
-    steps, evals = events_of(copied("dpo", steps=1, loss=loss, beta=beta, accumulation=2), backend)
+    steps, evals = events_of(copied("dpo", steps=1, loss=loss, beta=beta, grad_accumulation=2), backend)
     assert steps[0].loss == pytest.approx(first, abs=1e-6 if loss == "sigmoid" else 1e-4)
     assert evals[0].step == 0 and evals[0].metrics["loss"] == pytest.approx(steps[0].loss, abs=1e-4)
     for name in ("margin", "reward_chosen", "reward_rejected"):
