@@ -171,10 +171,18 @@ def _parse_setting(setting: str) -> dict:
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word: --set pretrain.optimizer=muon
+        value = _with_backslashes(text.strip())
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return value
+
+
+def _with_backslashes(text: str) -> Any:
+    """A bare word (--set pretrain.optimizer=muon), or a value whose strings are Windows paths: ["C:\\texts"]."""
+    try:
+        return tomllib.loads("value = " + text.replace("\\", "\\\\"))["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _merge(low: dict, high: dict) -> dict:

@@ -12,6 +12,7 @@ import typer.core
 from minigpt import __version__
 from minigpt.cli import command, config, data, export, generate, import_, plan, quantize, tokenizer, train
 from minigpt.cli.chat import chat
+from minigpt.cli.check import check
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
@@ -52,6 +53,7 @@ command.add(app, chat)
 command.add(app, evaluate)
 command.add(app, parity)
 command.add(app, doctor)
+command.add(app, check)
 command.add(app, plan.plan)
 command.add(app, export.export)
 command.add(app, import_.import_, "import")

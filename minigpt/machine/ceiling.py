@@ -9,6 +9,12 @@ from backends.base import Backend
 from minigpt.machine.linux import sizes_of
 from minigpt.machine.tools import read
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+HELD = resource is not None and sys.platform == "linux"  # where the kernel holds the ceiling
 FILES_TO_COME = 32 << 20  # bytes of libraries that are mapped but not read yet
 
 
@@ -20,10 +26,8 @@ def bound(size: int) -> int | None:
     Returns the bytes that it may still take; None where the system cannot do this (macOS).
     """
     parts = resident_parts()
-    if sys.platform != "linux" or not parts:
+    if not HELD or not parts:
         return None
-    import resource
-
     allowed = max(0, size - parts["RssFile"] - parts["RssShmem"] - FILES_TO_COME)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (allowed if hard < 0 else min(allowed, hard), hard))
@@ -33,14 +37,12 @@ def bound(size: int) -> int | None:
 def reserve() -> int:
     """Bytes below a ceiling that cannot be used: memory that counts, since it was reserved, and is never touched."""
     parts = resident_parts()
-    return parts["VmData"] - parts["RssAnon"] + FILES_TO_COME if sys.platform == "linux" and parts else 0
+    return parts["VmData"] - parts["RssAnon"] + FILES_TO_COME if HELD and parts else 0
 
 
 def release() -> None:
     """Lift the bound."""
-    if sys.platform == "linux":
-        import resource
-
+    if HELD:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 

@@ -76,6 +76,11 @@ def family(root: int) -> dict[int, Process] | None:
     return asked(question)
 
 
+def is_there(pid: int) -> bool:
+    """Whether a process of that id exists; True where nobody knows."""
+    return asked(lambda psutil: psutil.pid_exists(pid)) is not False
+
+
 def children(root: int) -> list[int]:
     """The ids of all processes that descend from `root`."""
     return asked(lambda psutil: [one.pid for one in psutil.Process(root).children(recursive=True)]) or []

@@ -13,7 +13,7 @@ from minigpt.sections import form_of
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import tidy
 
-OURS = {".lock", "log.txt"}  # what a run's directory may have before its config.toml
+OURS = {".lock", ".lock.json", "log.txt"}  # what a run's directory may have before its config.toml
 
 
 def new_run(directory: Path, config: Config) -> Run:

@@ -5,6 +5,7 @@ killer). The parent imports no framework and takes almost no memory. It receives
 that one Ctrl-C means one request to stop.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,16 +13,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, says_gpu_timeout, says_out_of_memory
+from minigpt.train.stop import SIGNALS
 
 SUPERVISED, LESS_MEMORY = "MINIGPT_SUPERVISED", "less memory"  # tell the child why it was started
 CAUSES = {
-    signal.SIGKILL: "killed by the system or by somebody",
-    signal.SIGABRT: "aborted inside the framework",
-    signal.SIGSEGV: "ended by a memory fault inside the framework",
-    signal.SIGBUS: "ended by a memory fault inside the framework",
+    "SIGKILL": "killed by the system or by somebody",
+    "SIGABRT": "aborted inside the framework",
+    "SIGSEGV": "ended by a memory fault inside the framework",
+    "SIGBUS": "ended by a memory fault inside the framework",
 }
+WINDOWS, POLL = hasattr(subprocess, "CREATE_NEW_PROCESS_GROUP"), 0.2  # seconds
+# Exit codes with which Windows ends a process (NTSTATUS), as the signals that mean the same.
+NTSTATUS = {0xC0000005: signal.SIGSEGV, 0xC0000409: signal.SIGABRT, 0xC000001D: signal.SIGILL}
 
 
 def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[str], None]) -> int:
@@ -36,7 +42,7 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
         child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes"})
         code = child.wait()
         said = _tail(log, length)
-        memory = says_out_of_memory(said) or (code == -signal.SIGKILL and system_memory_kills() > kills)
+        memory = says_out_of_memory(said) or (_name(code) == "SIGKILL" and system_memory_kills() > kills)
         if child.stopped_by:
             return code if 0 <= code < INTERRUPTED - 2 else 128 + child.stopped_by  # an error of its own, or the signal
         if code >= 0 and not (code == RESOURCES and memory):
@@ -61,22 +67,24 @@ class _Child:
     def __init__(self, command: Sequence[str], environment: dict[str, str]):
         self.stopped_by = 0
         self._process: subprocess.Popen | None = None
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._before = {number: signal.getsignal(number) for number in numbers}
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in self._before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
         # Ctrl-C in a terminal reaches both processes: the child leaves it to the parent.
-        self._process = subprocess.Popen(
-            command, env=os.environ | environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-        )
+        alone: dict[str, Any] = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS
+            else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+        )  # fmt: skip
+        self._process = subprocess.Popen(command, env=os.environ | environment, **alone)
 
     def wait(self) -> int:
         """The child's exit code, or minus the signal that killed it."""
         try:
             if self.stopped_by:  # before there was a child to hear it
-                self._process.terminate()
-            return self._process.wait()
+                self._ask()
+            code = self._wait()
+            return -NTSTATUS[code] if code in NTSTATUS else code
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -85,7 +93,20 @@ class _Child:
         again = self.stopped_by == number == signal.SIGINT
         self.stopped_by = number
         if self._process is not None:
-            self._process.kill() if again else self._process.terminate()
+            self._process.kill() if again else self._ask()
+
+    def _ask(self) -> None:
+        """Ask the child to stop; on Windows `terminate` would end it at once."""
+        if WINDOWS:
+            self._process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self._process.terminate()
+
+    def _wait(self) -> int:
+        """The child's exit code. Windows runs no signal handler while a wait without an end goes on."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(POLL if WINDOWS else None)
 
 
 def system_memory_kills() -> int:
@@ -98,11 +119,16 @@ def system_memory_kills() -> int:
 
 
 def _cause(number: int, memory: bool, said: str) -> str:
-    number = signal.Signals(number)
-    cause = CAUSES.get(number, "ended")
+    name = _name(-number)
+    cause = CAUSES.get(name, "ended")
     why = ": the memory ran out" if memory else ": the GPU took too long for one step" if says_gpu_timeout(said) else ""
     last = next(iter(_messages(said)), "")
-    return f"{cause} ({number.name}){why}" + (f". Its last words: {last[:200].rstrip('.')}" if last else "")
+    return f"{cause} ({name}){why}" + (f". Its last words: {last[:200].rstrip('.')}" if last else "")
+
+
+def _name(code: int) -> str:
+    """The name of the signal that an exit code below 0 means; "" for another code."""
+    return next((one.name for one in signal.Signals if one == -code), f"signal {-code}") if code < 0 else ""
 
 
 def _messages(said: str) -> list[str]:

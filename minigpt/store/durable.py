@@ -13,6 +13,7 @@ from pathlib import Path
 
 # .NAME.PID.tmp is half-written, .NAME.PID.old waits while something new takes its place, .NAME.PID.gone is deleted.
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old|gone)")
+POSIX = hasattr(os, "O_DIRECTORY")  # a directory can be opened, and what is only read can be flushed
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        os.rename(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -79,8 +80,10 @@ def tidy(root: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or directory is on the disk. Windows flushes what may be written to, and no directories."""
+    if not POSIX and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if POSIX else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,6 @@
 """One process at a time trains in a run directory."""
 
-import fcntl
+import contextlib
 import json
 import os
 import platform
@@ -11,7 +11,13 @@ from pathlib import Path
 
 from minigpt.errors import MiniGPTError
 
-NAME = ".lock"
+try:
+    import fcntl  # noqa: F401 (with which filelock locks)
+
+    NAME, HOLDER = ".lock", ".lock"
+except ImportError:  # Windows, where nobody else can read a locked file
+    NAME, HOLDER = ".lock", ".lock.json"
+MOMENT = 0.2  # seconds for which a lock is tried: its holder may be about to remove the file
 
 
 @contextmanager
@@ -21,49 +27,37 @@ def locked(directory: Path) -> Iterator[int | None]:
     The kernel releases the lock with the process, however that ends, so that a file that is left over means
     nothing. Raises MiniGPTError when another process holds the directory.
     """
-    path = directory / NAME
-    descriptor = _acquire(path)
+    from filelock import FileLock, Timeout
+
+    path, holder = directory / NAME, directory / HOLDER
+    lock = FileLock(path, timeout=MOMENT, mode=0o644, thread_local=False, fallback_to_soft=False)
     try:
-        left = _owner(path)
-        os.ftruncate(descriptor, 0)
+        lock.acquire()
+    except Timeout:
+        owner = _owner(holder)
+        who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+        message = f"{directory} is in use: {who} trains there."
+        raise MiniGPTError(message, "Wait for it, stop it, or choose another --run directory.") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"{directory} is on a disk that cannot lock files: {reason}."
+        raise MiniGPTError(message, "Choose a --run directory on a local disk.") from None
+    try:
+        left = _owner(holder)
         owner = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.write(descriptor, json.dumps(owner).encode())
+        holder.write_text(json.dumps(owner), "utf-8")
         yield left.get("pid")
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
-        os.close(descriptor)
+        holder.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows removes no file that is open; `release` does it there
+            path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
+        lock.release()
 
 
-def _acquire(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                message = f"{path.parent} is on a disk that cannot lock files: {error.strerror}."
-                raise MiniGPTError(message, "Choose a --run directory on a local disk.") from None
-            owner = _owner(path)
-            who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
-            message = f"{path.parent} is in use: {who} trains there."
-            raise MiniGPTError(message, "Wait for it, stop it, or choose another --run directory.") from None
-        if _same(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its owner removed it between our opening and locking it
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _owner(path: Path) -> dict:
+def _owner(holder: Path) -> dict:
     """What the file says of the process that holds, or held, the lock."""
     try:
-        owner = json.loads(path.read_text("utf-8"))
+        owner = json.loads(holder.read_text("utf-8"))
         return owner if {"pid", "host", "since"} <= owner.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish that training answers between two steps, with a checkpoint."""
+"""Ctrl-C, SIGTERM, SIGHUP and Ctrl-Break as a wish that training answers between two steps, with a checkpoint."""
 
 import os
 import signal
@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from minigpt.machine import readings
+
+KNOWN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # no system has them all
+SIGNALS = tuple(getattr(signal, name) for name in KNOWN if hasattr(signal, name))
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,9 +47,13 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        if self.signal is None and self._parent is not None and os.getppid() != self._parent:
+        if self.signal is None and self._parent is not None and not self._has_parent():
             self.signal = signal.SIGTERM
         return self.signal is not None
+
+    def _has_parent(self) -> bool:
+        """Whether the parent lives; Windows never gives an orphan another one."""
+        return os.getppid() == self._parent and (hasattr(os, "fork") or readings.is_there(self._parent))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
