@@ -235,7 +235,8 @@ def logged(file: TextIO) -> Iterator[None]:
 def log(text: str) -> None:
     """A line in the log alone. The dashes tell it from what frameworks write there."""
     if _story is not None:
-        _story.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        _story.write("".join(f"--- {now} {line}\n" for line in text.splitlines() or [""]))
         _story.flush()
 
 
