@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
@@ -18,6 +19,8 @@ from rich.text import Text
 from minigpt import events
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
 from minigpt.units import duration, gigabytes
+
+CONTROLS = ("Cc", "Cs")  # what a terminal obeys, and halves of characters
 
 
 class _Out(Console):
@@ -205,8 +208,8 @@ def write(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for each control character but line ends and tabs."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    """The text with U+FFFD for each control character but line ends and tabs; all else belongs to some script."""
+    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in "\n\t" else c for c in text)
 
 
 def note(text: str) -> None:

@@ -120,7 +120,7 @@ def _command_of(stage: str) -> Command:
     about = STAGES[stage].summary
     function = trainer(stage)
     one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    texts = {"short_help": f"The stage {stage}.", "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
+    texts = {"short_help": about.partition(". ")[0], "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
     one.command(stage, cls=StageCommand, **texts)(function)
     return typer.main.get_command(one)
 
