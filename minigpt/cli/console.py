@@ -50,7 +50,7 @@ class Reporter:
 
     def __enter__(self) -> "Reporter":
         if _lively():
-            self._region = _live(self._bars)
+            self._region = _live(_idle())
             self._region.start()
         return self
 
@@ -70,9 +70,10 @@ class Reporter:
         if finished:
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
-            self._region.update(self._bars)
+            self._region.update(self._bars if self._tasks else _idle())
             return
         if name not in self._tasks:
+            self._region.update(self._bars)
             self._tasks[name] = self._bars.add_task(name, total=total, completed=done, status=status)
         self._bars.update(self._tasks[name], completed=done, total=total, status=status)
 
@@ -258,6 +259,11 @@ def _live(content: Any) -> Live:
     global _shown
     _shown = Live(content, console=err, transient=True, refresh_per_second=8, redirect_stdout=False)
     return _shown
+
+
+def _idle() -> Spinner:
+    """What moves between two things that have a total."""
+    return Spinner("dots", Text("Working …"))
 
 
 @contextmanager

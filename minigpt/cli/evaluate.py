@@ -31,7 +31,8 @@ def evaluate(
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
-    result = evaluate_run(opened, stage, framework, data or [], rows, tests, bits, lambda e: console.note(e.text))
+    with console.working("Measuring"):
+        result = evaluate_run(opened, stage, framework, data or [], rows, tests, bits, lambda e: console.note(e.text))
     if json:
         console.print_json(result)
     else:

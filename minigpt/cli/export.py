@@ -52,7 +52,8 @@ def export(
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     write = export_adapter if to in adapter_files.FORMATS else exporting.export_run
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
-    exported = write(opened, stage, to, out, dtype, framework)
+    with console.working("Writing it, and letting other tools read it" if verify else "Writing it"):
+        exported = write(opened, stage, to, out, dtype, framework)
     if json:
         console.print_json(exported.as_dict())
     else:

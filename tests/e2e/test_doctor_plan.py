@@ -132,12 +132,12 @@ def test_memory_is_divided_and_the_result_stays_the_same(sources, tmp_path, back
 def test_the_preset_that_fits_is_chosen(minigpt, monkeypatch):
     """Memory and time both count; tokens take a microsecond per million parameters here."""
     from minigpt.model.gpt import parameter_count
-    from minigpt.plan import speed
+    from minigpt.plan import choose, speed
 
     def measured(backend, model, *rest):
         return speed.Speed(1e-12 * parameter_count(model), 3e-13 * parameter_count(model), 1e-9)
 
-    monkeypatch.setattr(speed, "measure", measured)
+    monkeypatch.setattr(choose, "measure", measured)
     flags = ("plan", "--preset", "auto", "--stages", "pretrain", "--backend", "torch", "--json")
     few = [word for preset in ("pretrain",) for word in ("--set", f"{preset}.steps=100")]
 
