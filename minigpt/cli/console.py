@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
@@ -18,6 +19,8 @@ from rich.text import Text
 from minigpt import events
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
 from minigpt.units import duration, gigabytes
+
+CONTROLS = ("Cc", "Cs")  # what a terminal obeys, and halves of characters
 
 
 class _Out(Console):
@@ -47,7 +50,7 @@ class Reporter:
 
     def __enter__(self) -> "Reporter":
         if _lively():
-            self._region = _live(self._bars)
+            self._region = _live(_idle())
             self._region.start()
         return self
 
@@ -67,9 +70,10 @@ class Reporter:
         if finished:
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
-            self._region.update(self._bars)
+            self._region.update(self._bars if self._tasks else _idle())
             return
         if name not in self._tasks:
+            self._region.update(self._bars)
             self._tasks[name] = self._bars.add_task(name, total=total, completed=done, status=status)
         self._bars.update(self._tasks[name], completed=done, total=total, status=status)
 
@@ -205,8 +209,8 @@ def write(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for each control character but line ends and tabs."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    """The text with U+FFFD for each control character but line ends and tabs; all else belongs to some script."""
+    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in "\n\t" else c for c in text)
 
 
 def note(text: str) -> None:
@@ -235,7 +239,8 @@ def logged(file: TextIO) -> Iterator[None]:
 def log(text: str) -> None:
     """A line in the log alone. The dashes tell it from what frameworks write there."""
     if _story is not None:
-        _story.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        _story.write("".join(f"--- {now} {line}\n" for line in text.splitlines() or [""]))
         _story.flush()
 
 
@@ -254,6 +259,11 @@ def _live(content: Any) -> Live:
     global _shown
     _shown = Live(content, console=err, transient=True, refresh_per_second=8, redirect_stdout=False)
     return _shown
+
+
+def _idle() -> Spinner:
+    """What moves between two things that have a total."""
+    return Spinner("dots", Text("Working …"))
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class Conversation:
             name, _, value = rest.replace("=", " ").partition(" ")
             self._change(name.strip().replace("-", "_"), value.strip())
         shown = vars(self.answering.sampling) | {"max_tokens": self.answering.max_tokens}
-        console.note(", ".join(f"{key} {value:g}" for key, value in shown.items()))
+        console.note(", ".join(f"{key} {value}" for key, value in shown.items()))
 
     def _change(self, name: str, value: str) -> None:
         name = {"temp": "temperature", "max_new_tokens": "max_tokens"}.get(name, name)
@@ -116,7 +116,7 @@ class Conversation:
         try:
             number = type(known[name])(value)
         except ValueError:
-            raise UsageError(f"{name} cannot be {value!r}.", f"Write it as /set {name} {known[name]:g}.") from None
+            raise UsageError(f"{name} cannot be {value!r}.", f"Write it as /set {name} {known[name]}.") from None
         if name == "max_tokens":
             if number < 1:
                 raise UsageError(f"max_tokens cannot be {number}.", "It must be 1 or more.")

@@ -39,21 +39,22 @@ def data_check(
     from minigpt.text.load import load_tokenizer
 
     downloads = opening.RUNS / "downloads"
-    try:
-        stage = stage or stage_of_source(data[0], downloads)
-    except RowError:
-        stage = FIRST  # no row is any good: each is reported
-    check_name("stage", stage, tuple(STAGES))
-    settings = opening.config_of(run, given, {"data": {stage: data}})
-    reader = reader_of(settings, stage, downloads)
-    if run is not None:
-        tokenizer = load_tokenizer(run / "tokenizer")
-    else:
+    with console.working("Reading the data"):
         try:
-            tokenizer = learn_tokenizer(data, settings, stage)
-        except DataError:  # without a usable row any tokenizer will do; other faults come again in check
-            tokenizer = train_tokenizer("byte", [], 0)
-    report = check(reader, tokenizer, settings.model.context)
+            stage = stage or stage_of_source(data[0], downloads)
+        except RowError:
+            stage = FIRST  # no row is any good: each is reported
+        check_name("stage", stage, tuple(STAGES))
+        settings = opening.config_of(run, given, {"data": {stage: data}})
+        reader = reader_of(settings, stage, downloads)
+        if run is not None:
+            tokenizer = load_tokenizer(run / "tokenizer")
+        else:
+            try:
+                tokenizer = learn_tokenizer(data, settings, stage)
+            except DataError:  # without a usable row any tokenizer will do; other faults come again in check
+                tokenizer = train_tokenizer("byte", [], 0)
+        report = check(reader, tokenizer, settings.model.context)
     if json:
         console.print_json(report.as_dict())
     else:

@@ -19,7 +19,7 @@ def doctor(
     """Say what this machine is and what it can train.
 
     Chip, memory, disk, power and heat; each backend with one operation and its speed; which backend a run gets and
-    why; and what stands in the way, in words.
+    why; what each preset would take, roughly; and problems, in words.
     """
     from dataclasses import asdict
 
@@ -29,10 +29,13 @@ def doctor(
     from minigpt.machine.check import check_backend
     from minigpt.machine.description import describe
     from minigpt.machine.problems import problems
-    from minigpt.plan.choose import guessed_preset
+    from minigpt.plan.choose import guessed_plans, guessed_preset
 
     found = describe(opening.RUNS if opening.RUNS.exists() else Path())
-    checks = [check_backend(name) for name in BACKENDS if installed(name)]
+    checks = []
+    for name in filter(installed, BACKENDS):
+        with console.working(f"Checking {name}"):
+            checks.append(check_backend(name))
     working = [check.name for check in checks if check.works]
     backend, reason = choose(found.apple, working)
     sentences = problems(found, working)
@@ -40,8 +43,11 @@ def doctor(
     choice = {"backend": backend, "reason": reason}
     check = next((check for check in checks if check.name == backend and check.works), None)
     if check is not None:
-        preset, preset_reason = guessed_preset(check, found)
-        choice |= {"preset": preset, "preset_reason": preset_reason}
+        plans = guessed_plans(check, found)
+        preset, preset_reason = guessed_preset(plans)
+        choice |= {"preset": preset, "preset_reason": preset_reason, "presets": {}}
+        for name, plan in plans.items():
+            choice["presets"][name] = {"seconds": plan.seconds, "memory": plan.memory, "fits": plan.fits}
     report = {
         "machine": asdict(found), "python": machine_tables.python_version(),
         "backends": [asdict(check) for check in checks],

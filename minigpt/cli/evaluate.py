@@ -31,10 +31,11 @@ def evaluate(
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
-    result = library.evaluate_run(
-        opened, stage, data=data or [], rows=rows, tests=tests, bits=bits, backend=framework,
-        report=lambda event: console.note(event.text),
-    )  # fmt: skip
+    with console.working("Measuring"):
+        result = library.evaluate_run(
+            opened, stage, data=data or [], rows=rows, tests=tests, bits=bits, backend=framework,
+            report=lambda event: console.note(event.text),
+        )  # fmt: skip
     if json:
         console.print_json(result)
     else:

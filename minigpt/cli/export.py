@@ -47,7 +47,8 @@ def export(
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else "auto"
-    exported = library.export_run(opened, to, stage=stage, out=out, dtype=dtype, verify=verify, backend=framework)
+    with console.working("Writing it, and letting other tools read it" if verify else "Writing it"):
+        exported = library.export_run(opened, to, stage=stage, out=out, dtype=dtype, verify=verify, backend=framework)
     if json:
         console.print_json(exported.as_dict())
     else:

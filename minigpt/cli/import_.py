@@ -52,7 +52,8 @@ def import_(
         return
     out = run or opening.RUNS / source.resolve().name
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
-    imported = import_directory(source, out, context, framework)
+    with console.working("Reading it, and comparing it with the original" if verify else "Reading it"):
+        imported = import_directory(source, out, context, framework)
     if not imported.chat_template:
         console.note("The model brings no chat template: a plain one is used (User: and Assistant: lines).")
     if json:
@@ -73,7 +74,7 @@ def _import_adapter(
         message = f"{source} is an adapter, which needs the model that it was trained on."
         raise UsageError(message, "Name its run with --run RUN.")
     opened, _ = opening.open_at(directory, None)
-    with locked(opened.directory):
+    with locked(opened.directory), console.working("Reading the adapter"):
         imported = import_adapter(opened, source, stage or ADAPTING[0], framework)
     if json:
         console.print_json(imported.as_dict())

@@ -15,10 +15,12 @@ def show_machine(machine: Any, checks: Sequence[Any], choice: dict, problems: Se
     table("This machine", ["", ""], machine_rows(machine), wrap=(0, 1))
     table("Backends", ["backend", "version", "device", "works", "GFLOP/s", "GB/s"], [_check(c) for c in checks])
     table("A run here gets", ["", ""], _choice(choice), wrap=(0, 1))
+    if rows := _presets(choice):
+        table("What the presets would take, roughly (minigpt plan measures)", ["preset", "time", "memory", ""], rows)
     for sentence in problems:
         note(sentence)
     if not problems:
-        note("Nothing stands in the way.")
+        note("No problems found.")
 
 
 def machine_rows(m: Any) -> list[list[str]]:
@@ -96,7 +98,7 @@ def division(values: dict) -> str:
 ROWS = [
     ("steps", lambda s: f"{s.steps:,}"),
     ("tokens", lambda s: f"{s.tokens:,}"),
-    ("trained numbers", lambda s: f"{s.trained:,}"),
+    ("trainable parameters", lambda s: f"{s.trained:,}"),
     ("arithmetic (TFLOP)", lambda s: f"{s.flops / 1e12:,.1f}"),
     ("Python and framework", lambda s: gigabytes(s.memory.base)),
     ("weights", lambda s: gigabytes(s.memory.weights)),
@@ -104,7 +106,7 @@ ROWS = [
     ("optimizer", lambda s: gigabytes(s.memory.optimizer)),
     ("activations", lambda s: gigabytes(s.memory.activations)),
     ("logits", lambda s: gigabytes(s.memory.logits)),
-    ("copies and holes", lambda s: gigabytes(s.memory.work)),
+    ("temporaries and fragmentation", lambda s: gigabytes(s.memory.work)),
     ("peak memory", lambda s: gigabytes(s.memory.total)),
     ("time", lambda s: "?" if s.seconds is None else duration(s.seconds)),
 ]
@@ -126,6 +128,14 @@ def _choice(choice: dict) -> list[list[str]]:
     if "preset" in choice:
         rows.append(["preset", f"{choice['preset']} ({choice['preset_reason']})"])
     return rows
+
+
+def _presets(choice: dict) -> list[list[str]]:
+    """A row per preset, the smallest first."""
+    return [
+        [name, duration(taken["seconds"]), gigabytes(taken["memory"]), "" if taken["fits"] else "more than is free"]
+        for name, taken in choice.get("presets", {}).items()
+    ]
 
 
 def _size(size: int | None) -> str:

@@ -74,13 +74,17 @@ def plan(
     framework = opening.backend_of(where.backend, where.device)
     names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
-        preset, reason, chosen = largest_preset(config, sets, wanted, framework, limits, time)
+        with console.working("Measuring the presets, the largest first"):
+            preset, reason, chosen = largest_preset(config, sets, wanted, framework, limits, time)
         names, found = (preset,), {preset: chosen}
     every = {name: load_config(name, config, sets or []) for name in names}
     if not reason:
         place = place_of(framework, limits)
         steps = dict.fromkeys(wanted, 0)
-        found = {name: plan_for(settings, steps, framework, place) for name, settings in every.items()}
+        found = {}
+        for name, settings in every.items():
+            with console.working(f"Measuring {name}"):
+                found[name] = plan_for(settings, steps, framework, place)
     if json:
         shown: Any = {name: one.as_dict() for name, one in found.items()}
         console.print_json({"presets": shown} | ({"chosen": preset, "reason": reason} if reason else {}))

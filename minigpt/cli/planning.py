@@ -19,6 +19,8 @@ def preset_for(
     from minigpt.cli.opening import backend_of
     from minigpt.plan.choose import largest_preset
 
-    name, reason, _ = largest_preset(file, sets, stages, backend_of(backend, device, quiet=True), limits, time)
+    framework = backend_of(backend, device, quiet=True)
+    with console.working("Measuring the presets, the largest first"):
+        name, reason, _ = largest_preset(file, sets, stages, framework, limits, time)
     console.note(f"Preset {name}: {reason}.")
     return name

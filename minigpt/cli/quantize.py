@@ -42,7 +42,8 @@ def quantize(
     framework = opening.backend_of(where.backend, where.device)
     with locked(opened.directory), console.Reporter() as report:
         made = quantize_stage(opened, stage, framework, bits, group_size, method, report)
-    measured = before_and_after(opened, stage, framework, bits, rows)
+    with console.working("Measuring the weights before and after"):
+        measured = before_and_after(opened, stage, framework, bits, rows)
     if json:
         console.print_json(made.as_dict() | {"measured": measured})
     else:

@@ -38,7 +38,8 @@ def tokenizer_train(
         raise UsageError(f"{out} belongs to a run, whose models need its own tokenizer.", "Choose another --out.")
     given = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
     settings = load_config("tiny", None, [], None, given)
-    tokenizer = learn_tokenizer(data, settings)
+    with console.working("Learning the tokenizer"):
+        tokenizer = learn_tokenizer(data, settings)
     tokenizer.save(out)
     console.note(f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} tokens saved in {out}")
 

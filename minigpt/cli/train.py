@@ -1,6 +1,6 @@
 """`minigpt train STAGE`: one stage of a run. Each stage is a command, so that its help is its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -13,7 +13,7 @@ from minigpt.cli.keys import Key, keys_of
 from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import preset_for
 from minigpt.cli.session import supervised, training
-from minigpt.errors import check_name
+from minigpt.errors import UsageError, check_name
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,16 @@ class Often:
     ] = None
     lr: Annotated[float | None, typer.Option("--lr", metavar="X", min=0, help="The highest learning rate.")] = None
 
-    def values(self) -> dict[str, Any]:
-        given = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.lr}
-        return {name: value for name, value in given.items() if value is not None}
+    def section(self, stage: str, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """{stage: its settings that are given}. Raises UsageError for one that --set gives as well."""
+        found = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.lr}
+        found = {name: value for name, value in found.items() if value is not None}
+        for one in sets:
+            name = one.partition("=")[0].strip().removeprefix(f"{stage}.")
+            if name in found:
+                flag = "--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {found[name]} and --set {one} are the same setting.", "Give one of them.")
+        return {stage: found} if found else {}
 
 
 def trainer(stage: str) -> Callable:
@@ -56,7 +63,7 @@ def trainer(stage: str) -> Callable:
         chosen = preset_for(
             given.preset, run, given.config, given.sets, [stage], where.backend, where.device, limits, taking.time
         )
-        layers = {"data": extra} | ({stage: often.values()} if often.values() else {})
+        layers = {"data": extra} | often.section(stage, given.sets or [])
         settings = opening.config_of(run, replace(given, preset=chosen), layers)
         with training(run, settings, [stage], where, limits, taking.time) as (opened, framework, report, control):
             run_pipeline(opened, framework, report, [stage], control, sources.allow_changes)
@@ -79,7 +86,8 @@ class Stages(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The stage may stand anywhere among the flags."""
         known = self.list_commands(ctx)
-        places = [i for i, word in enumerate(args) if word in known and (i == 0 or not args[i - 1].startswith("-"))]
+        places = [i for i, word in enumerate(args) if word in known]
+        places.sort(key=lambda i: i > 0 and args[i - 1].startswith("-"))  # one after a flag may be the flag's value
         helped = any(word in ctx.help_option_names for word in args)
         if not ctx.resilient_parsing and not helped and (not args or (not places and args[0].startswith("-"))):
             ctx.fail(f"Missing argument 'STAGE' ({', '.join(known)}).")
@@ -120,7 +128,7 @@ def _command_of(stage: str) -> Command:
     about = STAGES[stage].summary
     function = trainer(stage)
     one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    texts = {"short_help": f"The stage {stage}.", "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
+    texts = {"short_help": about.partition(". ")[0], "help": f"{about} {AGAIN}", "epilog": "\n".join(function.examples)}
     one.command(stage, cls=StageCommand, **texts)(function)
     return typer.main.get_command(one)
 

@@ -148,11 +148,12 @@ def largest_preset(
     return PRESETS[0], f"the smallest, though it takes more than {duration(allowed)}", plan
 
 
-def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
-    """(preset, reason) for a machine of which only the speed of matrix products is known: the largest for AUTO_TIME.
+def guessed_plans(check: Any, machine: Any) -> dict[str, Plan]:
+    """The plan of each preset, the smallest first, for a machine of which only the speed of matrix products is known.
 
-    `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan --preset auto` measures instead.
+    `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan` measures instead.
     """
+
     def speed_of(model: ModelConfig, stage: Stage, config: StageConfig) -> Speed:
         token = flops_per_token(model, row_width(model, stage.form)) / (USUAL_SHARE * check.gflops * 1e9)
         return Speed(token, token / 3, 0.0)
@@ -160,11 +161,12 @@ def guessed_preset(check: Any, machine: Any) -> tuple[str, str]:
     shared = check.device == "cpu" or machine.unified
     free = machine.memory_available if shared else machine.gpu_memory
     place = Place(check.name, check.device, "float32", USUAL_BASE if shared else 0, free and int(SHARE * free))
-    why: list[str] = []
-    for name in reversed(PRESETS):
-        plan = make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of)
-        took = f"{name} takes {duration(plan.seconds)} and {gigabytes(plan.memory)}, roughly"
-        if name == PRESETS[0] or (plan.fits and plan.seconds <= AUTO_TIME):
-            return name, "; ".join([took, *why])
-        why.append(f"{name} {duration(plan.seconds)} and {gigabytes(plan.memory)}")
-    raise AssertionError(PRESETS)
+    return {name: make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of) for name in PRESETS}
+
+
+def guessed_preset(plans: Mapping[str, Plan]) -> tuple[str, str]:
+    """(preset, reason): the largest of these plans that fits the memory and AUTO_TIME, else the smallest."""
+    fitting = [name for name, plan in plans.items() if plan.fits and plan.seconds <= AUTO_TIME]
+    if fitting:
+        return fitting[-1], f"the largest that takes at most {duration(AUTO_TIME)}, roughly"
+    return next(iter(plans)), f"the smallest, though it takes more than {duration(AUTO_TIME)} or the memory, roughly"

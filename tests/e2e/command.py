@@ -52,7 +52,7 @@ def call(*arguments: object, stdin: bytes = b"") -> Result:
     before = sys.argv, sys.stdin
     words = list(map(str, arguments))
     if words[:1] in (["demo"], ["run"], ["train"]) and words != ["train"] and not {"-h", "--help"} & set(words):
-        words.insert(2 if words[0] == "train" else 1, "--no-supervise")
+        words.insert(2 if words[0] == "train" and not words[1].startswith("-") else 1, "--no-supervise")
     sys.argv, sys.stdin = ["minigpt", *words], io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
     try:
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):

@@ -13,7 +13,7 @@ from minigpt.config import PRESETS
 from minigpt.machine import check
 from minigpt.machine.check import BackendCheck
 from minigpt.machine.description import Machine
-from minigpt.plan.choose import SUPERVISOR, guessed_preset
+from minigpt.plan.choose import SUPERVISOR, guessed_plans, guessed_preset
 
 
 @pytest.fixture
@@ -26,8 +26,11 @@ def quick_check(monkeypatch):
 
 def test_doctor_tells_a_script_everything(minigpt):
     result = minigpt("doctor", "--json")
-    assert result.code == 0 and result.err == ""
+    assert result.code == 0 and {line.split()[0] for line in result.err.splitlines()} <= {"Checking"}
     found = json.loads(result.out)
+    presets = found["choice"]["presets"]
+    assert tuple(presets) == PRESETS  # the smallest first, in what is printed, too
+    assert [*presets.values()] == sorted(presets.values(), key=lambda taken: (taken["seconds"], taken["memory"]))
     assert found["machine"]["cores"] >= 1 and found["machine"]["disk_free"] > 0 and found["machine"]["memory"] > 1e8
     assert found["python"] == platform.python_version()
     assert {one["name"] for one in found["backends"]} == set(BACKENDS)
@@ -44,7 +47,7 @@ def test_doctor_tells_a_script_everything(minigpt):
 def test_the_preset_that_doctor_names_follows_speed_and_memory(gflops, gigabytes, preset):
     check = BackendCheck("mlx", "", "gpu", {}, True, gflops, 4e11)
     machine = Machine("macOS", memory_available=int(gigabytes * 1e9), unified=True)
-    assert guessed_preset(check, machine)[0] == preset
+    assert guessed_preset(guessed_plans(check, machine))[0] == preset
 
 
 def test_doctor_names_a_backend_that_does_not_work(minigpt, quick_check):
@@ -129,12 +132,12 @@ def test_memory_is_divided_and_the_result_stays_the_same(sources, tmp_path, back
 def test_the_preset_that_fits_is_chosen(minigpt, monkeypatch):
     """Memory and time both count; tokens take a microsecond per million parameters here."""
     from minigpt.model.gpt import parameter_count
-    from minigpt.plan import speed
+    from minigpt.plan import choose, speed
 
     def measured(backend, model, *rest):
         return speed.Speed(1e-12 * parameter_count(model), 3e-13 * parameter_count(model), 1e-9)
 
-    monkeypatch.setattr(speed, "measure", measured)
+    monkeypatch.setattr(choose, "measure", measured)
     flags = ("plan", "--preset", "auto", "--stages", "pretrain", "--backend", "torch", "--json")
     few = [word for preset in ("pretrain",) for word in ("--set", f"{preset}.steps=100")]
 
