@@ -2,10 +2,10 @@
 
 import json
 import math
+import re
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
@@ -209,8 +209,20 @@ def write(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for each control character but line ends and tabs; all else belongs to some script."""
-    return "".join("\ufffd" if unicodedata.category(c) in CONTROLS and c not in "\n\t" else c for c in text)
+    """The text with U+FFFD for each control character but line ends and tabs, which could steer the terminal.
+
+    Spaces of any width, joiners and marks of direction are text; lone surrogates cannot be written.
+    """
+    return _CONTROL.sub("\ufffd", text)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def note_of(event: events.Event) -> None:
+    """A report that shows notes only."""
+    if isinstance(event, events.Note):
+        note(event.text)
 
 
 def note(text: str) -> None:

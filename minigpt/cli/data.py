@@ -46,7 +46,7 @@ def data_check(
             stage = FIRST  # no row is any good: each is reported
         check_name("stage", stage, tuple(STAGES))
         settings = opening.config_of(run, given, {"data": {stage: data}})
-        reader = reader_of(settings, stage, downloads)
+        reader = reader_of(settings, stage, downloads, console.note_of)
         if run is not None:
             tokenizer = load_tokenizer(run / "tokenizer")
         else:

@@ -156,7 +156,8 @@ def show_data(report: Any, tokenizer: Any, context: int) -> None:
         fate = "omitted" if report.omits else "cut, or omitted when no answer is left"
         rows.append([f"longer than {context} tokens", f"{report.too_long:,}" + f" ({fate})" * bool(report.too_long)])
     rows.append(["duplicate rows", f"{report.duplicates:,} (in both splits: {report.across_splits:,})"])
-    rows.append(["bad rows", f"{len(report.bad):,}"])
+    lines = f" ({report.lost_lines:,} lines)" if report.lost_lines > len(report.bad) else ""
+    rows.append(["bad rows", f"{len(report.bad):,}{lines}"])
     rows.append(["tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens"])
     table(f"Data for {report.stage}", ["", ""], rows, wrap=(0, 1))
     histogram = report.histogram()

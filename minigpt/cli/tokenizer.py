@@ -66,4 +66,6 @@ def tokenizer_inspect(
         rows = [{"id": i, "text": shown, "byte": single} for i, shown, single in pieces]
         console.print_json({"tokens": len(rows), "characters": len(text), "pieces": rows})
     else:
-        tables.show_pieces([(shown, single) for _, shown, single in pieces], len(text))
+        tables.show_pieces([(tokenizer.quoted(shown), single) for _, shown, single in pieces], len(text))
+        if names := tokenizer.control_names.findall(text):
+            console.note(f"In a text {', '.join(dict.fromkeys(names))} is only letters, not a control token.")

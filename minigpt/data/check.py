@@ -30,6 +30,7 @@ class DataReport:
     duplicates: int = 0
     across_splits: int = 0
     bad: list[str] = field(default_factory=list)
+    lost_lines: int = 0  # of bad rows
     example: list[tuple[str, bool]] = field(default_factory=list)
 
     def as_dict(self) -> dict:
@@ -61,7 +62,7 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
         key = digest_of(item.content)
         report.duplicates += key in seen
         report.across_splits += seen.setdefault(key, item.split) != item.split
-    report.bad, report.forms = reader.bad, reader.forms
+    report.bad, report.lost_lines, report.forms = reader.bad, reader.lost, reader.forms
     return report
 
 
@@ -82,11 +83,11 @@ def _count(item: Item, reader: Reader, tokenizer: Tokenizer, context: int, repor
 def _example(content: Example, reader: Reader, tokenizer: Tokenizer, sequences: list[Tokens]) -> list[tuple[str, bool]]:
     """The (text, learned) runs of one example, each of its sequences under its name."""
     if isinstance(content, Text):
-        return [(content.text[:400], True)]
+        return [(tokenizer.quoted(content.text[:400]), True)]
     found: list[tuple[str, bool]] = []
     for name, (ids, mask) in zip(reader.form.names, sequences, strict=True):
         found += [(f"{name}:\n", False)] * bool(name)
         for learned, run in groupby(zip(ids, mask or [1] * len(ids), strict=True), lambda pair: bool(pair[1])):
-            found.append((tokenizer.show([token for token, _ in run]), learned))
+            found.append((tokenizer.show_quoted([token for token, _ in run]), learned))
         found += [("\n", False)] * bool(name)
     return found

@@ -12,12 +12,14 @@ import numpy as np
 from minigpt.data.examples import Example, Text
 from minigpt.data.forms import WORLD, Form, Tokens
 from minigpt.data.parse.fields import RowError
-from minigpt.data.parse.formats import detect, parse_row
-from minigpt.data.read.files import is_text
+from minigpt.data.parse.formats import parse_row
+from minigpt.data.parse.forms import detect
+from minigpt.data.read.markers import Markers
 from minigpt.data.read.named import resolve
 from minigpt.data.read.raw_rows import BadRow, Row
-from minigpt.data.read.sources import read_rows
+from minigpt.data.read.suffixes import is_text
 from minigpt.data.read.text import read_text
+from minigpt.data.rows import rows_of
 from minigpt.data.shards import ShardWriter
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
@@ -69,6 +71,7 @@ class Reader:
     cache: Path
     report: Report = silent
     bad: list[str] = field(default_factory=list)
+    lost: int = 0  # lines of bad rows; more than `bad` has, where a quotation of a CSV file took others with it
     forms: Counter[str] = field(default_factory=Counter)  # how the usable rows are written, see formats.py
     rows: int = 0
 
@@ -86,18 +89,20 @@ class Reader:
                 if is_text(path):
                     yield from self._text(path, held_out)
                 else:
-                    yield from self._parsed(read_rows(path), held_out)
+                    yield from self._parsed(rows_of(path, self.report), held_out)
 
     def _text(self, path: Path, held_out: float) -> Iterator[Item]:
         if not self.form.stream:
             self.reject(RowError(str(path), f"a text file cannot train {self.stage}", "Give rows, as .jsonl."))
             return
+        markers = Markers(path)
         for split, start, stop in (("train", 0.0, 1.0 - held_out), ("validation", 1.0 - held_out, 1.0)):
-            blocks = read_text(path, start, stop) if start < stop else ()
+            blocks = read_text(path, start, stop, markers) if start < stop else ()
             for block, following in _with_next(blocks):
                 self.forms["text"] += 1
                 self.rows += 1
                 yield Item(block.where, Text(block.text), split, block.ends_document or following is None)
+        markers.tell(self.report)
 
     def _parsed(self, rows: Iterator[Row | BadRow], held_out: float) -> Iterator[Item]:
         for row in rows:
@@ -134,6 +139,7 @@ class Reader:
         if not self.sources.skip_bad:
             raise error
         self.bad.append(str(error))
+        self.lost += error.lines
 
 
 def _with_next(blocks: Iterable) -> Iterator[tuple]:
@@ -307,4 +313,5 @@ def _sentences(reader: Reader, result: Prepared, context: int) -> Iterator[str]:
     if result.dropped:
         yield f"{result.dropped:,} rows were too long for the context of {context} and omitted."
     if reader.bad:
-        yield f"{len(reader.bad):,} bad rows were skipped; the first: {reader.bad[0]}"
+        lines = f" ({reader.lost:,} lines)" if reader.lost > len(reader.bad) else ""
+        yield f"{len(reader.bad):,} bad rows{lines} were skipped; the first: {reader.bad[0]}"

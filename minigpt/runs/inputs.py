@@ -12,9 +12,9 @@ from minigpt.data.forms import WORLD
 from minigpt.data.parse.fields import RowError
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.prepare import Reader, prepare
-from minigpt.data.read.files import is_text
 from minigpt.data.read.named import resolve
-from minigpt.data.read.sources import read_rows
+from minigpt.data.read.suffixes import is_text
+from minigpt.data.rows import rows_of
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.runs.run import Run
@@ -103,7 +103,7 @@ def stage_of_source(source: str, downloads: Path) -> str:
     for path in resolve([source], downloads):
         if is_text(path):
             return FIRST
-        for row in islice(read_rows(path), 1000):
+        for row in islice(rows_of(path), 1000):
             try:
                 parsed = parse_row(row)
             except RowError as error:

@@ -1,5 +1,7 @@
 """What progress says: tokens per second and the time that is left."""
 
+import unicodedata
+
 import pytest
 
 from minigpt.cli import console
@@ -31,3 +33,22 @@ def test_steps_that_are_left_out_are_said_but_not_each(lines):
     for number in range(1, 31):
         report(Skipped("sft", number, "the loss or its gradient is not finite", number))
     assert len(lines) == 6 and lines[-1].endswith("not finite (30 so far).")
+
+
+TEXTS = [
+    "a\u3000b", "a\u00a0b", "👩\u200d👩\u200d👧", "می\u200cخواهم", "\u200eabc\u200f", "\ufeffx", "\u2028", "नमस्ते",
+    "e\u0301", "\ue000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_text_of_any_script_is_written_as_it_is(text):
+    assert console.printable(text) == text
+
+
+def test_only_what_steers_a_terminal_is_replaced():
+    """Every control character (Unicode's category Cc) but line ends and tabs, and surrogates, which are no text."""
+    for code in range(0x110000):
+        replaced = unicodedata.category(chr(code)) in ("Cc", "Cs") and chr(code) not in "\n\t"
+        assert (console.printable(chr(code)) == "\ufffd") == (replaced or code == 0xFFFD), hex(code)
+    assert console.printable("\x1b[2Jhi\r\x9b31m") == "\ufffd[2Jhi\ufffd\ufffd31m"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from minigpt.data.examples import Conversation, Preference, Text
 from minigpt.data.forms import CONVERSATIONS, PAIRS, TEXTS
 from minigpt.data.parse.fields import EXAMPLES, RowError
-from minigpt.data.parse.formats import detect, parse_row
+from minigpt.data.parse.formats import parse_row
+from minigpt.data.parse.forms import detect
 from minigpt.data.prepare import Reader, Sources
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.data.read.sources import read_rows

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.data.read import named
-from minigpt.data.read.named import DOWNLOADS, Download, download, python_docs, resolve
+from minigpt.data.read.download import CHUNK, Download
+from minigpt.data.read.library import python_docs
+from minigpt.data.read.named import DOWNLOADS, download, resolve
 from minigpt.errors import RUNTIME, DataError, MiniGPTError
-from minigpt.events import Progress
+from minigpt.events import Note, Progress
 
 CONTENT = b"Once upon a time.\n" * 50_000  # 900,000 bytes: several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -79,7 +80,8 @@ def test_a_download_is_stored_and_reported(entry, cache):
     path = download("stories", cache, events.append)
     assert path == cache / "stories.txt" and path.read_bytes() == CONTENT
     assert files_in(cache) == ["stories.txt"]
-    assert events[0] == Progress("downloading stories", named.CHUNK, len(CONTENT))
+    assert events[0] == Note("downloading stories: 900.0 kB, from disk")
+    assert events[1] == Progress("downloading stories", CHUNK, len(CONTENT))
     assert events[-1] == Progress("downloading stories", len(CONTENT), len(CONTENT), finished=True)
 
 
@@ -134,7 +136,7 @@ def test_the_cap_stops_an_endless_stream_early(entry, cache):
     reads = []
     endless.read = lambda size: reads.append(size) or bytes(size)
     failure(cache, opener=lambda url, timeout: endless)
-    assert sum(reads) == 2 * named.CHUNK  # the second chunk is the one over 300,000 bytes
+    assert sum(reads) == 2 * CHUNK  # the second chunk is the one over 300,000 bytes
 
 
 def test_a_connection_that_ends_early_is_noticed(entry, cache):

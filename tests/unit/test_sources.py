@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minigpt.data.read import json_rows
-from minigpt.data.read.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files, is_text
+from minigpt.data.read.files import find_files
+from minigpt.data.read.markers import Markers
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.data.read.sources import read_rows
+from minigpt.data.read.suffixes import ROW_SUFFIXES, TEXT_SUFFIXES, is_text
 from minigpt.data.read.text import TextBlock, read_text
 from minigpt.errors import DataError
 
@@ -54,6 +57,52 @@ def test_a_directory_gives_its_supported_files_sorted_without_hidden_ones(tmp_pa
     make(tmp_path, "b.jsonl", "a.TXT", "sub/c.csv.gz", ".hidden/d.txt", ".e.txt", "notes.docx", "sub/f.json")
     names = [str(path.relative_to(tmp_path)) for path in find_files([tmp_path])]
     assert names == ["a.TXT", "b.jsonl", "sub/c.csv.gz", "sub/f.json"]
+
+
+def found_in(directory: Path) -> tuple[list[str], list[str]]:
+    """(files relative to it, notes)"""
+    notes = []
+    files = [str(path.relative_to(directory)) for path in find_files([directory], notes.append)]
+    return files, [note.text.removeprefix(f"{directory}: ") for note in notes]
+
+
+def test_what_only_describes_a_data_set_is_left_out_and_listed(tmp_path):
+    make(tmp_path, "README.md", "LICENSE.txt", "data/dataset_info.json", "data/train.jsonl", "x.bin", "y.webp")
+    assert found_in(tmp_path) == (
+        ["data/train.jsonl"],
+        ["left out, because they only describe data: LICENSE.txt, README.md, data/dataset_info.json.",
+         "left out, because their type is not supported: x.bin, y.webp."],
+    )  # fmt: skip
+
+
+def test_a_readme_among_texts_is_a_text_unless_it_is_a_data_sets_card(tmp_path):
+    make(tmp_path, "README.md", "story.txt")
+    assert found_in(tmp_path) == (["README.md", "story.txt"], [])
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nStories.\n")
+    assert found_in(tmp_path)[0] == ["story.txt"]
+    (tmp_path / "story.txt").unlink()
+    with pytest.raises(DataError, match="only README.md.*name the file itself"):
+        find_files([tmp_path])
+    assert find_files([tmp_path / "README.md"]) == [tmp_path / "README.md"]
+
+
+def test_runs_models_and_programs_are_no_data(tmp_path):
+    make(tmp_path, "story.txt", "runs/mine/config.toml", "runs/mine/env.json", "runs/mine/log.txt", "out/config.json",
+         "out/model.safetensors", "out/README.md", "tok/tokenizer_meta.json", ".venv/a.py", "env/pyvenv.cfg",
+         "env/lib/b.py", "runs/downloads/c.txt", "old/config.toml", "old/tokenizer/tokenizer_meta.json")  # fmt: skip
+    files, (note,) = found_in(tmp_path)
+    assert files == ["story.txt"]
+    for words in ("env (installed programs)", "old (a run)", "out (a model)", "downloads (what was", "mine (a run)"):
+        assert words in note
+    for inner, what in (("runs/mine", "a run"), ("out", "a model")):
+        with pytest.raises(DataError, match=f"{inner} is {what}, not data"):
+            find_files([tmp_path / inner])
+    assert [path.name for path in find_files([tmp_path / "runs/downloads"])] == ["c.txt"]  # named, it is data
+
+
+def test_a_config_file_alone_makes_no_run(tmp_path):
+    make(tmp_path, "config.toml", "config.json", "a.jsonl")
+    assert found_in(tmp_path)[0] == ["a.jsonl", "config.json"]
 
 
 def test_globs_and_files_come_in_the_given_order_and_once(tmp_path):
@@ -153,6 +202,40 @@ def test_json_is_read_alike_in_blocks_of_any_size(tmp_path, monkeypatch, block):
     assert [value for _, value in rows_of(tmp_path / "b.json", lines)] == values
 
 
+def parquet(path: Path, columns: dict) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    writer.write_table(pyarrow.table(columns), path, row_group_size=700)
+    return path
+
+
+def test_parquet_rows_are_read_as_they_were_written(tmp_path):
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "你好 😀"}]
+    path = parquet(tmp_path / "a.parquet", {"text": [f"story {n}" for n in range(1500)], "messages": [talk] * 1500})
+    rows = list(read_rows(path))
+    assert [row.where for row in rows] == [f"{path}:{n}" for n in range(1, 1501)]
+    assert rows[1499].value == {"text": "story 1499", "messages": talk}
+    path = parquet(tmp_path / "b.parquet", {"n": [1, None]})
+    assert [row.value for row in read_rows(path)] == [{"n": 1}, {"n": None}]
+
+
+def test_bad_parquet_files_and_rows(tmp_path):
+    good, bad = read_rows(parquet(tmp_path / "a.parquet", {"text": ["a", "b\0"]}))
+    assert good.value == {"text": "a"}
+    assert bad.where.endswith("a.parquet:2") and "NUL bytes" in bad.reason
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    for name in ("b.parquet", "missing.parquet"):
+        (bad,) = read_rows(tmp_path / name)
+        assert bad.where.endswith(f"{name}:1") and "cannot be read at all" in bad.reason and bad.hint
+
+
+def test_without_pyarrow_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"a.parquet: .parquet files need the package pyarrow. Install it: .*\[data\]"):
+        list(read_rows(tmp_path / "a.parquet"))
+
+
 # ----------------------------------------------------------------------------------------- bad rows
 
 
@@ -213,12 +296,80 @@ def test_a_json_array_named_jsonl_says_so_once(tmp_path):
 def test_faults_of_a_csv_file(tmp_path):
     data = 'q,a\n1,2,3\n4\n"x"y,5\n6,7\n"open,8\n9,10\n'
     assert rows_of(tmp_path / "a.csv", data) == [
-        ("2", "BAD the row has 3 columns, but the header has 2"),
-        ("3", "BAD the row has 1 columns, but the header has 2"),
+        ("2", 'BAD the row has 3 columns, but the header has 2 ("q", "a")'),
+        ("3", 'BAD the row has 1 columns, but the header has 2 ("q", "a")'),
         ("4", "BAD not valid CSV: ',' expected after '\"'"),
         ("5", {"q": "6", "a": "7"}),
-        ("6", "BAD not valid CSV: unexpected end of data"),
+        ("6", "BAD not valid CSV: unexpected end of data: lines 6 to 7 (2 lines) are lost"),
     ]
+
+
+def table(delimiter: str, faults: dict[int, str]) -> str:
+    """200 rows after a header; line n holds row n - 1, or its fault."""
+    lines = [f"q{delimiter}a"] + [f"Ask {n}{delimiter}Answer {n}." for n in range(2, 202)]
+    return "\n".join(faults.get(n, line) for n, line in enumerate(lines, 1)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "faults", "bad"),
+    [
+        ("a.csv", {22: '"Tell me a joke,Sure.'}, {"22": "the 179 lines after it are read as rows"}),
+        ("a.csv", {22: '"Tell me,Sure.', 121: 'Hi,"Yes."'}, {"22": "would go on to line 121; the 99 lines after it"}),
+        ("a.tsv", {22: 'Tell me\t"Sure.', 121: 'Hi\tYes."'}, {"22": "a quotation goes on over the next rows"}),
+        ("a.tsv", {22: '"Tell me\tSure.', 121: 'Hi"\tYes.'}, {"22": "a quotation goes on over the next rows"}),
+    ],
+    ids=["never closed", "closed in another row", "closed in another row of a TSV", "a cell of 100 rows"],
+)  # fmt: skip
+def test_a_quotation_over_several_rows_costs_only_the_row_it_begins_in(tmp_path, name, faults, bad):
+    rows = rows_of(tmp_path / name, table("\t" if name == "a.tsv" else ",", faults))
+    found = {place: value for place, value in rows if isinstance(value, str)}
+    assert found.keys() == bad.keys() and all(words in found[place] for place, words in bad.items()), found
+    assert len(rows) == 200 and [int(place) for place, _ in rows] == list(range(2, 202))
+    untouched = [(place, value) for place, value in rows if int(place) not in faults]
+    assert untouched == [(str(n), {"q": f"Ask {n}", "a": f"Answer {n}."}) for n in range(2, 202) if n not in faults]
+
+
+def test_lines_that_are_lost_with_a_quotation_are_counted_and_named(tmp_path):
+    """What does not look like rows is not guessed at."""
+    data = 'q,a\n1,2\n"A text of\nseveral lines, with commas, "badly" quoted\n3,4\n5,6\n'
+    assert rows_of(tmp_path / "a.csv", data) == [
+        ("2", {"q": "1", "a": "2"}),
+        ("3", "BAD not valid CSV: ',' expected after '\"': lines 3 to 4 (2 lines) are lost"),
+        ("5", {"q": "3", "a": "4"}),
+        ("6", {"q": "5", "a": "6"}),
+    ]
+    assert [row.lines for row in read_rows(tmp_path / "a.csv") if isinstance(row, BadRow)] == [2]
+
+
+@few
+@given(data=st.lists(st.sampled_from(["a,b", '"a,b', 'a,"b', 'a",b', 'a,b"', '"a",b', "a", "", '"a,b"']), max_size=12))
+def test_every_line_of_a_table_is_a_row_or_named(tmp_path, data):
+    """Each line lies in exactly one row, good or bad; nothing is lost without a word."""
+    (tmp_path / "a.csv").write_text("\n".join(["q,a", *data]) + "\n")
+    rows = [row for row in read_rows(tmp_path / "a.csv") if "is empty" not in getattr(row, "reason", "")]
+    places = [int(row.where.rpartition(":")[2]) for row in rows]
+    assert places == sorted(set(places))
+    covered = 1 + sum(row.lines if isinstance(row, BadRow) else 1 + str(row.value).count("\\n") for row in rows)
+    assert covered == 1 + sum(line != "" for line in data) + _blank_lines_inside(rows, places, data)
+
+
+def _blank_lines_inside(rows, places, data) -> int:
+    """Blank lines that rows of several lines hold."""
+    ends = [place + (row.lines if isinstance(row, BadRow) else 1 + str(row.value).count("\\n"))
+            for row, place in zip(rows, places, strict=True)]  # fmt: skip
+    return sum(line == "" and any(start < n < end for start, end in zip(places, ends, strict=True))
+               for n, line in enumerate(data, 2))  # fmt: skip
+
+
+def test_a_valid_row_that_may_have_swallowed_others_is_reported(tmp_path):
+    notes = []
+    (tmp_path / "a.csv").write_text('q,a\nHi,"Yes\n1,2\n3,4\nNo"\n5,6\n')
+    rows = list(read_rows(tmp_path / "a.csv", notes.append))
+    assert [row.value["a"] for row in rows] == ["Yes\n1,2\n3,4\nNo", "6"]
+    (note,) = notes
+    assert "a.csv: 1 row has lines that look like rows of their own (lines 2 to 5): is a quotation" in note.text
+    (tmp_path / "a.csv").write_text('q,a\nHi,"Dear Ann,\nI am well, and you, I hope, too.\nBob"\n')
+    assert len(list(read_rows(tmp_path / "a.csv", notes.append))) == 1 == len(notes)  # prose is fine
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz"])
@@ -244,7 +395,7 @@ def test_a_truncated_gzip_gives_what_is_there_and_says_where_it_ends(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[:-2000])
     *good, bad = read_rows(tmp_path / "a.jsonl.gz")
     assert len(good) > 1000 and all(isinstance(row, Row) for row in good)
-    assert bad.where == good[-1].where and "cannot be read behind this row" in bad.reason
+    assert bad.where == good[-1].where and "cannot be read after this row" in bad.reason
 
 
 def test_what_is_no_gzip_or_no_file_is_a_bad_row(tmp_path):
@@ -317,14 +468,43 @@ def test_long_lines_are_cut_between_characters(tmp_path):
     assert text_of(tmp_path / "a.txt", stop=0.37) + text_of(tmp_path / "a.txt", start=0.37) == text
 
 
-def test_end_of_document_lines_end_documents_and_are_left_out(tmp_path):
-    data = "One.\n<|endoftext|>\nTwo <|endoftext|> still two.\n<|endoftext|>\r\n\nThree.\n<|endoftext|>"
+def test_end_of_document_markers_end_documents_and_are_left_out(tmp_path):
+    data = "One.\n<|endoftext|>\nTwo.<|endoftext|>Three.<|endoftext|>\nFour.\n<|endoftext|>\r\n\nFive.\n<|endoftext|>"
     (tmp_path / "a.txt").write_bytes(data.encode())
-    assert list(read_text(tmp_path / "a.txt")) == [
+    markers, notes = Markers(tmp_path / "a.txt"), []
+    assert list(read_text(tmp_path / "a.txt", markers=markers)) == [
         TextBlock(f"{tmp_path}/a.txt:1", "One.\n", True),
-        TextBlock(f"{tmp_path}/a.txt:3", "Two <|endoftext|> still two.\n", True),
-        TextBlock(f"{tmp_path}/a.txt:5", "\nThree.\n", True),
+        TextBlock(f"{tmp_path}/a.txt:3", "Two.", True),
+        TextBlock(f"{tmp_path}/a.txt:3", "Three.", True),
+        TextBlock(f"{tmp_path}/a.txt:4", "Four.\n", True),
+        TextBlock(f"{tmp_path}/a.txt:6", "\nFive.\n", True),
     ]
+    markers.tell(notes.append)
+    assert [note.text for note in notes] == [
+        f"{tmp_path}/a.txt: <|endoftext|> is written 2 times inside a text: a document ends there."
+    ]
+
+
+@few
+@given(parts=st.lists(st.text("ab <|endoftx>.", max_size=8), min_size=1, max_size=8), block=st.integers(40, 90))
+def test_markers_are_found_wherever_blocks_end(tmp_path, parts, block):
+    from minigpt.data.read import text
+
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(parts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "BLOCK", block)
+        blocks = list(read_text(tmp_path / "a.txt"))
+    joined = "".join(one.text + "\0" * one.ends_document for one in blocks)
+    assert [d for d in joined.split("\0") if d] == [d for d in "<|endoftext|>".join(parts).split("<|endoftext|>") if d]
+
+
+def test_names_of_control_tokens_in_a_text_are_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("<|im_start|>user\nHi<|im_end|>\n" * 3 + "a < b | c <|not one> [INST]\n")
+    markers, notes = Markers(tmp_path / "a.txt"), []
+    assert "".join(block.text for block in read_text(tmp_path / "a.txt", markers=markers)).count("<|im_end|>") == 3
+    markers.tell(notes.append)
+    (note,) = notes
+    assert "(<|im_start|> 3 times, <|im_end|> 3 times, [INST] once) and learned as letters" in note.text
 
 
 def test_no_cut_leaves_half_a_marker_in_the_text(tmp_path):

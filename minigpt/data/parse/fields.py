@@ -14,12 +14,13 @@ _OTHER_NAMES |= dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages
 
 
 class RowError(DataError):
-    """A row that cannot be used: its text is `file:line: reason. hint`."""
+    """A row that cannot be used: its text is `file:line: reason. hint`; so many `lines` of the file are lost."""
 
-    def __init__(self, where: str, reason: str, hint: str = ""):
+    def __init__(self, where: str, reason: str, hint: str = "", lines: int = 1):
         super().__init__(f"{where}: {reason}." if where else f"{reason}.", hint)
         self.where = where
         self.reason = reason
+        self.lines = lines
 
 
 def fields_of(value: object) -> dict:
@@ -53,7 +54,7 @@ def did_you_mean(fields: dict, names: tuple[str, ...]) -> str:
 
 
 def short(value: object) -> str:
-    """The value in quotes, on one line, cut behind 40 characters."""
+    """The value in quotes, on one line, cut after 40 characters."""
     text = " ".join(str(value).split())
     return f'"{text}"' if len(text) <= 40 else f'"{text[:40]}..."'
 

@@ -10,53 +10,31 @@
 | dpo               | prompt, chosen, rejected: texts or messages, which may repeat the prompt         |
 | dpo-implicit      | chosen, rejected: whole message lists, or "\\n\\nHuman: ..." texts, begin alike |
 
-Every form may carry `system`; other keys ("id", "task") are ignored. Nothing is repaired in silence: what
-does not fit is a RowError that names `file:line`, the fault and the remedy.
+Every form but text may carry `system`; other keys ("id", "task") are not used, see unused.py. An assistant's message
+may have `weight` 0: it is not learned. Nothing is repaired in silence: what does not fit is a RowError that names
+`file:line`, the fault and the remedy.
 """
 
 import difflib
 
 from minigpt.data.examples import Conversation, Example, Preference, Text
-from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, filled, short
+from minigpt.data.parse.fields import EXAMPLES, RowError, fields_of, filled, short
+from minigpt.data.parse.forms import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
 from minigpt.data.parse.messages import in_turn, messages_of
 from minigpt.data.read.raw_rows import BadRow, Row
-from minigpt.text.messages import Message
+from minigpt.text.messages import Message, is_learned
 
-_QUESTION = ("prompt", "instruction", "question", "query")
-_DETAIL = ("input", "context")
-_ANSWER = ("completion", "output", "response", "answer")
-_SYSTEM = ("system", "system_prompt")
 _OPTIONAL = ("input", "history", "system")
-_KEYS = ("text", "messages", "conversations", "chosen", "rejected", "history")
-_KEYS += _QUESTION + _DETAIL + _ANSWER + _SYSTEM
 
 
 def parse_row(row: Row | BadRow) -> Example:
     """What the row says, checked. Raises RowError; a BadRow from sources.py becomes one too."""
     if isinstance(row, BadRow):
-        raise RowError(row.where, row.reason, row.hint)
+        raise RowError(row.where, row.reason, row.hint, row.lines)
     try:
-        return _parse(detect(row.value), fields_of(row.value))
+        return _parse(detect(row.value, "columns" if row.of_table else "keys"), fields_of(row.value))
     except RowError as error:
         raise RowError(row.where, error.reason, error.hint) from None
-
-
-def detect(value: object) -> str:
-    """The name of the form (see the table above). Raises RowError when it is none of them."""
-    fields = fields_of(value)
-    if fields.keys() >= {"chosen", "rejected"}:
-        return "dpo" if _dpo_prompt(fields) else "dpo-implicit"
-    if "messages" in fields:
-        return "messages"
-    if "conversations" in fields:
-        turns = fields["conversations"]
-        spoken = isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns)
-        return "sharegpt" if spoken else "minimind"
-    if _one_of(fields, _QUESTION + _DETAIL[:1], several=True) and _one_of(fields, _ANSWER, several=True):
-        return "alpaca" if "instruction" in fields else "prompt/completion"
-    if "text" in fields:
-        return "text"
-    raise _unknown(fields)
 
 
 def _parse(form: str, fields: dict) -> Example:
@@ -71,7 +49,10 @@ def _parse(form: str, fields: dict) -> Example:
     else:
         key = "messages" if form == "messages" else "conversations"
         messages = messages_of(fields[key], f'"{key}"')
-    return Conversation(in_turn(_system(fields) + messages))
+    messages = in_turn(_system(fields) + messages)
+    if not any(map(is_learned, messages)):
+        raise RowError("", "every answer has the weight 0, so there is nothing to learn", "Delete the row.")
+    return Conversation(messages)
 
 
 # ---------------------------------------------------------------------------------------- the forms
@@ -79,13 +60,13 @@ def _parse(form: str, fields: dict) -> Example:
 
 def _question_and_answer(fields: dict) -> list[Message]:
     _check_optional_keys(fields)
-    answer = _one_of(fields, _ANSWER)
+    answer = one_of(fields, ANSWER)
     return _history(fields) + _question(fields) + messages_of(fields[answer], f'"{answer}"', "assistant")
 
 
 def _question(fields: dict) -> list[Message]:
     """The instruction, with the input (when there is one) after a blank line."""
-    question, detail = _one_of(fields, _QUESTION), _one_of(fields, _DETAIL)
+    question, detail = one_of(fields, QUESTION), one_of(fields, DETAIL)
     if not (_present(fields, question) and _present(fields, detail)):
         key = detail if question is None or _present(fields, detail) else question
         return messages_of(fields[key], f'"{key}"', "user")
@@ -107,29 +88,20 @@ def _history(fields: dict) -> list[Message]:
 
 
 def _system(fields: dict) -> list[Message]:
-    key = _one_of(fields, _SYSTEM)
+    key = one_of(fields, SYSTEM)
     return messages_of(fields[key], f'"{key}"', "system") if _present(fields, key) else []
 
 
 def _preference(fields: dict) -> Preference:
-    key = _dpo_prompt(fields)
-    prompt = _question(fields) if key in _QUESTION + _DETAIL else messages_of(fields[key], f'"{key}"', "user")
+    key = dpo_prompt(fields)
+    prompt = _question(fields) if key in QUESTION + DETAIL else messages_of(fields[key], f'"{key}"', "user")
     chosen, rejected = (messages_of(fields[side], f'"{side}"', "assistant") for side in ("chosen", "rejected"))
     chosen, rejected = _without_prompt(chosen, prompt), _without_prompt(rejected, prompt)
     return _checked_pair(_system(fields) + _history(fields) + prompt, chosen, rejected)
 
 
-def _dpo_prompt(fields: dict) -> str | None:
-    """The key of the prompt; `messages` only beside plain answers: UltraFeedback repeats `chosen` there."""
-    if key := _one_of(fields, _QUESTION) or _one_of(fields, _DETAIL[:1]):
-        return key
-    if "conversations" in fields:
-        return "conversations"
-    return "messages" if "messages" in fields and not isinstance(fields["chosen"], list) else None
-
-
 def _without_prompt(answer: list[Message], prompt: list[Message]) -> list[Message]:
-    """The answer behind the prompt, where the answer repeats it (with or without its system message)."""
+    """The answer after the prompt, where the answer repeats it (with or without its system message)."""
     for start in (prompt, [message for message in prompt if message["role"] != "system"]):
         if start and _stripped(answer[: len(start)]) == _stripped(start):
             return answer[len(start) :]
@@ -168,6 +140,8 @@ def _checked_pair(prompt: list[Message], chosen: list[Message], rejected: list[M
             raise RowError("", f'prompt and "{side}" do not fit: {error.reason}', error.hint) from None
     if chosen == rejected:
         raise _same_answers()
+    if not all(is_learned(message) for message in chosen + rejected if message["role"] == "assistant"):
+        raise RowError("", "an answer of the pair has the weight 0", "Only answers in the prompt may have it.")
     return Preference(prompt, chosen, rejected)
 
 
@@ -175,47 +149,15 @@ def _same_answers() -> RowError:
     return RowError("", '"chosen" and "rejected" are the same', "Delete the row: it prefers nothing.")
 
 
-# ----------------------------------------------------------------------------------------- the keys
-
-
-def _one_of(fields: dict, names: tuple[str, ...], several: bool = False) -> str | None:
-    """The one of the names that is a key. Raises RowError when there are two, unless `several` may be."""
-    found = [name for name in names if name in fields]
-    if len(found) > 1 and not several:
-        raise RowError("", f'has both "{found[0]}" and "{found[1]}"', "Keep one of them.")
-    return found[0] if found else None
-
-
 def _present(fields: dict, key: str | None) -> bool:
     value = fields.get(key)
     return bool(value.strip()) if isinstance(value, str) else value not in (None, [])
-
-
-def _unknown(fields: dict) -> RowError:
-    if not fields:
-        return RowError("", "the object is empty", f"Write {EXAMPLES['text']}")
-    hint = did_you_mean(fields, _KEYS)
-    for ours, missing in (
-        (("chosen",), "rejected"),
-        (("rejected",), "chosen"),
-        (("instruction",), "output"),
-        (("question",), "answer"),
-        (_QUESTION + _DETAIL, "completion"),
-        (_ANSWER, "prompt"),
-    ):
-        if found := _one_of(fields, ours, several=True):
-            return RowError("", f'has "{found}" but no "{missing}"', hint or "Add it, or delete the row.")
-    if len(fields) == 1 and isinstance(next(iter(fields.values())), list):
-        hint = hint or "If that list holds the rows, save the list alone."
-    keys = ", ".join(short(key) for key in list(fields)[:5])
-    hint = hint or f"Use one of these forms: {' '.join(EXAMPLES.values())}"
-    return RowError("", f"no known form: its keys are {keys}", hint)
 
 
 def _check_optional_keys(fields: dict) -> None:
     """A misspelt optional key would be ignored like any other key, and the answer would lack its question."""
     for key in fields:
         absent = [name for name in _OPTIONAL if name not in fields and name[0] == key[:1]]
-        if key not in _KEYS and difflib.get_close_matches(key, absent, cutoff=0.8):
+        if key not in KEYS and difflib.get_close_matches(key, absent, cutoff=0.8):
             hint = f'Did you mean "{absent[0]}"? If not, rename the key.'
             raise RowError("", f"unknown key {short(key)}", hint)

@@ -9,6 +9,8 @@ from minigpt.text.messages import ROLES, Message
 SPEAKERS = {role: role for role in ROLES} | {"human": "user"}
 SPEAKERS |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant")
 _ROLES = f"Roles are {', '.join(ROLES)}."
+_SWITCHES = ("train", "training", "loss")  # what axolotl and ms-swift call OpenAI's weight: true or false
+MESSAGE_KEYS = {"role", "from", "content", "value", "weight", *_SWITCHES}
 _MESSAGE = 'A message looks like this: {"role": "user", "content": "..."}'
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -55,7 +57,15 @@ def _message(value: object, name: str) -> Message:
     role, content = _role(found[0], name), _joined_parts(found[1], name)
     if role == "system" and isinstance(content, str) and not content.strip():
         return {"role": role, "content": ""}  # templates write one for every row; in_turn drops it
-    return {"role": role, "content": filled(content, f"{name} ({role})")}
+    message: Message = {"role": role, "content": filled(content, f"{name} ({role})")}
+    return message | {"weight": 0} if role == "assistant" and _masked(fields, name) else message
+
+
+def _masked(fields: dict, name: str) -> bool:
+    """Whether a message says of itself that it is not to be learned. Raises RowError for a share of learning."""
+    if (weight := fields.get("weight", 1)) not in (0, 1):
+        raise RowError("", f"{name} has the weight {short(weight)}", "It is 1 (learned) or 0 (not learned).")
+    return weight == 0 or any(fields.get(key) is False for key in _SWITCHES)
 
 
 def _role(value: object, name: str) -> str:

@@ -11,54 +11,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from minigpt.data.read.folder import files_of, listed
+from minigpt.data.read.suffixes import SUPPORTED, is_supported
 from minigpt.errors import DataError
+from minigpt.events import Note, Report, silent
 
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-SUPPORTED = f"Supported are {' '.join(TEXT_SUFFIXES + ROW_SUFFIXES)}, each also with .gz."
 BLOCK = 1 << 16  # bytes of text, or characters of JSON, that are read at once
 UNREADABLE = (OSError, EOFError, zlib.error)  # what a file system and a damaged .gz raise
+_CONVERSIONS = {
+    ".zip": "Unpack it, and give the directory.",
+    ".tar": "Unpack it, and give the directory.",
+    ".zst": "Decompress it first: zstd -d FILE",
+    ".xz": "Decompress it first: xz -d FILE",
+    ".bz2": "Decompress it first: bzip2 -d FILE",
+    ".xlsx": "Save it as .csv from the program that made it.",
+    ".docx": "Save it as .txt from the program that made it.",
+    ".pdf": "Convert it to text first: pdftotext FILE",
+    ".arrow": "Convert it with the package datasets: load_from_disk(DIRECTORY).to_parquet(FILE).",
+}
 DAMAGED = "The file is damaged (an interrupted copy, a full disk) or is not text: copy or download it again."
 
 
-def find_files(paths: Sequence[str | Path]) -> list[Path]:
+def find_files(paths: Sequence[str | Path], report: Report = silent) -> list[Path]:
     """The supported files that the files, directories (searched deeply) and globs name, each once.
 
-    Hidden files are skipped. Raises DataError for a path that does not exist or is not supported.
+    Hidden files are skipped; what else a directory has that is not used is reported. Raises DataError for a path that
+    does not exist or is not supported.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if not str(path):
             raise DataError("The name of a data file is empty.", "Give a file, a directory or a built-in name.")
-        for file in _expand(Path(os.path.expanduser(path))):
+        for file in _expand(Path(os.path.expanduser(path)), report):
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, report: Report) -> list[Path]:
     if os.path.isdir(path):
-        inside = [file for file in path.rglob("*") if not _hidden(file.relative_to(path))]
-        return _supported(inside, f"{path}: no supported file in this directory.")
+        return files_of(path, report)
     if os.path.exists(path):
-        if suffix_of(path) not in TEXT_SUFFIXES + ROW_SUFFIXES:
+        if not is_supported(path):
             kind = f'files of type "{path.suffix}"' if path.suffix else "files without a suffix"
-            raise DataError(f"{path}: {kind} are not supported.", SUPPORTED)
+            hint = f"{_CONVERSIONS.get(path.suffix.lower(), '')} {SUPPORTED}".strip()
+            raise DataError(f"{path}: {kind} are not supported.", hint)
         return [path]
     if glob.has_magic(str(path)):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        return _supported(matches, f"{path}: this pattern matches no supported file.")
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        kept = [match for match in matches if is_supported(match) and match.is_file()]
+        if not kept:
+            raise DataError(f"{path}: this pattern matches no supported file.", SUPPORTED)
+        if others := [match.name for match in matches if match not in kept and match.is_file()]:
+            report(Note(f"{path}: left out, because their type is not supported: {listed(others)}."))
+        return kept
     raise DataError(f"{path} does not exist.", _similar_name(path))
-
-
-def _supported(files: list[Path], complaint: str) -> list[Path]:
-    kept = sorted(f for f in files if suffix_of(f) in TEXT_SUFFIXES + ROW_SUFFIXES and f.is_file())
-    if not kept:
-        raise DataError(complaint, SUPPORTED)
-    return kept
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _similar_name(path: Path) -> str:
@@ -69,17 +75,6 @@ def _similar_name(path: Path) -> str:
     except OSError:  # a directory that may not be listed
         close = []
     return f"Did you mean {path.parent / close[0]}?" if close else f"Look into {path.parent.resolve()}."
-
-
-def is_text(path: str | Path) -> bool:
-    """True for a file that `read_text` reads, False for one that `read_rows` reads."""
-    return suffix_of(path) in TEXT_SUFFIXES
-
-
-def suffix_of(path: str | Path) -> str:
-    """The suffix in lower case, of a .gz file the one before it."""
-    name = Path(path).name.lower()
-    return Path(name.removesuffix(".gz")).suffix
 
 
 def open_binary(path: Path) -> BinaryIO:

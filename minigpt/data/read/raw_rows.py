@@ -11,29 +11,31 @@ MAX_ROW = 1 << 24  # characters of one row: what bounds the memory when a quote 
 
 @dataclass(frozen=True)
 class Row:
-    """One decoded JSON value, or one CSV row as a dict of its columns. `where` is `file:line`."""
+    """One decoded JSON value, or one row of a table as a dict of its columns. `where` is `file:line`."""
 
     where: str
     value: object
+    of_table: bool = False
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be decoded: where (`file:line`), why, and what to do."""
+    """A row that could not be decoded: where (`file:line`), why, what to do, and how many lines are lost with it."""
 
     where: str
     reason: str
     hint: str = ""
+    lines: int = 1
 
 
-def checked(path: Path, where: str, value: object, text: str) -> Row | BadRow:
+def checked(path: Path, where: str, value: object, text: str, table: bool = False) -> Row | BadRow:
     """The row, unless `text` (what `value` was decoded from) is not clean Unicode."""
     if bad := bad_bytes(path, where, text):
         return bad
-    if ("\\ud" in text or "\\uD" in text) and not _encodable(json.dumps(value, ensure_ascii=False)):
+    if ("\\ud" in text or "\\uD" in text) and not _encodable(json.dumps(value, ensure_ascii=False, default=str)):
         reason = "a text has half a surrogate pair (\\ud800 to \\udfff), which is no character"
         return BadRow(where, reason, "It was cut inside an emoji or written wrongly: delete that escape.")
-    return Row(where, value)
+    return Row(where, value, table)
 
 
 def bad_bytes(path: Path, where: str, text: str) -> BadRow | None:

@@ -8,28 +8,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 from minigpt.data.read.files import BLOCK, DAMAGED, UNREADABLE, encoding_hint, fault_of, open_binary, size_of
+from minigpt.data.read.markers import END_OF_DOCUMENT, Markers
 from minigpt.errors import DataError
 
-END_OF_DOCUMENT = b"<|endoftext|>"  # a line of its own between two documents, as in TinyStories
-_END_LINE = re.compile(r"^<\|endoftext\|>\r?(?:\n|\Z)", re.MULTILINE)
+_MARKER = END_OF_DOCUMENT.encode()
+_END = re.compile(rf"(^)?{re.escape(END_OF_DOCUMENT)}(?:\r?\n|\r?\Z)?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class TextBlock:
-    """A piece of a text file; `ends_document` when an end-of-document line followed it."""
+    """A piece of a text file; `ends_document` when an end-of-document marker followed it."""
 
     where: str
     text: str
     ends_document: bool
 
 
-def read_text(path: str | Path, start: float = 0.0, stop: float = 1.0) -> Iterator[TextBlock]:
+def read_text(
+    path: str | Path, start: float = 0.0, stop: float = 1.0, markers: Markers | None = None
+) -> Iterator[TextBlock]:
     """The text between two fractions of a file's (decompressed) bytes, in blocks of at most 64 KiB.
 
     Blocks end at a line end where they can, and nothing in them is changed, so `stop=0.9` and `start=0.9`
-    together give the file back; only a byte order mark and `<|endoftext|>` lines are left out. A cut inside
-    a character or such a line moves behind it. The caller ends the document at the end of the file.
-    Raises DataError (`file:line`) for bytes that are not UTF-8 text.
+    together give the file back; only a byte order mark and each `<|endoftext|>`, with a line end after it, are omitted.
+    A cut inside a character or such a marker moves to its end. The caller ends the document at the end of the file.
+    What looks like a control token is counted in `markers`. Raises DataError (`file:line`) for bytes that are not
+    UTF-8 text.
     """
     assert 0.0 <= start <= stop <= 1.0, (start, stop)
     path = Path(path)
@@ -41,11 +45,14 @@ def read_text(path: str | Path, start: float = 0.0, stop: float = 1.0) -> Iterat
             if begin == 0 < end and file.read(3) == codecs.BOM_UTF8:
                 begin = 3
             file.seek(0)
-            line = 1
+            line, begun = 1, False
             for block in _blocks(file, 0, begin):
                 line += block.count(b"\n")
             for block in _blocks(file, begin, end):
-                yield from _documents(path, line, _decode_block(path, line, block))
+                for part in _documents(path, line, _decode_block(path, line, block), markers or Markers(path)):
+                    if part.text or begun:  # between two markers there is no document
+                        yield part
+                    begun = not part.ends_document
                 line += block.count(b"\n")
     except UNREADABLE as error:
         reason, hint = fault_of(error)
@@ -56,12 +63,12 @@ def _cut(file: BinaryIO, at: int, size: int) -> int:
     """`at`, moved forward out of an end-of-document marker or a UTF-8 character that it falls into."""
     if at in (0, size):
         return at
-    before = min(at, len(END_OF_DOCUMENT) - 1)
+    before = min(at, len(_MARKER) - 1)
     file.seek(at - before)
-    around = file.read(before + len(END_OF_DOCUMENT) - 1)
-    marker = around.find(END_OF_DOCUMENT)
+    around = file.read(before + len(_MARKER) - 1)
+    marker = around.find(_MARKER)
     if marker >= 0:
-        return at - before + marker + len(END_OF_DOCUMENT)
+        return at - before + marker + len(_MARKER)
     rest = around[before : before + 3]
     return at + len(rest) - len(rest.lstrip(bytes(range(0x80, 0xC0))))
 
@@ -83,8 +90,16 @@ def _whole(data: bytes) -> int:
     """How much of `data` to take: to the last line end, else to the start of the last character."""
     if line_end := data.rfind(b"\n") + 1:
         return line_end
+    if marker := _marker_at_end(data):
+        return marker
     starts = (i for i in range(len(data) - 1, max(len(data) - 5, 0), -1) if data[i] & 0xC0 != 0x80)
     return next(starts, len(data))
+
+
+def _marker_at_end(data: bytes) -> int:
+    """Where a marker begins, or what may become one, that only the next block completes; 0 without one."""
+    at = data.rfind(b"<", max(0, len(data) - len(_MARKER) - 1))
+    return max(at, 0) if _MARKER.startswith(data[at : at + len(_MARKER)]) else 0
 
 
 def _decode_block(path: Path, line: int, block: bytes) -> str:
@@ -103,10 +118,16 @@ def _decode_block(path: Path, line: int, block: bytes) -> str:
     return text
 
 
-def _documents(path: Path, line: int, text: str) -> Iterator[TextBlock]:
-    *ended, rest = _END_LINE.split(text)
-    for document in ended:
+def _documents(path: Path, line: int, text: str, markers: Markers) -> Iterator[TextBlock]:
+    begin = 0
+    for end in _END.finditer(text) if END_OF_DOCUMENT in text else ():
+        document = text[begin : end.start()]
+        own_line = end[1] is not None and (end[0][-1] == "\n" or end.end() == len(text))
+        markers.splits += not own_line  # lines of their own are how texts divide documents
+        markers.count(document)
         yield TextBlock(f"{path}:{line}", document, True)
-        line += document.count("\n") + 1
-    if rest:
+        line += text.count("\n", begin, end.end())
+        begin = end.end()
+    if rest := text[begin:]:
+        markers.count(rest)
         yield TextBlock(f"{path}:{line}", rest, False)
