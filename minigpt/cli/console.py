@@ -20,8 +20,6 @@ from minigpt import events
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
 from minigpt.units import duration, gigabytes
 
-CONTROLS = ("Cc", "Cs")  # what a terminal obeys, and halves of characters
-
 
 class _Out(Console):
     def on_broken_pipe(self) -> None:
