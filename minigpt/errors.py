@@ -63,7 +63,7 @@ def out_of_memory(error: BaseException) -> OutOfMemory | None:
         first = (str(error).splitlines() or ["MemoryError"])[0]
         return OutOfMemory(
             f"The memory ran out during training: {first[:200].rstrip('.')}.",
-            "Raise grad_accumulation (more micro-batches per step, the same result) or take a smaller preset.",
+            "Raise grad_accumulation (more micro-batches per step, the same result) or make the model smaller.",
         )
     return None
 

@@ -7,7 +7,7 @@ import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
-from minigpt.errors import DATA, DataError, check_name
+from minigpt.errors import DATA, DataError
 
 Stage = Annotated[
     str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
@@ -31,37 +31,59 @@ def data_check(
     Exits with 3 when there is a bad row, at which training would stop, or no row.
     """
     from minigpt.cli import console, tables
-    from minigpt.data.check import check
-    from minigpt.data.parse.fields import RowError
-    from minigpt.runs.inputs import learn_tokenizer, reader_of, stage_of_source
-    from minigpt.stages.table import FIRST, STAGES
-    from minigpt.text.learn import train_tokenizer
-    from minigpt.text.load import load_tokenizer
 
     downloads = opening.RUNS / "downloads"
     with console.working("Reading the data"):
-        try:
-            stage = stage or stage_of_source(data[0], downloads)
-        except RowError:
-            stage = FIRST  # no row is any good: each is reported
-        check_name("stage", stage, tuple(STAGES))
-        settings = opening.config_of(run, given, {"data": {stage: data}})
+        groups, rows = _groups(data, stage, downloads)
+    reports = [_checked(name, sources, run, given, downloads) for name, sources in groups.items()]
+    if json:
+        found = [report.as_dict() for report, _, _ in reports]
+        console.print_json(found[0] if len(found) == 1 else {"stages": found})
+    else:
+        if len(groups) > 1:
+            tables.show_placed(rows)
+        for report, tokenizer, context in reports:
+            tables.show_data(report, tokenizer, context)
+    bad = any(report.bad for report, _, _ in reports)
+    empty = [", ".join(groups[report.stage]) for report, _, _ in reports if not report.splits]
+    if bad:
+        console.note("Training stops at the first bad row; with --skip-bad it omits them.")
+    elif empty:
+        console.note(f"There is no text and no row in {', '.join(empty)}.")
+    if bad or empty:
+        raise typer.Exit(DATA)
+
+
+def _groups(data: list[str], stage: str | None, downloads: Path) -> tuple[dict[str, list[str]], list]:
+    """(stage -> its sources, as `minigpt run` would have them; the table of what went where)."""
+    from minigpt.runs.placing import NothingUsable, by_stage, placed
+    from minigpt.stages.table import FIRST, stage_of
+
+    if stage is not None:
+        return {stage_of(stage).name: data}, []
+    try:
+        rows = placed(data, downloads)
+        return by_stage(rows), rows
+    except NothingUsable:
+        return {FIRST: data}, []  # no row is any good: each is reported
+
+
+def _checked(stage: str, sources: list[str], run: Path | None, given: flags.Settings, downloads: Path) -> tuple:
+    """(report, tokenizer, context) of a stage's sources."""
+    from minigpt.cli import console
+    from minigpt.data.check import check
+    from minigpt.runs.inputs import learn_tokenizer, reader_of
+    from minigpt.text.learn import train_tokenizer
+    from minigpt.text.load import load_tokenizer
+
+    settings = opening.config_of(run, given, {"data": {stage: sources}})
+    with console.working("Reading the data"):
         reader = reader_of(settings, stage, downloads, console.note_of)
         if run is not None:
             tokenizer = load_tokenizer(run / "tokenizer")
         else:
             try:
-                tokenizer = learn_tokenizer(data, settings, stage)
+                tokenizer = learn_tokenizer(sources, settings, stage)
             except DataError:  # without a usable row any tokenizer will do; other faults come again in check
                 tokenizer = train_tokenizer("byte", [], 0)
-        report = check(reader, tokenizer, settings.model.context)
-    if json:
-        console.print_json(report.as_dict())
-    else:
-        tables.show_data(report, tokenizer, settings.model.context)
-    if report.bad:
-        console.note("Training stops at the first bad row; with --skip-bad it omits them.")
-    elif not report.splits:
-        console.note(f"There is no text and no row in {', '.join(data)}.")
-    if report.bad or not report.splits:
-        raise typer.Exit(DATA)
+        return check(reader, tokenizer, settings.model.context), tokenizer, settings.model.context

@@ -1,6 +1,5 @@
 """`minigpt demo`: the whole story on built-in data."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.cli.limits import limits_from
-from minigpt.cli.planning import preset_for
+from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 
 
@@ -39,11 +38,9 @@ def demo(
     from minigpt.demo import demo as run_demo
 
     limits = limits_from(taking)
-    chosen = preset_for(
-        given.preset, run, given.config, given.sets, STORY, where.backend, where.device, limits, taking.time
-    )
-    settings = demo_config(opening.config_of(run, replace(given, preset=chosen)))
-    with training(run, settings, STORY, where, limits, taking.time) as (opened, framework, report, control):
+    chosen = fitted(given, run, STORY, where, limits, taking)
+    settings = demo_config(opening.config_of(run, chosen.given, chosen.steps))
+    with training(run, settings, STORY, where, limits, chosen.time) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
     if json:
         console.print_json(result)

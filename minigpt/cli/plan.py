@@ -75,8 +75,9 @@ def plan(
     names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
         with console.working("Measuring the presets, the largest first"):
-            preset, reason, chosen = largest_preset(config, sets, wanted, framework, limits, time)
-        names, found = (preset,), {preset: chosen}
+            choice = largest_preset(config, sets, wanted, framework, limits, time)
+        preset, reason, time = choice.preset, choice.reason, None if choice.steps else time
+        names, found = (preset,), {preset: choice.plan}
     every = {name: load_config(name, config, sets or []) for name in names}
     if not reason:
         place = place_of(framework, limits)

@@ -1,26 +1,37 @@
-"""The preset that --preset auto means, reported."""
+"""What --preset auto means on this machine, reported."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minigpt.cli.flags import Settings, Taking, Where
 from minigpt.machine.limits import Limits
 
 
-def preset_for(
-    preset: str | None, run: Path, file: Path | None, sets: Sequence[str] | None, stages: Sequence[str], backend: str,
-    device: str, limits: Limits, time: str | None,
-) -> str | None:  # fmt: skip
-    """The preset that "auto" means for a new run; that of a run which is there already stays. Others are returned."""
-    if preset != "auto":
-        return preset
+@dataclass(frozen=True)
+class Fitted:
+    """The flags with a preset's name in place of "auto", the steps that fit the time, and the time to be kept still."""
+
+    given: Settings
+    steps: dict[str, dict[str, int]]
+    time: str | None
+
+
+def fitted(
+    given: Settings, run: Path, stages: Sequence[str], where: Where, limits: Limits, taking: Taking
+) -> Fitted:
+    """What "auto" means for a new run; a run which is there already keeps its preset. Other presets are returned."""
+    if given.preset != "auto":
+        return Fitted(given, {}, taking.time)
     if (run / "config.toml").exists():
-        return None
+        return Fitted(replace(given, preset=None), {}, taking.time)
     from minigpt.cli import console
     from minigpt.cli.opening import backend_of
     from minigpt.plan.choose import largest_preset
 
-    framework = backend_of(backend, device, quiet=True)
+    framework = backend_of(where.backend, where.device, quiet=True)
     with console.working("Measuring the presets, the largest first"):
-        name, reason, _ = largest_preset(file, sets, stages, framework, limits, time)
-    console.note(f"Preset {name}: {reason}.")
-    return name
+        choice = largest_preset(given.config, given.sets, stages, framework, limits, taking.time)
+    console.note(f"Preset {choice.preset}: {choice.reason}.")
+    steps = {stage: {"steps": count} for stage, count in choice.steps.items()}
+    return Fitted(replace(given, preset=choice.preset), steps, None if steps else taking.time)

@@ -1,13 +1,12 @@
 """`minigpt run`: a whole pipeline into one run directory."""
 
-from dataclasses import replace
 
 import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.cli.limits import limits_from
-from minigpt.cli.planning import preset_for
+from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 from minigpt.errors import UsageError
 
@@ -33,23 +32,24 @@ def run(
     run, data = sources.placed(opening.RUNS / "default")
     if supervised(context, run, watched):
         return
-    from minigpt.cli import console
-    from minigpt.runs.inputs import sources_by_stage
+    from minigpt.cli import console, tables
     from minigpt.runs.pipeline import run_pipeline
+    from minigpt.runs.placing import by_stage, placed
     from minigpt.stages.table import STAGES
 
-    extra = ({"skip_bad": True} if sources.skip_bad else {}) | sources_by_stage(data, run / "data" / "downloads")
+    rows = placed(data, run / "data" / "downloads", console.note_of)
+    if len(rows) > 1:
+        tables.show_placed(rows)
+    extra = ({"skip_bad": True} if sources.skip_bad else {}) | by_stage(rows)
     limits = limits_from(taking)
     planned = [stage for stage in STAGES if extra.get(stage)] or list(STAGES)
-    chosen = preset_for(
-        given.preset, run, given.config, given.sets, planned, where.backend, where.device, limits, taking.time
-    )
-    settings = opening.config_of(run, replace(given, preset=chosen), {"data": extra})
+    chosen = fitted(given, run, planned, where, limits, taking)
+    settings = opening.config_of(run, chosen.given, {"data": extra} | chosen.steps)
     stages = [stage for stage in STAGES if settings.sources(stage).train]
     if not stages:
-        known = chosen is not None and (run / "config.toml").exists()
+        known = chosen.given.preset is not None and (run / "config.toml").exists()
         other = "omit --preset to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    with training(run, settings, stages, where, limits, taking.time) as (opened, framework, report, control):
+    with training(run, settings, stages, where, limits, chosen.time) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")

@@ -173,6 +173,12 @@ def show_data(report: Any, tokenizer: Any, context: int) -> None:
     show_bad(report.bad)
 
 
+def show_placed(rows: Sequence[Any]) -> None:
+    """Which stage each source or file goes to; on stderr, as it comes before the work."""
+    for row in rows:
+        note(f"  {row.stage:<10} {row.source}  ({row.why})")
+
+
 def show_bad(rows: Sequence[str], most: int = 20) -> None:
     """The first bad row of each kind, and how many more there are of it."""
     kinds: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from minigpt.events import Report, silent
 
 LOOKED_AT = 1000  # rows of each file
 KINDS = ("texts", "conversations", "pairs", "labelled answers", "prompts", "mixed", "nothing")
-_OF_TYPE = {Text: "texts", Conversation: "conversations", Preference: "pairs"}
+KIND_OF = {Text: "texts", Conversation: "conversations", Preference: "pairs"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _kind(row: Row) -> str:
             return "labelled answers"
         if is_prompt(fields_of(row.value)):
             return "prompts"
-    return _OF_TYPE[type(parse_row(row))]
+    return KIND_OF[type(parse_row(row))]
 
 
 def _form(row: Row) -> str:

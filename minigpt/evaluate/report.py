@@ -10,8 +10,9 @@ from minigpt.data.shards import Shard
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
-from minigpt.runs.inputs import reader_of, stage_of_source
+from minigpt.runs.inputs import reader_of
 from minigpt.runs.loading import load_engine
+from minigpt.runs.placing import stage_of_source
 from minigpt.runs.run import Run
 from minigpt.stages.stage import Subject
 from minigpt.stages.table import STAGES

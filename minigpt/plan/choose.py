@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -17,6 +17,7 @@ from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.description import describe
 from minigpt.machine.limits import Limits
 from minigpt.machine.processes import resident
+from minigpt.model.gpt import parameter_count
 from minigpt.plan.costs import flops_per_token, row_width
 from minigpt.plan.plan import Place, Plan, make_plan
 from minigpt.plan.speed import Speed, measure, throttled
@@ -28,11 +29,22 @@ from minigpt.units import duration, gigabytes, parse_time
 SAMPLE = 1.0  # seconds in which a stage's speed is measured
 TRIVIAL = 3e11  # floating-point operations of a run that takes seconds, so that measuring would take longer
 SHARE = 0.95  # of the free memory that a run may plan with
+MARGIN = 0.85  # of the time that is allowed, for steps that are to fit it: measured times vary
 AUTO_TIME = 3600.0  # seconds that --preset auto allows without --time
 USUAL_SHARE = 0.4  # of the rate of matrix products that training reaches (measured: 0.3 to 0.6 on CPUs)
 USUAL_BASE = 300_000_000  # bytes of Python, a framework and the tokenizer
 BESIDE = 45_000_000  # bytes that the tokenizer, its library and the data take in the same process (measured: 40 to 60)
 SUPERVISOR = 30_000_000  # bytes of the process that watches the training
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset, why it was chosen, its plan, and the stages' steps where its own would take too long."""
+
+    preset: str
+    reason: str
+    plan: Plan
+    steps: dict[str, int]
 
 
 def place_of(framework: Backend, limits: Limits, width: int = 512) -> Place:
@@ -100,11 +112,11 @@ def refuse(plan: Plan, settings: Config, limits: Limits, time: str | None) -> No
             f"{_smaller(settings, plan)} See minigpt plan.",
         )
     if allowed is not None and plan.seconds is not None and plan.seconds > allowed:
-        share = allowed / plan.seconds
-        steps = ", ".join(f"{one.stage}.steps={max(1, int(one.steps * share))}" for one in plan.stages if one.steps)
+        steps = ", ".join(f"{stage}.steps={count}" for stage, count in fewer_steps(plan, allowed).items())
+        smaller = parameter_count(settings.model) > parameter_count(load_config(PRESETS[0]).model)
         raise ResourceError(
             f"Training would take about {duration(plan.seconds)}, and --time allows {duration(allowed)}.",
-            f"What would fit: {steps} (each with --set), or a smaller preset.",
+            f"What would fit: {steps} (each with --set){', or a smaller preset' * smaller}.",
         )
 
 
@@ -129,11 +141,8 @@ def _smaller(settings: Config, plan: Plan) -> str:
 def largest_preset(
     file: Path | None, sets: Sequence[str] | None, stages: Sequence[str], framework: Backend, limits: Limits,
     time: str | None,
-) -> tuple[str, str, Plan]:
-    """(preset, reason, its plan): the largest whose training fits the memory and the time.
-
-    When none fits the time, the smallest is returned, and its plan refused by the caller.
-    """
+) -> Choice:
+    """The largest preset whose training fits the memory and the time; else the smallest, with the steps that fit."""
     allowed = parse_time(time) if time is not None else AUTO_TIME
     every = {name: load_config(name, file, sets or []) for name in reversed(PRESETS)}
     place = place_of(framework, limits)
@@ -142,10 +151,20 @@ def largest_preset(
         plan = plan_for(settings, dict.fromkeys(stages, 0), framework, place)
         if plan.fits and plan.seconds <= allowed:
             took = f"about {duration(plan.seconds)} and {gigabytes(plan.memory)}"
-            return name, "; ".join([f"{took} for {', '.join(stages)}", *why]), plan
+            return Choice(name, "; ".join([f"{took} for {', '.join(stages)}", *why]), plan, {})
         lack = f"take {duration(plan.seconds)}" if plan.fits else f"need {gigabytes(plan.memory)}"
         why.append(f"{name} would {lack}")
-    return PRESETS[0], f"the smallest, though it takes more than {duration(allowed)}", plan
+    steps = fewer_steps(plan, MARGIN * allowed) if plan.fits else {}
+    shown = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
+    fitted = f"with the steps that fit {duration(allowed)} ({shown}), though its own would take"
+    reason = f"the smallest, {fitted} {duration(plan.seconds)}" if steps else "the smallest"
+    return Choice(PRESETS[0], reason, plan, steps)
+
+
+def fewer_steps(plan: Plan, seconds: float) -> dict[str, int]:
+    """Stage -> about the steps that all stages together take so many seconds with, each its share of them."""
+    share = min(1.0, seconds / plan.seconds)
+    return {one.stage: max(1, int(one.steps * share)) for one in plan.stages if one.steps}
 
 
 def guessed_plans(check: Any, machine: Any) -> dict[str, Plan]:

@@ -4,21 +4,15 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from minigpt.config import Config
-from minigpt.data.forms import WORLD
-from minigpt.data.parse.fields import RowError
-from minigpt.data.parse.formats import parse_row
 from minigpt.data.prepare import Reader, prepare
-from minigpt.data.read.named import resolve
-from minigpt.data.read.suffixes import is_text
-from minigpt.data.rows import rows_of
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
+from minigpt.runs.placing import stage_of_source
 from minigpt.runs.run import Run
-from minigpt.stages.table import FIRST, STAGES, made_for
+from minigpt.stages.table import STAGES
 from minigpt.store.durable import whole_directory
 from minigpt.text.learn import train_tokenizer
 from minigpt.text.tokenizer import Tokenizer
@@ -85,33 +79,6 @@ def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
         bad = next((f"The first row: {one.bad[0]}" for one in readers if one.bad), "Is it empty?")
         raise DataError(f"{sources}: there is no text to train a tokenizer on.", bad)
     return train_tokenizer(c.kind, texts, c.vocab_size)
-
-
-def sources_by_stage(sources: Sequence[str], downloads: Path) -> dict[str, list[str]]:
-    """Stage -> the sources whose rows fit it."""
-    found: dict[str, list[str]] = {}
-    for source in sources:
-        found.setdefault(stage_of_source(source, downloads), []).append(source)
-    return found
-
-
-def stage_of_source(source: str, downloads: Path) -> str:
-    """The stage that a source's first good row fits: texts pretrain, conversations SFT, preference pairs DPO."""
-    if source == WORLD:
-        return FIRST
-    first: RowError | None = None
-    for path in resolve([source], downloads):
-        if is_text(path):
-            return FIRST
-        for row in islice(rows_of(path), 1000):
-            try:
-                parsed = parse_row(row)
-            except RowError as error:
-                first = first or error
-                continue
-            if (stage := made_for(parsed)) is not None:
-                return stage
-    raise first or DataError(f"There is no usable row in {source}.", "Is it empty?")
 
 
 def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:

@@ -150,3 +150,19 @@ def test_the_preset_that_fits_is_chosen(minigpt, monkeypatch):
     code, preset, reason = chosen("--time", "10m")
     assert (code, preset) == (0, "small") and "medium would take" in reason
     assert chosen("--time", "1s")[:2] == (4, "tiny")
+
+
+def test_auto_takes_the_steps_that_fit_the_time(minigpt):
+    """No preset trains in 20 seconds: the smallest does, with fewer steps, and it is said."""
+    words = ("plan", "--preset", "auto", "--stages", "pretrain", "--backend", "torch", "--json")
+    result = minigpt(*words, "--time", "20s")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["chosen"] == "tiny" and "with the steps that fit 20 s (pretrain " in found["reason"]
+
+
+def test_the_smallest_preset_is_not_told_to_be_smaller(minigpt):
+    words = ("plan", "--stages", "pretrain", "--time", "1s", "--backend", "torch", "--set", "pretrain.steps=2000")
+    for preset, smaller in (("tiny", False), ("small", True)):
+        result = minigpt(*words, "--preset", preset)
+        assert result.code == 4 and ("smaller preset" in result.err) == smaller, result.err
