@@ -4,6 +4,7 @@ Precedence: preset < the run's own < file < flags. Unknown or ill-typed keys are
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -168,21 +169,20 @@ def _parse_setting(setting: str) -> dict:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {setting!r} has no value.", "Write it as --set section.key=value.")
+    text = re.sub(r'"([A-Za-z]:\\[^"]*)"', _windows_path, text.strip())
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = _with_backslashes(text.strip())
+        value = text  # a bare word: --set pretrain.optimizer=muon
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return value
 
 
-def _with_backslashes(text: str) -> Any:
-    """A bare word (--set pretrain.optimizer=muon), or a value whose strings are Windows paths: ["C:\\texts"]."""
-    try:
-        return tomllib.loads("value = " + text.replace("\\", "\\\\"))["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def _windows_path(found: re.Match) -> str:
+    """A path such as "C:\\texts" in quotes, whose backslashes TOML would read as escapes, as TOML wants it."""
+    path = found[1].replace("\\\\", "\\")
+    return '"' + path.replace("\\", "\\\\") + '"'
 
 
 def _merge(low: dict, high: dict) -> dict:

@@ -102,15 +102,15 @@ def block(machine: Machine, backend: str, device: str, versions: dict[str, str],
     }  # fmt: skip
     head = [f"{name}: {value}" for name, value in facts.items() if value]
     width = max((len(line.name) for line in lines), default=0)
-    rows = [f"{line.verdict:<7} {line.name:<{width}}  {line.said} ({line.seconds:.0f} s)" for line in lines]
-    return impersonal("\n".join(["```", *head, "", *rows, "```", ""]))
+    rows = [f"{line.verdict:<7} {line.name:<{width}}  {impersonal(line.said)} ({line.seconds:.0f} s)" for line in lines]
+    return "\n".join(["```", *head, "", *rows, "```", ""])
 
 
 def impersonal(text: str) -> str:
     """The text without paths, the user's and the machine's name."""
     text = re.sub(r"(?<![\w.])(?:[A-Za-z]:\\|\\\\|/)[^\s'\":;,)]*[\\/][^\s'\":;,)]*", "PATH", text)
     for secret in {str(Path.home()), os.getcwd(), platform.node(), platform.node().split(".")[0], _user()}:
-        if len(secret) > 2:
+        if len(secret) > 1:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", "…", text)
     return text
 

@@ -164,3 +164,9 @@ def test_presets_say_every_stage(preset):
     config = load_config(preset)
     for stage in (config.pretrain, config.sft, config.dpo):
         assert stage.warmup_steps < stage.steps >= stage.save_every
+
+
+@pytest.mark.parametrize("text", [r'["C:\texts\new.txt"]', r"['C:\texts\new.txt']", '["C:/texts/new.txt"]'])
+def test_paths_of_windows_in_a_setting(text):
+    config = load_config("tiny", None, [f"data.pretrain={text}"])
+    assert [path.replace("\\", "/") for path in config.data.pretrain] == ["C:/texts/new.txt"]

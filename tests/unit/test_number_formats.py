@@ -31,7 +31,7 @@ def test_units_for_bfloat16(system, cpuinfo, sysctl, units):
 
 
 def backend(device="cpu", native=False):
-    return SimpleNamespace(device=device, fast_bfloat16=lambda: native)
+    return SimpleNamespace(device=device, runtime=SimpleNamespace(fast_bfloat16=lambda: native))
 
 
 @pytest.fixture
