@@ -68,17 +68,13 @@ class KVCache:
         if not isinstance(length, int) and (length == length[0]).all():
             length = int(length[0])
         self._length = length
+        self.longest = length if isinstance(length, int) else int(length.max())  # tokens of the longest row
         self.start = length if isinstance(length, int) else self.backend.array(length)  # of the next token
 
     @property
     def lengths(self) -> np.ndarray:
         """(B,) int32: the tokens that are kept of each row."""
         return np.broadcast_to(np.int32(self.length), (self.batch,))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return int(np.max(self.length))
 
     def advance(self, tokens: int | Sequence[int]) -> None:
         """Count in what every layer was given by `extend`: so many tokens of all rows, or of each row."""

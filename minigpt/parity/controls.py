@@ -243,7 +243,7 @@ def _shift(b: Backend, x: Array) -> Array:
 
 
 def _mean_of_rows(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
-    """Each row's mean counts the same, however many tokens it has: what averaging accumulated parts does."""
+    """Each row's mean counts the same, however many tokens it has: what averaging micro-batches does."""
     shares = batch["weights"] / batch["weights"].sum(axis=-1, keepdims=True)
     return language_loss(model, weights, batch | {"weights": shares / batch["ids"].shape[0]})
 
