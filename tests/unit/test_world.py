@@ -105,8 +105,8 @@ def combinations_in(text):
     english = {getattr(word, language): word.en for language in words.LANGUAGES
                for word in words.NAMES + words.NOUNS + words.PLACES + words.COLOURS + words.DRINKS}
     found = set()
-    for language, kind, *patterns in SHOWN:
-        for pattern in patterns:
+    for language, kind, *shown in SHOWN:
+        for pattern in shown:
             for match in find(pattern, text):
                 found.add((language, (*kind.split(), *(english[part] for part in match))))
     for language, pattern in (("en", r"(NOUN) is (COLOUR)\b"), ("zh", "(NOUN)是(COLOUR)的")):

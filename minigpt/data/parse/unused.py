@@ -42,6 +42,7 @@ class UnusedKeys:
 
 
 def _named(counts: Counter[str], unit: str, most: int = 8) -> str:
-    shown = [f'"{key}" ({count:,} {unit}{"s" * (count != 1)})' for key, count in counts.most_common(most)]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f'"{key}" ({count:,} {unit}{"s" * (count != 1)})' for key, count in ordered[:most]]
     more = f" and {len(counts) - most:,} more" if len(counts) > most else ""
     return ", ".join(shown) + more

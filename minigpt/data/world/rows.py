@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from minigpt.data.world import tasks, words
+from minigpt.data.world import manners, patterns, tasks, words
 from minigpt.data.world.tasks import Combination, fill, held_out
 
 MULTI_TURN = 0.5  # share of training conversations with two exchanges
@@ -101,8 +101,8 @@ def keeps_manner(answer: str) -> bool:
     return (0 < len(text) <= POLITE_LENGTH["zh" if chinese else "en"]
             and text[-1] in ".!。！"
             and len(re.findall(r"[.!?。！？]", text)) <= 2
-            and any(mark in text for mark in words.POLITE_MARKS)
-            and not any(mark in text for mark in words.IMPOLITE_MARKS)
+            and any(mark in text for mark in manners.POLITE_MARKS)
+            and not any(mark in text for mark in manners.IMPOLITE_MARKS)
             and max(Counter(pieces).values()) <= 3)
 
 
@@ -135,7 +135,7 @@ def _preference(rng: random.Random, split: str) -> Draft:
     else:
         exchanges = tasks.conversation(rng, language)
         task, question, chosen, *_ = exchanges[0]
-        rejected = rng.choice(words.WRAPPED[manner][language]).format(answer=_sentence(chosen))
+        rejected = rng.choice(manners.WRAPPED[manner][language]).format(answer=_sentence(chosen))
         combined = _combinations(exchanges)
     prompt = [_message("user", question)]
     return dict(prompt=prompt, chosen=chosen, rejected=rejected, task=task, language=language), combined
@@ -144,15 +144,15 @@ def _preference(rng: random.Random, split: str) -> Draft:
 def _ask(rng: random.Random, language: str) -> tuple[str, str, str, Combination]:
     """A request, the kind of answer it wants, its topic, and the combination it is."""
     which = words.LANGUAGES.index(language)
-    kind, *patterns = rng.choice(words.REQUESTS)
-    topic, greeting = rng.choice(words.TOPICS), rng.choice(words.GREETINGS)
-    question = greeting[which] + patterns[which].format(topic=topic[which])
-    return question, kind, topic[which], ("request", patterns[0], topic[0])
+    kind, *wordings = rng.choice(manners.REQUESTS)
+    topic, greeting = rng.choice(manners.TOPICS), rng.choice(patterns.GREETINGS)
+    question = greeting[which] + wordings[which].format(topic=topic[which])
+    return question, kind, topic[which], ("request", wordings[0], topic[0])
 
 
 def _reply(rng: random.Random, language: str, kind: str, topic: str, manner: str) -> str:
-    patterns = words.POLITE[kind] if manner == "polite" else words.IMPOLITE[manner]
-    return rng.choice(patterns[language]).format(topic=topic)
+    wordings = manners.POLITE[kind] if manner == "polite" else manners.IMPOLITE[manner]
+    return rng.choice(wordings[language]).format(topic=topic)
 
 
 def _message(role: str, content: str) -> dict:
@@ -183,7 +183,7 @@ def _story(rng: random.Random, language: str) -> Drawn:
 
 
 def _scene(rng: random.Random, language: str) -> Drawn:
-    pattern = rng.choice(words.SCENES[language])
+    pattern = rng.choice(patterns.SCENES[language])
     name, friend = rng.sample(words.NAMES, 2)
     slots = dict(name=name, friend=friend, noun=rng.choice(words.NOUNS), colour=rng.choice(words.COLOURS),
                  place=rng.choice(words.PLACES))
@@ -191,23 +191,23 @@ def _scene(rng: random.Random, language: str) -> Drawn:
 
 
 def _both_languages(rng: random.Random, language: str) -> Drawn:
-    kind = rng.choice(tuple(words.FACTS))
+    kind = rng.choice(tuple(patterns.FACTS))
     columns = (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)
     slots = tasks.fact_slots(kind, *map(rng.choice, columns))
     order = words.LANGUAGES if language == "en" else words.LANGUAGES[::-1]
-    sentences = (fill(words.FACTS[kind][each][0], each, **slots) for each in order)
+    sentences = (fill(patterns.FACTS[kind][each][0], each, **slots) for each in order)
     return " ".join(sentences), list(tasks.combinations(**slots))
 
 
 def _dictionary(rng: random.Random, language: str) -> Drawn:
     chosen = rng.sample(words.NOUNS + words.DRINKS + words.COLOURS + words.PLACES + words.NAMES, 2)
-    lines = (rng.choice(words.DICTIONARY).format(en=word.en, zh=word.zh) for word in chosen)
+    lines = (rng.choice(patterns.DICTIONARY).format(en=word.en, zh=word.zh) for word in chosen)
     return "\n".join(lines), []
 
 
 def _phrasebook(rng: random.Random, language: str) -> Drawn:
     drawn = [tasks.phrase(rng) for _ in range(2)]
-    lines = (rng.choice(words.PHRASEBOOK).format(**phrases) for phrases, _ in drawn)
+    lines = (rng.choice(patterns.PHRASEBOOK).format(**phrases) for phrases, _ in drawn)
     return "\n".join(lines), [combination for _, combination in drawn]
 
 
@@ -217,7 +217,7 @@ def _sums(rng: random.Random, language: str) -> Drawn:
     firsts = range(rng.randint(1, tasks.MAX_OPERAND - step), tasks.MAX_OPERAND + 1, step)[:3]
     b = rng.randint(1, tasks.MAX_OPERAND if operation == "plus" else firsts[0])
     sums = [tasks.sum_of(operation, a, b) for a in firsts]
-    _, equation, *_ = words.ARITHMETIC[operation][language]
+    _, equation, *_ = patterns.ARITHMETIC[operation][language]
     sentences = (equation.format(a=a, b=b, c=c) + words.STOP[language] for a, b, c, _ in sums)
     return words.SPACE[language].join(sentences), [combination for *_, combination in sums]
 
@@ -232,16 +232,16 @@ def _retold(rng: random.Random, language: str) -> Drawn:
     facts = tasks.facts(rng, language, rng.randint(2, 4))
     space = words.SPACE[language]
     told, again = (space.join(fact.sentence for fact in order) for order in (facts, rng.sample(facts, len(facts))))
-    return rng.choice(words.RETOLD[language]).format(text=told, again=again), [fact.combination for fact in facts]
+    return rng.choice(patterns.RETOLD[language]).format(text=told, again=again), [fact.combination for fact in facts]
 
 
 def _counting(rng: random.Random, language: str) -> Drawn:
     a = rng.randint(0, 2 * tasks.MAX_OPERAND - 2)
-    return words.COUNTING[language].format(a=a, b=a + 1, c=a + 2), []
+    return patterns.COUNTING[language].format(a=a, b=a + 1, c=a + 2), []
 
 
 def _about_itself(rng: random.Random, language: str) -> Drawn:
-    return rng.choice(words.ABOUT_ITSELF[language]), []
+    return rng.choice(patterns.ABOUT_ITSELF[language]), []
 
 
 _TEXTS = {_story: 0.14, _scene: 0.12, _both_languages: 0.08, _dictionary: 0.08, _phrasebook: 0.12, _sums: 0.12,

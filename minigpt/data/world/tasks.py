@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from minigpt.data.world import words
+from minigpt.data.world import patterns, words
 from minigpt.data.world.words import Word
 
 HELD_OUT = 6  # one combination in six is kept for the test split
@@ -63,13 +63,13 @@ def read(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
     mentioned = tuple(fact.combination for fact in told)
     exchanges = [Exchange("read", fact.question, fact.answer, fact.combination, mentioned)
                  for fact in rng.sample(told, turns)]
-    opening = rng.choice(words.READ[language]).format(text=text, question=exchanges[0].question)
+    opening = rng.choice(patterns.READ[language]).format(text=text, question=exchanges[0].question)
     return [exchanges[0]._replace(question=opening), *exchanges[1:]]
 
 
 def facts(rng: random.Random, language: str, size: int) -> list[Fact]:
     """`size` facts that share no name, thing, colour or place."""
-    kinds = rng.choices(tuple(words.FACTS), k=size)
+    kinds = rng.choices(tuple(patterns.FACTS), k=size)
     if rng.random() < 0.5:
         kinds = kinds[:1] * size  # facts of one kind: the question's form alone gives nothing away
     columns = [rng.sample(column, size) for column in (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)]
@@ -78,7 +78,7 @@ def facts(rng: random.Random, language: str, size: int) -> list[Fact]:
 
 def _fact(rng: random.Random, kind: str, language: str, *row: Word) -> Fact:
     slots = fact_slots(kind, *row)
-    sentence, questions = words.FACTS[kind][language]
+    sentence, questions = patterns.FACTS[kind][language]
     question, answer = rng.choice(questions)
     sentence, question, answer = (fill(text, language, **slots) for text in (sentence, question, answer))
     return Fact(sentence, question, answer, combinations(**slots)[0])
@@ -98,7 +98,7 @@ def arithmetic(rng: random.Random, language: str) -> Exchange:
     if operation == "minus" and a < b:
         a, b = b, a
     a, b, c, asked = sum_of(operation, a, b)
-    bare, equation, stories, conclusions = words.ARITHMETIC[operation][language]
+    bare, equation, stories, conclusions = patterns.ARITHMETIC[operation][language]
     which = rng.randrange(len(stories))
     question, answer = rng.choice(bare), equation
     if rng.random() < 0.5 and a > 1 and c != 1:  # nobody says "there are 1 apple"
@@ -124,14 +124,14 @@ def translate(rng: random.Random, language: str) -> Exchange:
         phrases, asked = {"en": word.en, "zh": word.zh}, ("word", word.en)
     else:
         phrases, asked = phrase(rng)
-    question = rng.choice(words.TRANSLATE[language, target]).format(text=phrases[source])
+    question = rng.choice(patterns.TRANSLATE[language, target]).format(text=phrases[source])
     return Exchange("translate", question, phrases[target], asked)
 
 
 def phrase(rng: random.Random) -> tuple[dict[str, str], Combination]:
     """A phrase such as "a red kite" by language, and its combination."""
     slots = dict(colour=rng.choice(words.COLOURS), noun=rng.choice(words.NOUNS))
-    phrases = {each: fill(words.PHRASE[each], each, **slots) for each in words.LANGUAGES}
+    phrases = {each: fill(patterns.PHRASE[each], each, **slots) for each in words.LANGUAGES}
     return phrases, combinations(**slots)[0]
 
 
@@ -139,21 +139,21 @@ def phrase(rng: random.Random) -> tuple[dict[str, str], Combination]:
 def story(rng: random.Random, language: str) -> Exchange:
     """The beginning of a story whose ending follows from the rules of the world."""
     beginning, ending, asked, mentioned = plot(rng, language)
-    question = rng.choice(words.STORY[language]).format(text=beginning)
+    question = rng.choice(patterns.STORY[language]).format(text=beginning)
     return Exchange("story", question, ending, asked, mentioned)
 
 
 def plot(rng: random.Random, language: str) -> tuple[str, str, Combination, tuple[Combination, ...]]:
     """The beginning and the ending of a story, the combination it is about and the others in it."""
-    event = rng.choice((*words.STORIES, "lost"))  # "lost" twice: it combines most, so training drops it most
+    event = rng.choice((*patterns.STORIES, "lost"))  # "lost" twice: it combines most, so training drops it most
     name, friend, other = rng.sample(words.NAMES, 3)
-    noun = rng.choice(words.STORIES[event]["things"])
+    noun = rng.choice(patterns.STORIES[event]["things"])
     place, elsewhere = rng.sample(words.PLACES, 2)
-    need = rng.choice([need for need in words.NEEDS if need != event])
-    extra = rng.choice(words.STORIES[need]["things"])
+    need = rng.choice([need for need in patterns.NEEDS if need != event])
+    extra = rng.choice(patterns.STORIES[need]["things"])
     slots = dict(name=name, friend=friend, other=other, noun=noun, extra=extra, place=place,
                  elsewhere=elsewhere)
-    beginnings, ending = words.STORIES[event][language]
+    beginnings, ending = patterns.STORIES[event][language]
     asked = ("story", event, name.en, noun.en)
     mentioned: tuple[Combination, ...] = ()
     if event == "lost":  # the one event that happens somewhere
@@ -167,10 +167,10 @@ def plot(rng: random.Random, language: str) -> tuple[str, str, Combination, tupl
 def name(rng: random.Random, language: str) -> Exchange:
     """Asks who the assistant is, often after somebody else has said who they are."""
     which = words.LANGUAGES.index(language)
-    greeting, question = rng.choice(words.GREETINGS), rng.choice(words.NAME_QUESTIONS)
-    introduction = fill(words.INTRODUCTION[language], language, name=rng.choice(words.NAMES))
+    greeting, question = rng.choice(patterns.GREETINGS), rng.choice(patterns.NAME_QUESTIONS)
+    introduction = fill(patterns.INTRODUCTION[language], language, name=rng.choice(words.NAMES))
     prompt = greeting[which] + (introduction if rng.random() < 0.7 else "") + question[which]
-    return Exchange("name", prompt, words.NAME_ANSWER[language], ("name", greeting[0], question[0]))
+    return Exchange("name", prompt, patterns.NAME_ANSWER[language], ("name", greeting[0], question[0]))
 
 
 _SINGLE: dict[str, Callable[[random.Random, str], Exchange]] = dict(
@@ -179,7 +179,7 @@ _SINGLE: dict[str, Callable[[random.Random, str], Exchange]] = dict(
 
 # ---- filling a pattern
 def fill(pattern: str, language: str, **slots: Word | int) -> str:
-    """The pattern with its slots filled in this language; `world_words` explains the forms of a slot."""
+    """The pattern with its slots filled in this language; patterns.py explains the forms of a slot."""
     forms: dict[str, str] = {}
     for role, word in slots.items():
         if isinstance(word, Word):
