@@ -179,7 +179,7 @@ def test_chat_goes_on_behind_a_message_that_it_cannot_take(minigpt, trained):
 
 
 def test_commands_in_a_conversation(minigpt, trained, tmp_path):
-    """Through a pipe: what is saved can be trained on, settings hold from then on, /retry answers again."""
+    """Through a pipe: what is saved has the form that training reads, settings hold from then on, /retry answers again."""
     lines = (
         "/system Be short.\nHi\n/set max-tokens 2\n/retry\n/save talk.jsonl\n/set top_k -1\n/set nothing 3\n"
         "/set temperature x\n/helo\n/etc/passwd is a file\n/save\n/reset\n/retry\n"
@@ -195,8 +195,7 @@ def test_commands_in_a_conversation(minigpt, trained, tmp_path):
     assert [m["content"] for m in saved[:2]] == ["Be short.", "Hi"] and len(saved) == 3
     again = saved[2]["content"]  # two tokens of the five of the first answer
     assert result.out.startswith(again) and f"\n{again}\n" in result.out
-    checked = json.loads(minigpt("data", "check", "talk.jsonl", "--json", "--run", trained).out)
-    assert (checked["stage"], checked["bad"]) == ("sft", [])
+    assert [message["role"] for message in saved] == ["system", "user", "assistant"]
 
 
 def test_a_pretrained_model_is_announced(minigpt, trained):
@@ -292,7 +291,8 @@ def test_every_form_is_recognized(minigpt, trained, tmp_path, form):
     example = "".join(piece for piece, _ in found["example"])
     learned = "".join(piece for piece, is_learned in found["example"] if is_learned)
     answer = {"text": "A text.", "alpaca": "3<|im_end|>"}.get(form, "Yes<|im_end|>")
-    assert learned == answer and ("<|im_start|>user" in example) == (stage != "pretrain")
+    rejected = "No<|im_end|>" * (stage == "dpo")  # a pair shows both sides
+    assert learned == answer + rejected and ("<|im_start|>user" in example) == (stage != "pretrain")
     shown = minigpt("data", "check", "rows.jsonl", "--run", trained)
     assert shown.code == 0 and f"{form} (3)" in shown.out and f"⟦{answer}⟧" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
