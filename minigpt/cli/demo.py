@@ -1,6 +1,5 @@
 """`minigpt demo`: the whole story on built-in data."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.cli.limits import limits_from
-from minigpt.cli.planning import preset_for
+from minigpt.cli.planning import with_preset
 from minigpt.cli.session import supervised, training
 
 
@@ -39,10 +38,8 @@ def demo(
     from minigpt.demo import demo as run_demo
 
     limits = limits_from(taking)
-    chosen = preset_for(
-        given.preset, run, given.config, given.sets, STORY, where.backend, where.device, limits, taking.time
-    )
-    settings = demo_config(opening.config_of(run, replace(given, preset=chosen)))
+    given = with_preset(given, run, STORY, where, limits, taking.time)
+    settings = demo_config(opening.config_of(run, given))
     with training(run, settings, STORY, where, limits, taking.time) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
     if json:

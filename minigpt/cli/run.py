@@ -1,13 +1,12 @@
 """`minigpt run`: a whole pipeline into one run directory."""
 
-from dataclasses import replace
 
 import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.cli.limits import limits_from
-from minigpt.cli.planning import preset_for
+from minigpt.cli.planning import with_preset
 from minigpt.cli.session import supervised, training
 from minigpt.errors import UsageError
 
@@ -41,13 +40,11 @@ def run(
     extra = ({"skip_bad": True} if sources.skip_bad else {}) | sources_by_stage(data, run / "data" / "downloads")
     limits = limits_from(taking)
     planned = [stage for stage in STAGES if extra.get(stage)] or list(STAGES)
-    chosen = preset_for(
-        given.preset, run, given.config, given.sets, planned, where.backend, where.device, limits, taking.time
-    )
-    settings = opening.config_of(run, replace(given, preset=chosen), {"data": extra})
+    given = with_preset(given, run, planned, where, limits, taking.time)
+    settings = opening.config_of(run, given, {"data": extra})
     stages = [stage for stage in STAGES if settings.sources(stage).train]
     if not stages:
-        known = chosen is not None and (run / "config.toml").exists()
+        known = given.preset is not None and (run / "config.toml").exists()
         other = "omit --preset to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
     with training(run, settings, stages, where, limits, taking.time) as (opened, framework, report, control):

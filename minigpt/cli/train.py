@@ -1,7 +1,7 @@
 """`minigpt train STAGE`: one stage of a run. Each stage is a command, so that its help is its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import typer
@@ -11,7 +11,7 @@ from minigpt.cli import flags, opening
 from minigpt.cli.command import Command, command
 from minigpt.cli.keys import Key, keys_of
 from minigpt.cli.limits import limits_from
-from minigpt.cli.planning import preset_for
+from minigpt.cli.planning import with_preset
 from minigpt.cli.session import supervised, training
 from minigpt.errors import UsageError, check_name
 
@@ -60,11 +60,9 @@ def trainer(stage: str) -> Callable:
 
         extra = ({"skip_bad": True} if sources.skip_bad else {}) | ({stage: data} if data else {})
         limits = limits_from(taking)
-        chosen = preset_for(
-            given.preset, run, given.config, given.sets, [stage], where.backend, where.device, limits, taking.time
-        )
+        given = with_preset(given, run, [stage], where, limits, taking.time)
         layers = {"data": extra} | often.section(stage, given.sets or [])
-        settings = opening.config_of(run, replace(given, preset=chosen), layers)
+        settings = opening.config_of(run, given, layers)
         with training(run, settings, [stage], where, limits, taking.time) as (opened, framework, report, control):
             run_pipeline(opened, framework, report, [stage], control, sources.allow_changes)
 

@@ -179,7 +179,7 @@ def test_chat_goes_on_behind_a_message_that_it_cannot_take(minigpt, trained):
 
 
 def test_commands_in_a_conversation(minigpt, trained, tmp_path):
-    """Through a pipe: what is saved has the form that training reads, settings hold from then on, /retry answers again."""
+    """Through a pipe: what is saved has the form that training reads, settings hold, /retry answers again."""
     lines = (
         "/system Be short.\nHi\n/set max-tokens 2\n/retry\n/save talk.jsonl\n/set top_k -1\n/set nothing 3\n"
         "/set temperature x\n/helo\n/etc/passwd is a file\n/save\n/reset\n/retry\n"
