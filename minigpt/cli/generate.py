@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from typer import Argument, Option
 
@@ -19,14 +20,25 @@ if TYPE_CHECKING:
 
 BATCH = 32  # answers that are computed together: enough to share a pass's reading of the weights, few enough for memory
 
-Text = Annotated[str | None, Argument(metavar="TEXT", help="The same as --prompt.")]
-Prompt = Annotated[
-    str | None,
-    Option("--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin, without its last line end."),
-]
-Prompts = Annotated[Path | None, Option("--prompts", metavar="FILE", help="A file with one prompt per line.")]
-Samples = Annotated[int, Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")]
-Chat = Annotated[bool, Option("--chat", help="Treat the prompt as a user's message.")]
+
+@dataclass(frozen=True)
+class Prompting:
+    """What is to be continued or answered, and how often."""
+
+    title: ClassVar[str] = "Prompts"
+
+    text: Annotated[str | None, Argument(metavar="TEXT", help="The same as --prompt.")] = None
+    prompt: Annotated[
+        str | None,
+        Option(
+            "--prompt", "-p", metavar="TEXT", help="The text to continue; - reads stdin, without its last line end."
+        ),
+    ] = None
+    prompts: Annotated[Path | None, Option("--prompts", metavar="FILE", help="A file with one prompt per line.")] = None
+    samples: Annotated[
+        int, Option("--samples", metavar="N", min=1, help="Answers per prompt, with different seeds.")
+    ] = 1
+    chat: Annotated[bool, Option("--chat", help="Treat the prompt as a user's message.")] = False
 
 
 @command(
@@ -36,14 +48,10 @@ Chat = Annotated[bool, Option("--chat", help="Treat the prompt as a user's messa
 )
 def generate(
     chosen: flags.Chosen,
+    prompting: Prompting,
     sampling: flags.Sampling,
     faster: flags.Faster,
     where: flags.Where,
-    text: Text = None,
-    prompt: Prompt = None,
-    prompts: Prompts = None,
-    samples: Samples = 1,
-    chat: Chat = False,
     json: flags.AsJson = False,
 ) -> None:
     """Continue a text, or answer one message with --chat.
@@ -54,7 +62,8 @@ def generate(
     from minigpt.generate.sampling import with_seeds
 
     settings, seeded = fresh_seed(sampling)
-    texts = texts_of(text, prompt, prompts, chat)
+    chat, samples = prompting.chat, prompting.samples
+    texts = texts_of(prompting.text, prompting.prompt, prompting.prompts, chat)
     check_speculation(faster, len(texts) * samples)
     engine, stage = opening.engine_at(chosen.path, chosen.stage, where, faster)
     if chat:

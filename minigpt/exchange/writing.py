@@ -23,4 +23,4 @@ def writing(out: Path, size: int, what: str = "export", flag: str = "--out") -> 
         message = f"The {what} {out} could not be written: {error.strerror or error}."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(message, f"Free some space or choose another {flag}.") from None
-        raise UsageError(message, f"Choose another {flag}, or change what stands in the way.") from None
+        raise UsageError(message, f"Choose another {flag}, or change what is there.") from None

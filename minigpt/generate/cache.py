@@ -25,7 +25,7 @@ def check_cache_bits(config: ModelConfig, bits: int) -> None:
         raise UsageError(f"Keys and values cannot be kept in {bits} bits.", "Choose --kv-bits 4 or 8.")
     if bits and config.head_dim % 8:
         message = f"Keys of {config.head_dim} numbers (model.head_dim) do not fill whole words."
-        raise UsageError(message, "Leave --kv-bits out.")
+        raise UsageError(message, "Omit --kv-bits.")
 
 
 def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KVCache":

@@ -1,4 +1,4 @@
-"""What of a machine stands in the way, in words. Pure functions of its description."""
+"""Problems of a machine, in words. Pure functions of its description."""
 
 from minigpt.machine.description import Machine
 from minigpt.units import gigabytes

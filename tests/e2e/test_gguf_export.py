@@ -93,3 +93,21 @@ def test_a_model_with_room_for_more_tokens_answers_and_goes_out(minigpt, tmp_pat
     for to in ("gguf", "hf"):
         result = minigpt("export", run, "--to", to)
         assert result.code == 0, result.err
+
+
+def test_blocks_that_do_not_fit_are_refused_or_reported(minigpt, sources):
+    """q4_0 and q8_0 have blocks of 32 numbers: none divides rows of 36 and 100; 64 of d_ff do, 48 of d_model do not."""
+    for name, width, hidden in (("odd", 36, 100), ("some", 48, 64)):
+        shape = {"model__d_model": width, "model__d_ff": hidden, "model__n_head": 2, "model__n_kv_head": 1}
+        flags = tiny(**shape, pretrain__steps=2)
+        made = minigpt("train", "pretrain", *flags, "--data", sources.text, "--run", name, "--backend", "torch")
+        assert made.code == 0, made.err
+    refused = minigpt("export", "odd", "--to", "gguf", "--dtype", "q4_0")
+    refused.refused(2, "q4_0 stores blocks of 32 numbers", "rows have 100, 36 numbers", "--dtype float16")
+    refused = minigpt("export", "odd", "--to", "mlx", "--dtype", "int4")
+    refused.refused(2, "divide no matrix of this model", "multiples of 32")
+    assert "--group-size" not in refused.err  # of 32 was refused, and there is no smaller one
+    result = minigpt("export", "some", "--to", "gguf", "--dtype", "q4_0", "--backend", "torch")
+    assert result.code == 0 and "stored as float16: rows" in " ".join(result.out.split()), result.err
+    whole = minigpt("export", "some", "--to", "gguf", "--dtype", "float16", "--out", "f.gguf", "--backend", "torch")
+    assert whole.code == 0 and "stored as float16" not in whole.out

@@ -59,7 +59,7 @@ def test_the_most_usual_settings_of_a_stage_are_flags(minigpt, sources, tmp_path
 
 
 def test_a_stage_may_stand_after_the_flags(minigpt):
-    minigpt("train", "--run", "r", "sft", "--data", "no.jsonl").refused(3, "no.jsonl does not exist")
+    minigpt("train", "--run", "r", "sft", "--data", "no.jsonl").refused(2, "sft needs a trained model in r")
     minigpt("train", "--run", "r").refused(2, "Missing argument 'STAGE'", "pretrain, sft, dpo")
 
 

@@ -1,5 +1,6 @@
 """Whole runs: finished stages are kept, interrupted ones resumed, other settings refused, both backends agree."""
 
+import re
 import shutil
 import signal
 import time
@@ -217,3 +218,21 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
     minigpt("run", *flags).refused(130, "Interrupted. What is finished is kept. Go on with: minigpt run ")
     monkeypatch.setattr("minigpt.train.measure.evaluate_language", interrupt)
     minigpt("evaluate", trained, "--stage", "sft").refused(130, "Interrupted.")
+
+
+@pytest.mark.parametrize("supervise", [True, False])
+def test_the_log_has_the_whole_story(sources, tmp_path, supervise):
+    """What was said, with and without a supervisor, and the error that ended an earlier try."""
+    flags = ("train", "pretrain", *tiny(), "--run", tmp_path / "run", "--backend", "torch")
+    watched = [] if supervise else ["--no-supervise"]
+    assert finished(process(*flags, *watched, "--data", sources.text, "--time", "soon")).code == 2
+    short = ("--set", "tokenizer.vocab_size=900000")
+    result = finished(process(*flags, *watched, "--data", sources.text))
+    assert result.code == 0, result.err
+    log = (tmp_path / "run" / "log.txt").read_text("utf-8")
+    said = [line for line in result.err.splitlines() if line and not line.startswith("Backend: ") and line[-1] != "…"]
+    told = {re.sub(r"^--- \S+ \S+ ", "", line) for line in log.splitlines()}
+    assert [line for line in said if line not in told] == [] and len(said) > 10
+    refused = finished(process(*flags, *watched, *short))
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1].removeprefix("minigpt: ")[:60] in (tmp_path / "run" / "log.txt").read_text()

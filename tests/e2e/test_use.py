@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import re
 import shutil
 
 import pytest
@@ -91,6 +92,64 @@ def test_the_newest_trained_run_is_the_default(minigpt, trained, tmp_path):
     assert result.code == 0 and result.err == "Model: runs/new, stage dpo.\n"
 
 
+def test_a_line_end_that_echo_adds_is_no_part_of_a_message(minigpt, trained):
+    flags = ("generate", trained, "--chat", *GREEDY, "--json", *FAST)
+    message = "What is 3 plus 1?"
+    wanted = minigpt(*flags, "-p", message).out
+    for piped in (message, message + "\n", message + "\r\n"):
+        assert minigpt(*flags, "-p", "-", stdin=piped.encode()).out == wanted
+        assert minigpt(*flags, stdin=piped.encode()).out == wanted  # what is piped in is read, also without -p -
+    assert json.loads(minigpt(*flags, stdin=b"two\n\n").out)[0]["prompt"] == "two\n"  # one, not all
+
+
+def test_a_prompt_that_is_refused_is_not_printed(minigpt, trained, tmp_path):
+    """Neither it nor an answer to those before it."""
+    for flags in (("-p", "word " * 200), ("--prompts", "prompts.txt"), ("--samples", 2, "-p", "word " * 200)):
+        (tmp_path / "prompts.txt").write_text("The cat\n" + "word " * 200 + "\n", "utf-8")
+        result = minigpt("generate", trained, *flags, *GREEDY, *FAST)
+        result.refused(2, "tokens; it must have 1 to 63. Shorten it")
+        assert result.out == "" and ("Prompt 2 of 2 has" in result.err) == ("prompts.txt" in flags)
+
+
+def test_a_seed_is_drawn_and_told_so_that_an_answer_can_be_had_again(minigpt, trained):
+    hot = ("-p", "The", "--max-tokens", 12, "--temperature", 3, "--min-p", 0, *FAST)
+    first, second = (minigpt("generate", trained, *hot) for _ in range(2))
+    seeds = [re.search(r"Seed (\d+): --seed \1 gives the same again\.", one.err)[1] for one in (first, second)]
+    assert seeds[0] != seeds[1] and first.out != second.out
+    again = minigpt("generate", trained, *hot, "--seed", seeds[0])
+    assert again.out == first.out and "Seed" not in again.err
+    chats = ("--temperature", 3, "--min-p", 0, "--max-tokens", 12, *FAST)
+    talk = minigpt("chat", trained, *chats, stdin=b"Hi\n")
+    seed = re.search(r"Seed (\d+):", talk.err)[1]
+    assert minigpt("chat", trained, *chats, "--seed", seed, stdin=b"Hi\n").out == talk.out
+
+
+def test_many_prompts_are_answered_in_batches_each_as_alone(minigpt, trained, tmp_path, monkeypatch):
+    """100 prompts: no more than 32 are computed at once, and what is done is written before the rest is."""
+    import minigpt.generate.engine as engine
+    from minigpt.cli import console
+
+    prompts = [f"The cat number {n}" for n in range(100)]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts), "utf-8")
+    order, real, write = [], engine.Engine.answer_each, console.write
+    with monkeypatch.context() as watched:
+        watched.setattr(engine.Engine, "answer_each", lambda *a: order.append(len(a[1])) or real(*a))
+        watched.setattr(console, "write", lambda text: order.append("w") or write(text))
+        result = minigpt("generate", trained, "--prompts", "prompts.txt", *GREEDY, "--json", *FAST)
+    assert [row["prompt"] for row in json.loads(result.out)] == prompts
+    assert [one for one in order if one != "w"] == [32, 32, 32, 4]
+    assert [order[:place].count("w") for place, one in enumerate(order) if one != "w"] == [0, 32, 64, 96]
+    alone = minigpt("generate", trained, "-p", prompts[77], *GREEDY, "--json", *FAST)
+    assert json.loads(alone.out)[0] == json.loads(result.out)[77]
+    shown = minigpt("generate", trained, "--prompts", "prompts.txt", *GREEDY, *FAST).out
+    assert shown == "".join(f"{row['prompt']}{row['answer']}\n\n" for row in json.loads(result.out))
+
+
+def test_a_message_to_a_pretrained_model_is_announced_as_in_chat(minigpt, trained):
+    flags = ("--stage", "pretrain", "--chat", "-p", "Hi", *GREEDY, *FAST)
+    assert "only pretrained" in minigpt("generate", trained, *flags).err
+
+
 # ---- chat
 
 
@@ -117,6 +176,26 @@ def test_chat_goes_on_behind_a_message_that_it_cannot_take(minigpt, trained):
     assert result.code == 0
     assert "byte 0xFF is not valid UTF-8" in result.err and "tokens; the model sees 64. Shorten it." in result.err
     assert result.out == minigpt("chat", trained, "--max-tokens", 3, *FAST, stdin=b"hello\n").out != ""
+
+
+def test_commands_in_a_conversation(minigpt, trained, tmp_path):
+    """Through a pipe: what is saved has the form that training reads, settings hold, /retry answers again."""
+    lines = (
+        "/system Be short.\nHi\n/set max-tokens 2\n/retry\n/save talk.jsonl\n/set top_k -1\n/set nothing 3\n"
+        "/set temperature x\n/helo\n/etc/passwd is a file\n/save\n/reset\n/retry\n"
+    )
+    result = minigpt("chat", trained, "--max-tokens", 5, *FAST, stdin=lines.encode())
+    assert result.code == 0, result.err
+    for words in ("System message: Be short.", "max_tokens 2", "--top-k -1 is out of range", "no setting 'nothing'",
+                  "temperature cannot be 'x'", "There is no /helo. Did you mean /help?", "/save needs a file",
+                  "There is no message to answer again.", "At temperature 0 the answer is always the same",
+                  "Saved in talk.jsonl."):  # fmt: skip
+        assert words in result.err, words
+    saved = json.loads((tmp_path / "talk.jsonl").read_text("utf-8"))["messages"]
+    assert [m["content"] for m in saved[:2]] == ["Be short.", "Hi"] and len(saved) == 3
+    again = saved[2]["content"]  # two tokens of the five of the first answer
+    assert result.out.startswith(again) and f"\n{again}\n" in result.out
+    assert [message["role"] for message in saved] == ["system", "user", "assistant"]
 
 
 def test_a_pretrained_model_is_announced(minigpt, trained):
@@ -212,7 +291,8 @@ def test_every_form_is_recognized(minigpt, trained, tmp_path, form):
     example = "".join(piece for piece, _ in found["example"])
     learned = "".join(piece for piece, is_learned in found["example"] if is_learned)
     answer = {"text": "A text.", "alpaca": "3<|im_end|>"}.get(form, "Yes<|im_end|>")
-    assert learned == answer and ("<|im_start|>user" in example) == (stage != "pretrain")
+    rejected = "No<|im_end|>" * (stage == "dpo")  # a pair shows both sides
+    assert learned == answer + rejected and ("<|im_start|>user" in example) == (stage != "pretrain")
     shown = minigpt("data", "check", "rows.jsonl", "--run", trained)
     assert shown.code == 0 and f"{form} (3)" in shown.out and f"⟦{answer}⟧" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
