@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from minigpt.cli import flags
+from minigpt.cli.command import command
 from minigpt.cli.report import Language, LogX, LogY, Metric, Png, Svg
 from minigpt.errors import UsageError, check_name
 
@@ -13,22 +14,20 @@ Runs = Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Two or m
 HtmlOut = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves.")]
 
 
+@command("minigpt compare runs/a runs/b --html compare.html")
 def compare(
     runs: Runs,
     json: flags.AsJson = False,
     html: HtmlOut = None,
     lang: Language = "en",
-    stage: flags.StageOption = None,
+    stage: flags.Stage = None,
     svg: Svg = None,
     png: Png = None,
     metric: Metric = "loss",
     log_x: LogX = False,
     log_y: LogY = False,
 ) -> None:
-    """Compare runs: the settings that differ, results, the answers to the same questions; curves with --html or --svg.
-
-    Example: minigpt compare runs/a runs/b --html compare.html
-    """
+    """Compare runs: settings that differ, results, answers to the same questions; curves with --html or --svg."""
     from minigpt.cli import console, tables
     from minigpt.store.durable import write_whole
     from minigpt.watch.compare import compare_page, compare_runs, curve_of, said

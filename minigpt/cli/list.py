@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from minigpt.cli import flags
+from minigpt.cli.command import command
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="The directory that holds the runs.")]
 
 
+@command("minigpt list", "minigpt list --json")
 def list_(root: Root = Path("runs"), json: flags.AsJson = False) -> None:
     """List the runs: state, stages, validation loss, size, the one that was written last first."""
     from minigpt.cli import console, tables

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from minigpt.cli import flags
+from minigpt.cli.command import command
+from minigpt.cli.watch import RunArgument
 from minigpt.errors import UsageError, check_name
 
 ReportOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the run.")]
@@ -17,11 +19,12 @@ LogX = Annotated[bool, typer.Option("--log-x", help="The curve's steps on a log 
 LogY = Annotated[bool, typer.Option("--log-y", help="The curve's values on a log axis.")]
 
 
+@command("minigpt report runs/demo", "minigpt report runs/demo --svg loss.svg --metric loss --log-y")
 def report(
-    run: flags.RunArgument = None,
+    run: RunArgument = None,
     out: ReportOut = None,
     lang: Language = "en",
-    stage: flags.StageOption = None,
+    stage: flags.Stage = None,
     svg: Svg = None,
     png: Png = None,
     metric: Metric = "loss",
@@ -30,7 +33,7 @@ def report(
 ) -> None:
     """Write what a run did as one HTML file: data, time, curves, results, conversations. It prints well.
 
-    With --svg or --png one curve is written instead: minigpt report RUN --svg loss.svg --metric loss --log-y
+    With --svg or --png one curve is written instead.
     """
     from minigpt.cli import console
     from minigpt.watch.compare import curve_of

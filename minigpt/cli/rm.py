@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from minigpt.cli.command import command
 from minigpt.errors import UsageError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or names in runs/.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+@command("minigpt rm runs/old")
 def rm(runs: Runs, yes: Yes = False) -> None:
     """Delete runs, with their weights, data and curves, after asking."""
     from minigpt.cli import console

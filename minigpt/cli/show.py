@@ -1,9 +1,12 @@
 """minigpt show: one run in the terminal."""
 
 from minigpt.cli import flags
+from minigpt.cli.command import command
+from minigpt.cli.watch import RunArgument
 
 
-def show(run: flags.RunArgument = None, json: flags.AsJson = False) -> None:
+@command("minigpt show runs/demo")
+def show(run: RunArgument = None, json: flags.AsJson = False) -> None:
     """Show one run: its state, its stages and their results, time, memory and size."""
     from minigpt.cli import console, tables
     from minigpt.watch.read import find_run, read_run, results

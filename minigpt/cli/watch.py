@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli import flags
+from minigpt.cli.command import command
 
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory. Default: the newest.")]
 Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Default: 8321, or any.")]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")]
 
 
-def watch(run: flags.RunArgument = None, port: Port = None, browser: Browser = True) -> None:
+@command("minigpt watch", "minigpt watch runs/demo --port 9000")
+def watch(run: RunArgument = None, port: Port = None, browser: Browser = True) -> None:
     """Show a run on a live page: curves, samples, plan and actual, while it trains or afterwards.
 
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.

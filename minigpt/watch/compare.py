@@ -9,7 +9,7 @@ from typing import Any
 
 from minigpt.errors import UsageError
 from minigpt.watch.curves import metrics_of
-from minigpt.watch.journal import Journal
+from minigpt.watch.journal import PLACES, Journal
 from minigpt.watch.pages import Html, page, table, tag, words
 from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results
 from minigpt.watch.report import figure, lines_of
@@ -204,8 +204,9 @@ def journals_of(directories: Sequence[Path], stage: str) -> list[Journal]:
     """The journals of a stage, read whole, or when they are very long only in part (see `Journal.sketch`)."""
     journals = [Journal(path / stage / "metrics.jsonl") for path in directories]
     size = sum(one.path.stat().st_size for one in journals if one.path.exists())
+    places = max(30, 2000 // max(1, len(journals)))
     for journal in journals:
-        journal.sketch() if size > WHOLE else journal.update()
+        journal.sketch(min(PLACES, places)) if size > WHOLE else journal.update()
     return journals
 
 

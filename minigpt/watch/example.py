@@ -16,7 +16,7 @@ def example(directory: Path, stage: str) -> list[tuple[str, bool]]:
     place = directory / "data" / stage / "train"
     meta = read_json(place / "meta.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, MiniGPTError):
-        from minigpt.text.tokenizer import load_tokenizer
+        from minigpt.text.load import load_tokenizer
 
         end = int(np.fromfile(place / "ends.bin", np.int64, 1)[0])
         count = min(end, LONGEST)

@@ -55,7 +55,7 @@ class Journal:
         self._add(data[:whole].split(b"\n"))
         return whole > 0
 
-    def sketch(self) -> "Journal":
+    def sketch(self, places: int = PLACES) -> "Journal":
         """Read a file of any length in a short time: some lines at evenly spaced places, and its last lines.
 
         A short file is read whole. `sketched` says which it was.
@@ -68,7 +68,7 @@ class Journal:
             self._forget()
             self.sketched = True
             with self.path.open("rb") as file:
-                for place in np.linspace(0, size - LAST - BLOCK, PLACES).astype(int).tolist():
+                for place in np.linspace(0, size - LAST - BLOCK, places).astype(int).tolist():
                     file.seek(place)
                     lines = file.read(BLOCK).split(b"\n")
                     self._add(lines[1 if place else 0 : -1])  # the first and the last one are cut
