@@ -20,6 +20,7 @@ def demo(
     where: flags.Where,
     taking: flags.Taking,
     watched: flags.Watched,
+    follow: flags.Follow,
     word: Annotated[Path | None, typer.Argument(metavar="RUN", help="The same as --run.")] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="The run directory. Default: runs/demo.")
@@ -32,21 +33,24 @@ def demo(
     command again shows them again.
     """
     run = flags.one_run(word, run) or opening.RUNS / "demo"
-    if supervised(context, run, watched):
+    if supervised(context, run, watched, follow):
         return
     from minigpt.cli import console, tables
     from minigpt.demo import STORY, demo_config
     from minigpt.demo import demo as run_demo
+    from minigpt.watch.report import write_report
 
     limits = limits_from(taking)
     chosen = preset_for(
         given.preset, run, given.config, given.sets, STORY, where.backend, where.device, limits, taking.time
     )
     settings = demo_config(opening.config_of(run, replace(given, preset=chosen)))
-    with training(run, settings, STORY, where, limits, taking.time) as (opened, framework, report, control):
+    with training(run, settings, STORY, where, limits, taking.time, follow) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
+    written = write_report(run)
     if json:
         console.print_json(result)
         return
     tables.show_demo(result)
     console.note(f"Talk to it:  minigpt chat {run}")
+    console.note(f"Report:  {written}")

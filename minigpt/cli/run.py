@@ -23,6 +23,7 @@ def run(
     where: flags.Where,
     taking: flags.Taking,
     watched: flags.Watched,
+    follow: flags.Follow,
 ) -> None:
     """A whole pipeline into one run directory.
 
@@ -31,12 +32,13 @@ def run(
     them in [data] instead.
     """
     run, data = sources.placed(opening.RUNS / "default")
-    if supervised(context, run, watched):
+    if supervised(context, run, watched, follow):
         return
     from minigpt.cli import console
     from minigpt.runs.inputs import sources_by_stage
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.stages.table import STAGES
+    from minigpt.watch.report import write_report
 
     extra = ({"skip_bad": True} if sources.skip_bad else {}) | sources_by_stage(data, run / "data" / "downloads")
     limits = limits_from(taking)
@@ -50,6 +52,7 @@ def run(
         known = chosen is not None and (run / "config.toml").exists()
         other = "omit --preset to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    with training(run, settings, stages, where, limits, taking.time) as (opened, framework, report, control):
+    with training(run, settings, stages, where, limits, taking.time, follow) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")
+    console.note(f"Report:  {write_report(run)}")

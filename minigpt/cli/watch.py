@@ -1,5 +1,6 @@
 """minigpt watch: the live page of a run."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,12 @@ from minigpt.cli.command import command
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory. Default: the newest.")]
 Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Default: 8321, or any.")]
+Wait = Annotated[bool, typer.Option("--wait", hidden=True)]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")]
 
 
 @command("minigpt watch", "minigpt watch runs/demo --port 9000")
-def watch(run: RunArgument = None, port: Port = None, browser: Browser = True) -> None:
+def watch(run: RunArgument = None, port: Port = None, browser: Browser = True, wait: Wait = False) -> None:
     """Show a run on a live page: curves, samples, plan and actual, while it trains or afterwards.
 
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
@@ -22,6 +24,8 @@ def watch(run: RunArgument = None, port: Port = None, browser: Browser = True) -
     from minigpt.watch.read import RUNS, find_run
     from minigpt.watch.server import HOST, serve
 
+    while wait and run is not None and not (run / "config.toml").is_file():
+        time.sleep(0.3)  # a training that has just been started makes it
     directory = find_run(run)
     server = serve(root_of(directory, RUNS), directory, port)
     address = f"http://{HOST}:{server.server_address[1]}/"

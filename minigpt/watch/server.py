@@ -53,6 +53,9 @@ class Runs:
         run = read_run(directory, sized=False)
         shown, now = run.summary(), run.stage
         journal = self.journals.of(directory, now.name) if now else None
+        for stage in shown["stages"]:  # the last lines of a journal may have no measurement
+            if stage["validation_loss"] is None:
+                stage["validation_loss"] = self.journals.of(directory, stage["stage"]).last("validation_loss")
         return shown | {
             "name": directory.name, "stage": now.name if now else None, "config": run.config,
             "env": read_json(directory / "env.json"), "pending": pending(directory), "usage": usage(directory),

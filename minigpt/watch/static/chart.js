@@ -30,11 +30,11 @@ class Chart {
     this.over.setAttribute("aria-label", title + ". " + words.chart_keys);
   }
 
-  // series: [{name, color (0…7), x: [], y: [], dashed, dots}]; y may hold null, which is a gap.
+  // series: [{name, color (0…7), x: [], y: [], dashed, dots, exact}]; y may hold null, a gap; `exact` is not smoothed.
   set(series, options) {
     this.series = series.map(s => ({...s, raw: s.y}));
     Object.assign(this.options, options);
-    for (const s of this.series) s.smooth = s.dots || !this.options.smooth ? null : smoothed(s.y, this.options.smooth);
+    for (const s of this.series) s.smooth = s.dots || s.exact || !this.options.smooth ? null : smoothed(s.y, this.options.smooth);
     this.draw();
   }
 
@@ -147,8 +147,8 @@ class Chart {
     c.strokeStyle = c.fillStyle = style.getPropertyValue("--soft");
     if (this.drag) { c.globalAlpha = .2; c.fillRect(Math.min(...this.drag), PAD.top, Math.abs(this.drag[1] - this.drag[0]), h - PAD.top - PAD.bottom); c.globalAlpha = 1; }
     const found = [];
-    if (this.cursor === null) for (const s of this.series) found.push([s.color, s.name]);
     let step = null;
+    if (this.cursor === null) for (const s of this.series) found.push([s.color, s.name]);
     else for (const s of this.series) {
       const i = nearest(s.x, this.cursor), y = i < 0 ? null : (s.smooth || s.y)[i];
       if (y === null || y === undefined) continue;

@@ -197,7 +197,7 @@ function showCurves() {
       const held = metric.startsWith("validation_"), base = held ? metric.slice(11) : metric;
       if (!wanted.has(base)) wanted.set(base, []);
       const label = names.length > 1 ? `${name} ${say(held ? "validation" : "training")}` : say(held ? "validation" : "training");
-      wanted.get(base).push({name: label, color: names.length > 1 ? color : held ? 1 : 0, x: xy[0], y: xy[1], dashed: held && names.length > 1, dots: held});
+      wanted.get(base).push({name: label, color: names.length > 1 ? color : held ? 1 : 0, x: xy[0], y: xy[1], dashed: held && names.length > 1, dots: held, exact: metric === "learning_rate"});
     }
   });
   const options = {logX: $("log-x").checked, logY: $("log-y").checked, smooth: +$("smooth").value};
