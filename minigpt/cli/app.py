@@ -17,6 +17,7 @@ from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
+from minigpt.cli.inspect import inspect
 from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
 from minigpt.cli.report import report
@@ -60,6 +61,7 @@ command.add(app, evaluate)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)
+command.add(app, inspect)
 command.add(app, list_, "list")
 command.add(app, show)
 command.add(app, rm)

@@ -211,7 +211,7 @@ def _example(run: RunFiles, say: dict[str, str]) -> list[Html]:
 
 def _sizes(run: RunFiles, say: dict[str, str]) -> list[Html]:
     parts = [path for path in sorted(run.directory.iterdir()) if path.is_dir()] if run.directory.is_dir() else []
-    rows = [[f"{path.name}/", size(size_of(path))] for path in parts] + [["", size(run.size)]]
+    rows = [[f"{path.name}/", size(size_of(path))] for path in parts] + [[say["all"], size(run.size)]]
     return [tag("details", tag("summary", f"{say['sizes']}: {size(run.size)}"),
                 table([say["file"], say["size"]], rows, say["sizes"]))]  # fmt: skip
 

@@ -76,6 +76,9 @@ class Chart {
     const sx = (w - PAD.left - PAD.right) / (fx(b.x1) - fx(b.x0)), sy = (h - PAD.top - PAD.bottom) / (fy(b.y1) - fy(b.y0));
     this.px = x => PAD.left + (fx(x) - fx(b.x0)) * sx;
     this.py = y => h - PAD.bottom - (fy(y) - fy(b.y0)) * sy;
+    const ax = PAD.left - fx(b.x0) * sx, ay = h - PAD.bottom + fy(b.y0) * sy; // the same, as two numbers for many points
+    this.column = logX ? x => ax + Math.log10(x) * sx : x => ax + x * sx;
+    this.line = logY ? y => ay - Math.log10(y) * sy : y => ay - y * sy;
     this.at = p => { const v = fx(b.x0) + (p - PAD.left) / sx; return logX ? 10 ** v : v; };
     this.shown = b;
     c.scale(ratio, ratio);
@@ -110,7 +113,7 @@ class Chart {
   }
 
   path(c, s, values) {
-    const {logX, logY} = this.options, n = s.x.length, b = this.shown;
+    const {logX, logY} = this.options, n = s.x.length, b = this.shown, toX = this.column, toY = this.line;
     let first = lower(s.x, b.x0), end = Math.min(n, lower(s.x, b.x1) + 2);
     first = Math.max(0, first - 1);
     c.beginPath();
@@ -120,8 +123,8 @@ class Chart {
     for (let i = first; i < end; i++) {
       const y = values[i];
       if (y === null || y === undefined || (logY && y <= 0) || (logX && s.x[i] <= 0)) { if (dense && open) flush(); open = false; continue; }
-      const q = this.py(y);
-      let p = this.px(s.x[i]);
+      const q = toY(y);
+      let p = toX(s.x[i]);
       if (dense) {
         p = Math.round(p);
         if (open && p === column) { if (q < low) low = q; if (q > high) high = q; last = q; continue; }
