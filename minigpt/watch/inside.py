@@ -66,8 +66,9 @@ def look_inside(engine: Engine, ids: list[int]) -> Inside:
 
 
 def shown(tokenizer: Tokenizer, token: int) -> str:
-    """A token for people: its text, a single byte as <F0>."""
-    return f"<{tokenizer.bytes_of(token)[0]:02X}>" if tokenizer.is_byte(token) else tokenizer.show([token])
+    """A token for people: its text, a single byte that is no character as <F0>."""
+    alone = tokenizer.is_byte(token) and tokenizer.bytes_of(token) > b"\x7f"
+    return f"<{tokenizer.bytes_of(token)[0]:02X}>" if alone else tokenizer.show([token])
 
 
 class Watched(GPT):
