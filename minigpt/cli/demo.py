@@ -38,7 +38,7 @@ def demo(
     from minigpt.cli import console, tables
     from minigpt.demo import STORY, demo_config
     from minigpt.demo import demo as run_demo
-    from minigpt.watch.report import write_report
+    from minigpt.watch.report import latest_report
 
     limits = limits_from(taking)
     chosen = preset_for(
@@ -47,7 +47,7 @@ def demo(
     settings = demo_config(opening.config_of(run, replace(given, preset=chosen)))
     with training(run, settings, STORY, where, limits, taking.time, follow) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
-    written = write_report(run)
+    written = latest_report(run)
     if json:
         console.print_json(result)
         return

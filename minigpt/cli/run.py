@@ -38,7 +38,7 @@ def run(
     from minigpt.runs.inputs import sources_by_stage
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.stages.table import STAGES
-    from minigpt.watch.report import write_report
+    from minigpt.watch.report import latest_report
 
     extra = ({"skip_bad": True} if sources.skip_bad else {}) | sources_by_stage(data, run / "data" / "downloads")
     limits = limits_from(taking)
@@ -55,4 +55,4 @@ def run(
     with training(run, settings, stages, where, limits, taking.time, follow) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")
-    console.note(f"Report:  {write_report(run)}")
+    console.note(f"Report:  {latest_report(run)}")

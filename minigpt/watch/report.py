@@ -26,6 +26,15 @@ def write_report(directory: Path, out: Path | None = None, language: str = "en")
     return path
 
 
+def latest_report(directory: Path) -> Path:
+    """The run's report.html, written again only when something was trained or measured since."""
+    path = directory / NAME
+    made = [*directory.glob("*/metrics.jsonl"), *directory.glob("*/final/state.json"), directory / "demo.json"]
+    if not path.exists() or path.stat().st_mtime < max((p.stat().st_mtime for p in made if p.exists()), default=0):
+        write_report(directory)
+    return path
+
+
 def report_page(directory: Path, language: str = "en") -> str:
     """The report as a page without scripts."""
     run, say = read_run(directory), words(language)
@@ -211,8 +220,10 @@ def _example(run: RunFiles, say: dict[str, str]) -> list[Html]:
 
 def _sizes(run: RunFiles, say: dict[str, str]) -> list[Html]:
     parts = [path for path in sorted(run.directory.iterdir()) if path.is_dir()] if run.directory.is_dir() else []
-    rows = [[f"{path.name}/", size(size_of(path))] for path in parts] + [[say["all"], size(run.size)]]
-    return [tag("details", tag("summary", f"{say['sizes']}: {size(run.size)}"),
+    sizes = [size_of(path) for path in parts]
+    rows = [[f"{path.name}/", size(bytes_)] for path, bytes_ in zip(parts, sizes, strict=True)]
+    rows.append([say["all"], size(sum(sizes))])
+    return [tag("details", tag("summary", f"{say['sizes']}: {size(sum(sizes))}"),
                 table([say["file"], say["size"]], rows, say["sizes"]))]  # fmt: skip
 
 
