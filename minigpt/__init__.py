@@ -18,9 +18,19 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from minigpt.library import Model, Run, Sampling, evaluate_run, export_run, load_model, open_run, train_stage, training_events
-    from minigpt.stages.table import STAGES
-    from minigpt.errors import Interrupted
+    from minigpt.library import (
+        STAGES,
+        Interrupted,
+        Model,
+        Run,
+        Sampling,
+        evaluate_run,
+        export_run,
+        load_model,
+        open_run,
+        train_stage,
+        training_events,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,18 @@ from minigpt import __version__
 from minigpt.cli import command, config, data, export, generate, import_, plan, quantize, tokenizer, train
 from minigpt.cli.chat import chat
 from minigpt.cli.check import check
+from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
+from minigpt.cli.inspect import inspect
+from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
+from minigpt.cli.report import report
+from minigpt.cli.rm import rm
 from minigpt.cli.run import run
+from minigpt.cli.show import show
+from minigpt.cli.watch import watch
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
 
@@ -51,6 +58,13 @@ app.add_typer(train.app)
 command.add(app, generate.generate)
 command.add(app, chat)
 command.add(app, evaluate)
+command.add(app, watch)
+command.add(app, report)
+command.add(app, compare)
+command.add(app, inspect)
+command.add(app, list_, "list")
+command.add(app, show)
+command.add(app, rm)
 command.add(app, parity)
 command.add(app, doctor)
 command.add(app, check)

@@ -19,6 +19,7 @@ def demo(
     where: flags.Where,
     taking: flags.Taking,
     watched: flags.Watched,
+    follow: flags.Follow,
     word: Annotated[Path | None, typer.Argument(metavar="RUN", help="The same as --run.")] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="The run directory. Default: runs/demo.")
@@ -31,19 +32,22 @@ def demo(
     command again shows them again.
     """
     run = flags.one_run(word, run) or opening.RUNS / "demo"
-    if supervised(context, run, watched):
+    if supervised(context, run, watched, follow):
         return
     from minigpt.cli import console, tables
     from minigpt.demo import STORY, demo_config
     from minigpt.demo import demo as run_demo
+    from minigpt.watch.report import latest_report
 
     limits = limits_from(taking)
     chosen = fitted(given, run, STORY, where, limits, taking)
     settings = demo_config(opening.config_of(run, chosen.given, chosen.steps))
-    with training(run, settings, STORY, where, limits, chosen.time) as (opened, framework, report, control):
+    with training(run, settings, STORY, where, limits, chosen.time, follow) as (opened, framework, report, control):
         result = run_demo(opened, framework, report, control)
+    written = latest_report(run)
     if json:
         console.print_json(result)
         return
     tables.show_demo(result)
     console.note(f"Talk to it:  minigpt chat {run}")
+    console.note(f"Report:  {written}")

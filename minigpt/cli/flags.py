@@ -223,3 +223,16 @@ class Watched:
         Option("--supervise/--no-supervise", help="Train in a process of its own that is started again when it dies."),
     ] = True
     restarts: Annotated[int, Option("--restarts", metavar="N", min=0, help="How often, at most.")] = 5
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Where the curves of a training can be followed, besides the terminal."""
+
+    title: ClassVar[str] = "Where its curves can be followed"
+
+    watch: Annotated[bool, Option("--watch", help="Open the live page (minigpt watch) while it trains.")] = False
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Write event files: tensorboard --logdir RUN.")] = False
+    track: Annotated[
+        str | None, Option("--track", metavar="NAME", help="Also log to wandb or trackio, where it is installed.")
+    ] = None

@@ -22,6 +22,7 @@ def run(
     where: flags.Where,
     taking: flags.Taking,
     watched: flags.Watched,
+    follow: flags.Follow,
 ) -> None:
     """A whole pipeline into one run directory.
 
@@ -30,12 +31,13 @@ def run(
     them in [data] instead.
     """
     run, data = sources.placed(opening.RUNS / "default")
-    if supervised(context, run, watched):
+    if supervised(context, run, watched, follow):
         return
     from minigpt.cli import console, tables
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.runs.placing import by_stage, placed
     from minigpt.stages.table import STAGES
+    from minigpt.watch.report import latest_report
 
     rows = placed(data, run / "data" / "downloads", console.note_of)
     if len(rows) > 1:
@@ -50,6 +52,7 @@ def run(
         known = chosen.given.preset is not None and (run / "config.toml").exists()
         other = "omit --preset to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
-    with training(run, settings, stages, where, limits, chosen.time) as (opened, framework, report, control):
+    with training(run, settings, stages, where, limits, chosen.time, follow) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
     console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")
+    console.note(f"Report:  {latest_report(run)}")

@@ -1,7 +1,9 @@
 """What demo, run and train share: the process that trains, its run held against others, and who watches it."""
 
+import atexit
 import faulthandler
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from minigpt.cli.flags import Watched, Where
+from minigpt.cli.flags import Follow, Watched, Where
 from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
@@ -20,6 +22,7 @@ from minigpt.runs.supervise import LESS_MEMORY, SUPERVISED
 
 if TYPE_CHECKING:
     from minigpt.config import Config
+    from minigpt.events import Report
     from minigpt.runs.control import Control
     from minigpt.runs.run import Run
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 @contextmanager
 def training(
     directory: Path, settings: "Config", stages: Sequence[str], where: Where, limits: Limits | None = None,
-    time: str | None = None,
+    time: str | None = None, follow: Follow | None = None,
 ) -> Iterator[tuple["Run", Any, Any, "Control"]]:
     """(run, backend, report, control) for a block that trains: the run is held against other processes.
 
@@ -64,16 +67,42 @@ def training(
             plan = plan_of_run(run, stages, framework, limits or Limits(), time)
         for line in machine_tables.plan_lines(plan) if plan.stages else ():
             console.note(line)
-        report = stack.enter_context(console.Reporter())
+        report = stack.enter_context(followed(run, stack.enter_context(console.Reporter()), follow or Follow()))
         control = Control(stop, watched == LESS_MEMORY, brake, plan)
         yield run, framework, control.resting(report), control
 
 
-def supervised(context: typer.Context, directory: Path, watched: Watched) -> bool:
+@contextmanager
+def followed(run: "Run", report: "Report", follow: Follow) -> Iterator["Report"]:
+    """The report with those that keep usage.jsonl, write TensorBoard's files and log to a tracker."""
+    from minigpt.watch.tensorboard import TensorBoard
+    from minigpt.watch.trackers import all_of, tracker
+    from minigpt.watch.usage import UsageJournal
+
+    reports = [report, UsageJournal(run.directory)] + [TensorBoard(run.directory)] * follow.tensorboard
+    if follow.track is None:
+        yield all_of(reports)
+        return
+    logged = tracker(follow.track, run.directory, run.config.model_dump(mode="json"))
+    try:
+        yield all_of([*reports, logged])
+    finally:
+        logged.finish()
+
+
+def live_page(directory: Path) -> None:
+    """Start the live page in a process of its own, which ends with this one."""
+    command = [sys.executable, "-m", "minigpt", "watch", str(directory), "--wait"]
+    atexit.register(subprocess.Popen(command).terminate)
+
+
+def supervised(context: typer.Context, directory: Path, watched: Watched, follow: Follow | None = None) -> bool:
     """Whether another process has done the command's work: True in the parent, once the child has ended well.
 
-    Raises typer.Exit with the child's exit code when it has not.
+    With `follow.watch` the live page is started. Raises typer.Exit with the child's exit code when it has not.
     """
+    if follow is not None and follow.watch and SUPERVISED not in os.environ:
+        live_page(directory)
     if not watched.supervise or SUPERVISED in os.environ:
         return False
     from minigpt.cli import console

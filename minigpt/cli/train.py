@@ -52,9 +52,10 @@ def trainer(stage: str) -> Callable:
         where: flags.Where,
         taking: flags.Taking,
         watched: flags.Watched,
+        follow: flags.Follow,
     ) -> None:
         run, data = sources.placed(opening.RUNS / "default")
-        if supervised(context, run, watched):
+        if supervised(context, run, watched, follow):
             return
         from minigpt.runs.pipeline import run_pipeline
 
@@ -65,7 +66,8 @@ def trainer(stage: str) -> Callable:
         for name, values in often.section(stage, given.sets or []).items():
             layers[name] = layers.get(name, {}) | values
         settings = opening.config_of(run, chosen.given, layers)
-        with training(run, settings, [stage], where, limits, chosen.time) as (opened, framework, report, control):
+        session = training(run, settings, [stage], where, limits, chosen.time, follow)
+        with session as (opened, framework, report, control):
             run_pipeline(opened, framework, report, [stage], control, sources.allow_changes)
 
     return train

@@ -61,3 +61,22 @@ def _owner(holder: Path) -> dict:
         return owner if {"pid", "host", "since"} <= owner.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}
+
+
+def holder(directory: Path) -> dict | None:
+    """{"pid", "host", "since"} of the process that holds the directory now, or None. Changes nothing.
+
+    Of a process on another machine only its file can be seen: on a shared disk it counts as a holder.
+    """
+    owner = _owner(directory / NAME)
+    if not owner or owner["host"] != platform.node():
+        return owner or None
+    try:
+        os.kill(owner["pid"], 0)
+        with (directory / NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held for an instant, only where the owner has gone
+    except (BlockingIOError, PermissionError):
+        return owner
+    except (OSError, TypeError, ValueError, OverflowError):
+        pass
+    return None

@@ -15,7 +15,7 @@ from minigpt.store.checkpoint import load_checkpoint
 
 def test_what_a_run_has_on_disk(trained):
     names = {path.name for path in trained.iterdir()} - {"stderr"}
-    assert names == {"config.toml", "env.json", "tokenizer", "data", "log.txt", *STAGES}
+    assert names == {"config.toml", "env.json", "tokenizer", "data", "log.txt", "usage.jsonl", "report.html", *STAGES}
     for stage in STAGES:
         steps = [line["step"] for line in journal(trained, stage) if "loss" in line]
         assert steps == [1, 2, 3, 4]

@@ -1,0 +1,47 @@
+"""minigpt watch: the live page of a run."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minigpt.cli.command import command
+
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory. Default: the newest.")]
+Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Default: 8321, or any.")]
+Wait = Annotated[bool, typer.Option("--wait", hidden=True)]
+Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")]
+
+
+@command("minigpt watch", "minigpt watch runs/demo --port 9000")
+def watch(run: RunArgument = None, port: Port = None, browser: Browser = True, wait: Wait = False) -> None:
+    """Show a run on a live page: curves, samples, plan and actual, while it trains or afterwards.
+
+    The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
+    """
+    from minigpt.cli import console
+    from minigpt.watch.read import RUNS, find_run
+    from minigpt.watch.server import HOST, serve
+
+    while wait and run is not None and not (run / "config.toml").is_file():
+        time.sleep(0.3)  # a training that has just been started makes it
+    directory = find_run(run)
+    server = serve(root_of(directory, RUNS), directory, port)
+    address = f"http://{HOST}:{server.server_address[1]}/"
+    console.note(f"Watching {directory} at {address}  (Ctrl-C ends the page, not the training.)")
+    if browser:
+        import webbrowser
+
+        webbrowser.open(address)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        console.note("The page is closed.")
+    finally:
+        server.server_close()
+
+
+def root_of(directory: Path, runs: Path) -> Path:
+    """Where a run's neighbours lie: runs/, or the directory that the run is in."""
+    return runs if directory.parent == runs else directory.resolve().parent

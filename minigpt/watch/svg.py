@@ -1,0 +1,163 @@
+"""Curves as SVG: text that prints sharply, needs no script and can be edited; as PNG, where a tool is there."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minigpt.errors import UsageError
+from minigpt.watch.journal import thinned
+from minigpt.watch.pages import Html, tag
+
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 30
+COLORS = ("#0b62b8", "#c2410c", "#137a3c", "#9333b5", "#8a6100", "#0f766e", "#be185d", "#4b5563")
+DASHES = ("", "7 4", "2 3", "9 3 2 3")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named curve: steps (N,), values (N,). `color` 0 … 7; measured points are shown as `dots`."""
+
+    name: str
+    steps: np.ndarray
+    values: np.ndarray
+    color: int = 0
+    dots: bool = False
+
+
+def chart(lines: Sequence[Line], title: str, log_x: bool = False, log_y: bool = False, alone: bool = False) -> Html:
+    """An <svg> with axes, curves and a legend; `alone` is for a file of its own, which has no page's style around it.
+
+    Values that a log axis cannot show, and those that are not finite, are gaps.
+    """
+    shown = [_shown(line, log_x, log_y) for line in lines]
+    xs, ys = _limits([line.steps for line in shown], log_x), _limits([line.values for line in shown], log_y)
+    x = _scale(xs, LEFT, WIDTH - RIGHT, log_x)
+    y = _scale(ys, HEIGHT - BOTTOM, TOP, log_y)
+    parts: list[Html] = []
+    for value in ticks(*ys, 5, log_y):
+        p = f"{y(value):.1f}"
+        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=p, y2=p, class_="grid", stroke="#d0d7de"))
+        parts.append(tag("text", short(value), x=LEFT - 6, y=f"{y(value) + 4:.1f}", text_anchor="end"))
+    for value in ticks(*xs, 7, log_x):
+        p = f"{x(value):.1f}"
+        parts.append(tag("line", x1=p, x2=p, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid", stroke="#d0d7de"))
+        parts.append(tag("text", short(value), x=p, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
+    for line in shown:
+        parts += _curve(line, x, y, alone)
+    rows = math.ceil(len(lines) / 3)
+    for number, line in enumerate(lines):
+        parts += _key(line, LEFT + number % 3 * 190, HEIGHT + 14 + number // 3 * 18, alone)
+    box = f"0 0 {WIDTH} {HEIGHT + 18 * rows + 4}"
+    style = {"xmlns": "http://www.w3.org/2000/svg", "font_family": "sans-serif", "font_size": 12} if alone else {}
+    body = [tag("title", title), tag("rect", width="100%", height="100%", fill="#ffffff") if alone else None, parts]
+    return tag("svg", body, viewBox=box, role="img", aria_label=title, **style)
+
+
+def _shown(line: Line, log_x: bool, log_y: bool) -> Line:
+    steps, values = np.asarray(line.steps, float), np.array(line.values, float)
+    values[~np.isfinite(values) | ((values <= 0) if log_y else False)] = np.nan
+    if log_x:
+        steps, values = steps[steps > 0], values[steps > 0]
+    return Line(line.name, *thinned(steps, values, WIDTH * 2), line.color, line.dots)
+
+
+def _limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
+    """The lowest and the highest number, apart from each other."""
+    found = [column[np.isfinite(column)] for column in columns]
+    numbers = np.concatenate(found) if found else np.zeros(0)
+    if not len(numbers):
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    low, high = float(numbers.min()), float(numbers.max())
+    if low == high:
+        return (low / 2, high * 2) if log else (low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10)
+    return low, high
+
+
+def _scale(limits: tuple[float, float], start: float, end: float, log: bool):
+    low, high = (math.log10(value) for value in limits) if log else limits
+    return lambda value: start + ((math.log10(value) if log else value) - low) / (high - low) * (end - start)
+
+
+def _curve(line: Line, x, y, alone: bool) -> list[Html]:
+    pieces, parts = [[]], []
+    for step, value in zip(line.steps.tolist(), line.values.tolist(), strict=True):
+        if math.isnan(value):
+            pieces.append([])
+        else:
+            pieces[-1].append((x(step), y(value)))
+    for piece in pieces:
+        if piece:
+            points = " ".join(f"{a:.1f},{b:.1f}" for a, b in piece)
+            parts.append(tag("polyline", points=points, **_look(line, alone)))
+        if line.dots or len(piece) == 1:
+            color = (
+                {"fill": COLORS[line.color % 8]} if alone else {"fill": "currentColor", "class_": f"c{line.color % 8}"}
+            )
+            parts += [tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r=2.4, **color) for a, b in piece]
+    return parts
+
+
+def _key(line: Line, x: float, y: float, alone: bool) -> list[Html]:
+    text = line.name if len(line.name) <= 24 else line.name[:23] + "…"
+    mark = tag("line", x1=x, x2=x + 22, y1=y - 4, y2=y - 4, **_look(line, alone))
+    return [mark, tag("text", text, x=x + 28, y=y)]
+
+
+def _look(line: Line, alone: bool) -> dict[str, object]:
+    """Colour and dashes: runs can be told apart without colours, too."""
+    dash = DASHES[line.color // 2 % 4] or None
+    if alone:
+        return {"fill": "none", "stroke": COLORS[line.color % 8], "stroke_width": 1.6, "stroke_dasharray": dash}
+    return {"class_": f"curve c{line.color % 8}", "stroke_dasharray": dash}
+
+
+def ticks(low: float, high: float, count: int, log: bool = False) -> list[float]:
+    """Round numbers within the limits: 1, 2 or 5 times a power of ten apart, or powers of ten on a log axis."""
+    if log and high / low >= 10:
+        first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+        return [10.0**n for n in range(first, last + 1, max(1, math.ceil((last - first) / count)))]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))
+    found, number = [], math.ceil(low / step - 1e-9)
+    while number * step <= high + step * 1e-9 and len(found) < 50:
+        found.append(number * step)
+        number += 1
+    return found
+
+
+def short(value: float) -> str:
+    """A number for an axis: 0.25, 12k, 3M, 1e-05."""
+    size = abs(value)
+    if size >= 1e9 or 0 < size < 1e-3:
+        return f"{value:.0e}"
+    if size >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if size >= 1e4 else f"{value:.4g}"
+
+
+def write_curve(text: str, path: Path) -> None:
+    """Write an SVG, or a PNG where the file is called so. Raises UsageError when nothing here can make a PNG."""
+    if path.suffix.lower() == ".png":
+        _png(text, path)
+    else:
+        path.write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n', "utf-8")
+
+
+def _png(text: str, path: Path) -> None:
+    try:
+        import cairosvg
+    except (ImportError, OSError):  # the second: cairo itself is missing
+        tool = shutil.which("rsvg-convert")
+        if tool is None:
+            message = f"{path} needs a program that turns SVG into PNG, and there is none."
+            raise UsageError(message, "Install it (pip install cairosvg, or rsvg-convert), or use --svg.") from None
+        subprocess.run([tool, "--zoom", "2", "--output", str(path)], input=text.encode(), check=True)
+        return
+    cairosvg.svg2png(text.encode(), write_to=str(path), scale=2)

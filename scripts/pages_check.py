@@ -1,0 +1,75 @@
+"""Opens every page in a real browser and checks it: accessibility, policy, width, foreign requests, size, speed.
+
+    python scripts/pages_check.py runs/demo runs/other --out /tmp/pages
+
+Each page is opened light and dark, 1280 and 320 pixels wide; the live page is also used with the keyboard. Prints what
+is wrong and exits with 1 when anything is. The screenshots in --out are for looking at. It needs Debian's chromium,
+node, and two packages that stay outside of the repository:
+
+    apt-get install chromium nodejs npm
+    mkdir -p ~/.cache/minigpt-pages && cd ~/.cache/minigpt-pages && npm init -y && npm install playwright-core axe-core
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from minigpt.cli.opening import engine_at
+from minigpt.watch.compare import compare_page, compare_runs
+from minigpt.watch.inside import look_inside
+from minigpt.watch.inside_page import inside_page
+from minigpt.watch.report import report_page
+from minigpt.watch.server import serve
+
+CHECK = Path(__file__).parent / "pages" / "check.mjs"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="finished runs; the first one is shown, all are compared")
+    parser.add_argument("--out", type=Path, default=Path("pages"))
+    parser.add_argument("--modules", type=Path, default=Path.home() / ".cache" / "minigpt-pages")
+    parser.add_argument("--browser", default="/usr/bin/chromium")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    pages = [
+        {"name": name, "url": path.resolve().as_uri()}
+        for name, text in texts(given.runs)
+        if (path := given.out / f"{name}.html").write_text(text, "utf-8")
+    ]
+    server = serve(given.runs[0].parent, given.runs[0], 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pages.append({"name": "watch", "url": f"http://127.0.0.1:{server.server_address[1]}/", "act": "watch"})
+    asked = {"modules": str(given.modules), "browser": given.browser, "out": str(given.out), "pages": pages}
+    done = subprocess.run(["node", CHECK, json.dumps(asked)], stdout=subprocess.PIPE, check=True)
+    found = json.loads(done.stdout)
+    for row in found:
+        print(f"{row['name']:<12} {row['view']:<12} {row['compressed']:>7,} bytes  {'ok' if not row['wrong'] else ''}")
+        for line in row["wrong"]:
+            print(f"    {line}")
+    return int(any(row["wrong"] for row in found))
+
+
+def texts(runs: list[Path]):
+    """(name, HTML) of every page that is a file."""
+    for language in ("en", "zh"):
+        yield f"report-{language}", report_page(runs[0], language)
+        if len(runs) > 1:
+            yield f"compare-{language}", compare_page(compare_runs(runs), language)
+    engine = inspected(runs[0])
+    ids = engine.tokenizer.prompt("The cat sat on the mat. 小猫在睡觉。")
+    for language in ("en", "zh"):
+        yield f"inspect-{language}", inside_page(look_inside(engine, ids), "The cat", language)
+
+
+def inspected(run: Path):
+    from minigpt.cli.flags import Faster, Where
+
+    return engine_at(run, None, Where(), Faster())[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
