@@ -60,9 +60,9 @@ def policy_losses(
 
     The first loss of a rollout is -mean(A), often exactly 0: the ratio is 1. Its gradient is not 0.
     """
-    own = mask > 0
-    logprobs = backend.where(own, logprobs, 0.0 * mask)
-    log_ratio = logprobs - backend.where(own, old, 0.0 * mask)  # (N, T)
+    own, nothing = mask > 0, 0.0 * mask
+    logprobs, old, advantages = (backend.where(own, x, nothing) for x in (logprobs, old, advantages))
+    log_ratio = logprobs - old  # (N, T)
     ratio = backend.exp(_bounded(backend, _at_level(backend, log_ratio, mask, settings.ratio), -WIDEST, WIDEST))
     if settings.loss == "cispo":
         losses = -backend.stop_gradient(_at_most(backend, ratio, 1.0 + settings.clip_high)) * advantages * logprobs
@@ -70,12 +70,12 @@ def policy_losses(
         losses = -_clipped_gain(backend, ratio, advantages, settings)
     if settings.kl_coefficient:
         assert reference is not None, "a divergence needs the reference's log-probabilities"
-        reference = backend.where(own, reference, 0.0 * mask)
+        reference = backend.where(own, reference, nothing)
         losses = losses + settings.kl_coefficient * kl_estimate(backend, settings.kl, logprobs, reference, log_ratio)
     if settings.entropy_coefficient:
         assert entropy is not None, "an entropy bonus needs the entropies"
-        losses = losses - settings.entropy_coefficient * entropy
-    return backend.where(own, losses, 0.0 * mask)
+        losses = losses - settings.entropy_coefficient * backend.where(own, entropy, nothing)
+    return backend.where(own, losses, nothing)
 
 
 def token_weights(mask: np.ndarray, loss: str, longest: int = 0) -> np.ndarray:
@@ -114,8 +114,8 @@ def value_losses(backend: Backend, values: Array, old: Array, targets: Array, ma
 
     The value keeps near that of the rollout (Schulman et al. 2017, in OpenAI's baselines); `clip` 0 is no clipping.
     """
-    own = mask > 0
-    values, old, targets = (backend.where(own, x, 0.0 * mask) for x in (values, old, targets))
+    own, nothing = mask > 0, 0.0 * mask
+    values, old, targets = (backend.where(own, x, nothing) for x in (values, old, targets))
     losses = (values - targets) * (values - targets)
     if clip:
         near = old + _bounded(backend, values - old, -clip, clip)
@@ -131,14 +131,15 @@ def policy_metrics(
     """Weighted means over tokens (`weights` (N, T) sums to 1 over the step): `ratio`, the shares `clip_low` and
     `clip_high` whose gradient the clipping took, and `moved`, the divergence from the sampling policy (k3).
     """
-    own = mask > 0
-    log_ratio = backend.where(own, logprobs - old, 0.0 * mask)
+    own, nothing = mask > 0, 0.0 * mask
+    logprobs, old, advantages = (backend.where(own, x, nothing) for x in (logprobs, old, advantages))
+    log_ratio = logprobs - old  # (N, T)
     ratio = backend.exp(_bounded(backend, _at_level(backend, log_ratio, mask, settings.ratio), -WIDEST, WIDEST))
-    none, lower, higher = 0.0 * weights, advantages < 0, advantages > 0
+    none, worse, better = 0.0 * weights, advantages < 0, advantages > 0
     found = {
         "ratio": ratio * weights,
-        "clip_low": backend.where(lower & (ratio < 1.0 - settings.clip_low), weights, none),
-        "clip_high": backend.where(higher & (ratio > 1.0 + settings.clip_high), weights, none),
+        "clip_low": backend.where(worse & (ratio < 1.0 - settings.clip_low), weights, none),
+        "clip_high": backend.where(better & (ratio > 1.0 + settings.clip_high), weights, none),
         "moved": (backend.exp(log_ratio) - 1.0 - log_ratio) * weights,
     }
     return {name: x.sum(axis=-1).sum() for name, x in found.items()}
