@@ -107,20 +107,20 @@ def _kto(backend: Backend, answers: Answers, settings: PreferenceSettings) -> Ar
     z is `baseline` (see kto_baseline), λ_D and λ_U are `desirable_weight` and `undesirable_weight`.
     """
     gap = settings.beta * (answers.policy - answers.reference - answers.baseline)  # (B, S)
-    desirable = settings.desirable_weight * backend.sigmoid(-gap)
-    return backend.where(answers.labels > 0, desirable, settings.undesirable_weight * backend.sigmoid(gap))
+    desirable = settings.desirable_weight * _logistic(backend, -gap)
+    return backend.where(answers.labels > 0, desirable, settings.undesirable_weight * _logistic(backend, gap))
 
 
 def _apo_zero(backend: Backend, answers: Answers, settings: PreferenceSettings) -> Array:
     """1 - σ(β h_chosen) + σ(β h_rejected): chosen up, rejected down (D'Oosterlinck et al. 2024, eq. 7)."""
     rewards = settings.beta * (answers.policy - answers.reference)  # (B, P, 2)
-    return backend.sigmoid(-rewards[..., 0]) + backend.sigmoid(rewards[..., 1])
+    return _logistic(backend, -rewards[..., 0]) + _logistic(backend, rewards[..., 1])
 
 
 def _apo_down(backend: Backend, answers: Answers, settings: PreferenceSettings) -> Array:
     """σ(β h_chosen) + 1 - σ(β (h_chosen - h_rejected)): both down, rejected more (D'Oosterlinck et al. 2024, eq. 8)."""
     rewards = settings.beta * (answers.policy - answers.reference)  # (B, P, 2)
-    return backend.sigmoid(rewards[..., 0]) + backend.sigmoid(-_margin(rewards))
+    return _logistic(backend, rewards[..., 0]) + _logistic(backend, -_margin(rewards))
 
 
 def _log_two(beta: float) -> float:
@@ -202,6 +202,11 @@ def _margin(values: Array) -> Array:
 def _per_token(backend: Backend, sums: Array, lengths: Array) -> Array:
     """Means from sums over the answers' tokens; 0 where there is no answer."""
     return sums / backend.where(lengths > 0, lengths, 0.0 * lengths + 1.0)
+
+
+def _logistic(backend: Backend, x: Array) -> Array:
+    """σ(x) = 1 / (1 + e⁻ˣ), without overflow."""
+    return 0.5 * (backend.tanh(0.5 * x) + 1.0)
 
 
 def _both_ways(backend: Backend, answers: Answers, settings: PreferenceSettings) -> tuple[Array, Array]:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from minigpt.errors import UsageError
-from minigpt.parity.reference import NumPyBackend
+from minigpt.parity.reference import reference
 from minigpt.train.advantages import answer_advantages, gae, last_tokens, whitened
 from minigpt.train.kl import KL_ESTIMATORS, check_kl, kl_estimate
 from minigpt.train.policy_losses import POLICY_LOSSES, PolicySettings, policy_losses, token_weights
 from minigpt.train.preferences import PREFERENCE_LOSSES, Answers, PreferenceSettings, answer_losses
 from minigpt.train.reward_losses import calibration_error, pair_reliability, reliability
 
-B = NumPyBackend()
+B = reference()
 
 
 def test_k1_in_the_loss_is_refused_with_its_reason():

@@ -13,7 +13,7 @@ from backends import tree
 from backends.base import Array, Backend
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
-from minigpt.parity.reference import NumPyBackend, Row, difference, row
+from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.parity.rl import data
 from minigpt.parity.rl import definitions as right
 from minigpt.train import advantages, distillation, kl, losses, policy_losses, preferences, reward_losses
@@ -270,7 +270,7 @@ def _temperature(f: Functions, b: Backend) -> Results:
 
 
 def _right_temperature() -> Results:
-    config, exact = MODEL_CASES[0].config, NumPyBackend()
+    config, exact = MODEL_CASES[0].config, reference()
     batch = make_batch(config)
     logits = GPT(config, exact)(to_backend(exact, random_weights(config)), batch["ids"]) / 0.6  # (2, 12, V)
     logits = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
