@@ -36,7 +36,8 @@ from minigpt.runs.inputs import make_data, make_tokenizer, reader_of
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import STAGES
-from minigpt.train.losses import language_loss, preference_losses, preference_metrics, sequence_logprobs
+from minigpt.train.losses import language_loss, sequence_logprobs
+from minigpt.train.preferences import preference_losses, preference_metrics
 
 ROWS = 24
 BETA = 0.2

@@ -15,7 +15,8 @@ from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, Loss, compare_losses
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
-from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
+from minigpt.train.losses import language_loss, sequence_logprobs
+from minigpt.train.preferences import preference_losses
 
 
 def check_controls(backend: Backend) -> list[Row]:

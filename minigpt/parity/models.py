@@ -13,7 +13,8 @@ from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.parity.ops import BF16, FP32
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.sections import ModelConfig, RopeScaling
-from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
+from minigpt.train.losses import language_loss, sequence_logprobs
+from minigpt.train.preferences import preference_losses
 
 # The residual stream adds up the roundings of all layers, the backward pass those of both directions.
 BF16_LOGITS = 2 * BF16

@@ -17,8 +17,9 @@ from minigpt.sections import TuneConfig
 from minigpt.stages.stage import Job, Stage, Subject
 from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.train.loop import Objective
-from minigpt.train.losses import preference_losses, preference_metrics, sequence_logprobs
+from minigpt.train.losses import sequence_logprobs
 from minigpt.train.measure import evaluate_preferences
+from minigpt.train.preferences import preference_losses, preference_metrics
 
 
 class DPOConfig(TuneConfig):

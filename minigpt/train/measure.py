@@ -10,7 +10,8 @@ from backends.tree import Tree
 from minigpt.data.batches import Rows, in_order, stacked
 from minigpt.model.gpt import GPT
 from minigpt.text.tokenizer import Tokenizer
-from minigpt.train.losses import preference_losses, preference_metrics, sequence_logprobs, token_losses
+from minigpt.train.losses import sequence_logprobs, token_losses
+from minigpt.train.preferences import preference_losses, preference_metrics
 
 
 def evaluate_language(

@@ -9,7 +9,8 @@ import minigpt.train.losses
 from backends import tree
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
-from minigpt.train.losses import language_loss, preference_losses, sequence_logprobs
+from minigpt.train.losses import language_loss, sequence_logprobs
+from minigpt.train.preferences import preference_losses
 
 
 def preference_loss(model, weights, batch):
@@ -47,9 +48,9 @@ def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, lo
     """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them."""
     seen, losses = [], minigpt.train.losses._losses
 
-    def watched(model, weights, hidden, targets):
+    def watched(model, weights, hidden, targets, *temperature):
         seen.append(hidden.shape[0] * hidden.shape[1])
-        return losses(model, weights, hidden, targets)
+        return losses(model, weights, hidden, targets, *temperature)
 
     monkeypatch.setattr("minigpt.train.losses._losses", watched)
     value, grads = computed(backend, MODEL_CASES[0].config, loss, chunk)

@@ -1,0 +1,1 @@
+"""Reinforcement learning held against its definitions, against theory, and against planted mistakes."""
