@@ -134,7 +134,8 @@ def test_the_fit_is_scipys():
     truth = [math.log(40), math.log(90), math.log(1.2), 0.35, 0.40]
     settings = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-9, "fatol": 1e-13}
     starts = np.array(truth) * (1 + 0.1 * GENERATOR.normal(size=(4, 5)))
-    theirs = min(scipy.optimize.minimize(objective, start, method="Nelder-Mead", options=settings).fun for start in starts)
+    minimize = scipy.optimize.minimize
+    theirs = min(minimize(objective, start, method="Nelder-Mead", options=settings).fun for start in starts)
     found = fit(points, draws=1).law
     ours = objective([math.log(found.A), math.log(found.B), math.log(found.E), found.alpha, found.beta])
     assert ours <= theirs * (1 + 1e-4)
