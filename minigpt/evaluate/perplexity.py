@@ -8,7 +8,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -35,7 +35,8 @@ class Document:
 class Scored:
     """All predicted tokens of some documents, one entry each (N,).
 
-    `seen` is how many tokens the model saw before it, `documents` and `windows` are the numbers of where it stood.
+    `seen` is how many tokens the model saw before it; `documents` and `windows` are the numbers of where it stood, and
+    `places` its place in the document.
     """
 
     nats: np.ndarray
@@ -43,6 +44,11 @@ class Scored:
     seen: np.ndarray
     documents: np.ndarray
     windows: np.ndarray
+    places: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> "Scored":
+        """Those of the tokens that are `chosen` (N,)."""
+        return Scored(*(getattr(self, one.name)[chosen] for one in fields(self)))
 
     @property
     def rows(self) -> np.ndarray:
@@ -80,12 +86,15 @@ def windows(length: int, context: int, stride: int) -> list[tuple[int, int, int]
 
 
 def score(
-    losses: Losses, documents: Sequence[Document], context: int, stride: int | None = None, batch_size: int = 16
-) -> Scored:
+    losses: Losses, documents: Sequence[Document], context: int, stride: int | None = None, batch_size: int = 16,
+    limit: int | None = None,
+) -> Scored:  # fmt: skip
     """The loss of every token of the documents, by windows of `context` tokens that begin `stride` apart (default:
-    not overlapping). Documents of fewer than two ids have none."""
+    not overlapping), or by `limit` of them, spread evenly. Documents of fewer than two ids have none."""
     places = [(number, *window) for number, document in enumerate(documents)
               for window in windows(len(document.ids), context, stride or context)]  # fmt: skip
+    if limit is not None and limit < len(places):
+        places = [places[i] for i in np.linspace(0, len(places) - 1, limit).astype(int)]
     found: list[tuple[np.ndarray, ...]] = []
     for begin in range(0, len(places), batch_size):
         batch = places[begin : begin + batch_size]
@@ -95,9 +104,10 @@ def score(
         nats = losses(ids[:, :-1], ids[:, 1:])  # (B, T)
         for i, (number, first, counted, end) in enumerate(batch):
             targets = np.arange(counted, end) - first  # places in the window
-            same = np.ones_like(targets)
-            found.append((nats[i, targets - 1], ids[i, targets], targets, number * same, (begin + i) * same))
-    empty = (np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
+            one = np.ones_like(targets)
+            where = number * one, (begin + i) * one, first + targets
+            found.append((nats[i, targets - 1], ids[i, targets], targets, *where))
+    empty = (np.zeros(0), *(np.zeros(0, np.int64) for _ in range(5)))
     return Scored(*(np.concatenate(parts) for parts in zip(*(found or [empty]), strict=True)))
 
 
