@@ -33,7 +33,7 @@ class Asked:
 
 def detailed(run: Run, stage: str | None, backend: Backend, asked: Asked, report: Report = silent) -> Details:
     """The figures of a finished stage: of predicting the rows, and of answering them where they have answers."""
-    return _details(run, run, stage, backend, asked, report)
+    return _details(run, stage, (run, run.weights(stage)[1]), backend, asked, report)
 
 
 def against(
@@ -47,19 +47,21 @@ def against(
     if not asked.data and _tokenizer_bytes(run) != _tokenizer_bytes(other):
         message = f"{other.directory} has another tokenizer than {run.directory}, whose held-out rows are token ids."
         raise UsageError(message, "Give the text or the rows to compare them on with --data FILE.")
-    first = _details(run, run, stage, backend, asked, report)
-    second = _details(other, run, other_stage, backend, asked, report)
+    rows = run, run.weights(stage)[1]
+    first = _details(run, stage, rows, backend, asked, report)
+    second = _details(other, other_stage, rows, backend, asked, report)
     return first, second, differences(first, second)
 
 
 def _details(
-    run: Run, owner: Run, stage: str | None, backend: Backend, asked: Asked, report: Report
-) -> Details:  # fmt: skip
-    """The figures of `run` on the rows asked for, or on the held-out rows of `owner`."""
+    run: Run, stage: str | None, held_out_of: tuple[Run, str], backend: Backend, asked: Asked, report: Report
+) -> Details:
+    """The figures of a run's stage on the rows asked for, or on the held-out rows of a run's stage."""
     stage = run.weights(stage)[1]
     engine = load_engine(run, stage, backend, asked.bits, report=report)
     if not asked.data:
-        kind, (training, held_out) = stage, owner.shards(stage if owner is run else owner.weights(None)[1])
+        owner, kind = held_out_of
+        training, held_out = owner.shards(kind)
         if STAGES[kind].form.sequences > 1:
             raise UsageError(f"The rows of {kind} are pairs, which have no figures of their own.", "Give --data FILE.")
         return of_text(engine, held_out, training, asked.stride, asked.rows)
