@@ -95,7 +95,8 @@ def climb(
     write_law(fitted.law, directory / "law.json")
     last, check = _larger(points, widths, fitted)
     write_whole(directory / "check.json", json.dumps(asdict(check), indent=1) + "\n")
-    report(Note(f"{last.label}: predicted loss {check.predicted:.4f}, {check.low:.4f} to {check.high:.4f}; now trained."))
+    interval = f"{check.low:.4f} to {check.high:.4f}"
+    report(Note(f"{last.label}: predicted loss {check.predicted:.4f} ({interval}); now it is trained."))
     found = run_trials(directory, setup, [last], budget, report).get(last.key(setup))
     check = Checked(**asdict(check) | {"loss": None if found is None else found.value})
     write_whole(directory / "check.json", json.dumps(asdict(check), indent=1) + "\n")
