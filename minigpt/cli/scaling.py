@@ -45,10 +45,11 @@ def scaling(
     dollars_per_hour: Price = 0.0,
     json: flags.AsJson = False,
 ) -> None:
-    """Which model, on how many tokens, for a budget; and what loss to expect.
+    """What a budget buys, by a scaling law.
 
-    With one of --compute, --time and --money a law answers that. With --data a ladder of small runs is trained and a
-    law fitted to them; a larger run, of four times their compute, is predicted before it is trained.
+    With one of --compute, --time and --money: which model, on how many tokens, and what loss to expect. With --data a
+    ladder of small runs is trained and a law fitted to them; a larger run, of four times their compute, is predicted
+    before it is trained.
     """
     if data:
         return _climb(data, out, budget, where, json)

@@ -9,9 +9,9 @@ import numpy as np
 
 from minigpt.data.examples import Conversation, Preference
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.read.files import is_text
 from minigpt.data.read.named import resolve
-from minigpt.data.read.sources import read_rows
+from minigpt.data.read.suffixes import is_text
+from minigpt.data.rows import rows_of
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.text.chatml import render
@@ -45,7 +45,7 @@ def _questions(sources: Sequence[str], downloads: Path) -> Iterator[Question]:
     for path in resolve(list(sources), downloads):
         if is_text(path):
             continue
-        for row in read_rows(path):
+        for row in rows_of(path):
             example, value = parse_row(row), getattr(row, "value", None)
             if isinstance(example, Conversation):
                 yield Question(example.messages[:-1], _references(example.messages[-1]["content"], value), _task(value))
