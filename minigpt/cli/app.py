@@ -10,7 +10,20 @@ import typer
 import typer.core
 
 from minigpt import __version__
-from minigpt.cli import command, config, data, export, generate, import_, plan, quantize, tokenizer, train
+from minigpt.cli import (
+    command,
+    config,
+    data,
+    export,
+    generate,
+    import_,
+    plan,
+    quantize,
+    scaling,
+    sweep,
+    tokenizer,
+    train,
+)
 from minigpt.cli.chat import chat
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
@@ -73,6 +86,8 @@ command.add(app, export.export)
 command.add(app, import_.import_, "import")
 command.add(app, quantize.quantize)
 command.add(app, config.config)
+command.add(app, sweep.sweep)
+command.add(app, scaling.scaling)
 
 tokenizer_app = _group("tokenizer", "Train a tokenizer, or look at what one does.")
 command.add(tokenizer_app, tokenizer.tokenizer_train, "train")

@@ -46,7 +46,7 @@ def show_demo(result: dict) -> None:
     columns = ["question", *(f"after {stage}" for stage in stages), "right answer"]
     table("The same questions after each stage; training had none of them", columns, _spaced(rows), range(len(columns)))
     names = dict.fromkeys(name for stage in stages for name in result["measured"][stage])
-    shown = [[_label(name), *(_share(name, result["measured"][stage].get(name)) for stage in stages)] for name in names]
+    shown = [[label(name), *(_share(name, result["measured"][stage].get(name)) for stage in stages)] for name in names]
     table("Measured on held-out data", ["", *(f"after {stage}" for stage in stages)], shown)
 
 
@@ -65,7 +65,7 @@ LABELS = {
 }
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     return LABELS.get(name) or name.replace("exact_match_", "    ").replace("_", " ")
 
 
@@ -80,7 +80,7 @@ def show_evaluation(result: dict) -> None:
     rows = []
     for name, value in result.items():
         shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        rows.append([_label(name), shown])
+        rows.append([label(name), shown])
     table("", ["", ""], rows)
 
 
@@ -127,7 +127,7 @@ def show_quantized(made: Any, measured: dict) -> None:
     rows = [["size", *(f"{size / 1e6:,.2f} MB" for size in (made.bytes_before, made.bytes_after)), ""]]
     for name, (before, after) in measured.items():
         change = f"{100 * (after / before - 1):+.3f} %" if before else ""
-        rows.append([_label(name), f"{before:.5f}", f"{after:.5f}", change])
+        rows.append([label(name), f"{before:.5f}", f"{after:.5f}", change])
     table("Before and after", ["", "before", "after", "change"], rows)
     out.print(str(made.directory), highlight=False)
 

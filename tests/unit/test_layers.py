@@ -16,8 +16,8 @@ FLOORS = (
     "events", "units", "errors",
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
-# Only where something is exported or imported, lazily.
-EXCHANGE = {"transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
+# Only where something is exported, imported or scored, lazily.
+EXCHANGE = {"sacrebleu", "transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
 
 def imports(source: str, package: str = "") -> list[tuple[str, bool]]:

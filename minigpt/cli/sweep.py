@@ -1,0 +1,58 @@
+"""`minigpt sweep`: many runs with different settings, compared."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from minigpt.cli import flags, opening
+from minigpt.cli.command import command
+
+if TYPE_CHECKING:
+    from minigpt.experiments.sweep import Row
+
+File = Annotated[Path, Argument(metavar="FILE", help="What to try: a TOML file.")]
+Out = Annotated[
+    Path | None, Option("--out", metavar="DIR", help="Where results are kept. Default: runs/ and FILE's name.")
+]
+
+
+@command("minigpt sweep rates.toml", "minigpt sweep rates.toml --json")
+def sweep(file: File, out: Out = None, json: flags.AsJson = False) -> None:
+    """Train with different settings and compare the results.
+
+    FILE has data = ["story.txt"], seeds = [1, 2, 3], perhaps budget = "30m", settings of all trials under [base], and
+    one of [grid] (every combination), [random] (with trials = N) or [changes] (one at a time, beside the base). The
+    same command again goes on where it stopped. A trial that fails is reported; the others go on.
+    """
+    from minigpt.cli import console, tables
+    from minigpt.experiments.sweep import read_sweep, run_sweep
+    from minigpt.machine.cgroups import usable_cores
+
+    read = read_sweep(file)
+    directory = out or opening.RUNS / file.stem
+    cores = max(1, int(usable_cores()))
+    with console.Reporter() as report:
+        rows = run_sweep(read, directory, cores, report)
+    if json:
+        console.print_json([asdict(row) for row in rows])
+        return
+    columns = ("settings", "runs", read.measure, "95 % interval", "to baseline", "95 % interval", "p (Holm)")
+    tables.table("", columns, [_cells(row) for row in rows])
+    console.note(f"All runs and results are in {directory}.")
+
+
+def _cells(row: "Row") -> list[str]:
+    figure, difference = row.figure, row.difference
+    runs = f"{figure.rows}" + (f" (+{row.failed} failed)" if row.failed else "")
+    apart = ["", ""] if difference is None else [f"{difference.value:+.4f}", _interval(difference.low, difference.high)]
+    value = f"{figure.value:.4f}" if figure.rows else "-"
+    p = "" if math.isnan(row.p) else f"{row.p:.2g}"
+    return [row.label, runs, value, _interval(figure.low, figure.high), *apart, p]
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.4f} to {high:.4f}" if math.isfinite(low) and math.isfinite(high) else "-"
+

@@ -1,0 +1,69 @@
+"""`minigpt evaluate` with intervals, and beside another run."""
+
+import json
+
+import pytest
+from command import call, tiny
+
+
+@pytest.fixture(scope="module")
+def other(sources, tmp_path_factory):
+    """A second run with the same data and another seed."""
+    directory = tmp_path_factory.mktemp("runs") / "other"
+    flags = [*tiny(), *sources.flags[:4], "--seed", 9]
+    result = call("run", *flags, "--run", directory, "--backend", "torch")
+    assert result.code == 0, result.err
+    return directory
+
+
+def test_details_agree_with_the_plain_figures(minigpt, trained):
+    flags = ["--stage", "pretrain", "--json", "--backend", "torch"]
+    plain = json.loads(minigpt("evaluate", trained, *flags).out)
+    found = json.loads(minigpt("evaluate", trained, *flags, "--details").out)
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        figure = found["figures"][name]
+        assert figure["value"] == pytest.approx(plain[name], rel=1e-5)
+        assert figure["low"] < figure["value"] < figure["high"] and figure["rows"] >= 2
+    assert sum(group["tokens"] for group in found["by"]["position"]) == plain["tokens"]
+
+
+def test_a_sliding_window(minigpt, trained):
+    """After the first window every token is seen by at least 64 - 8 + 1 before it; the tokens are the same ones."""
+    flags = ["--stage", "pretrain", "--json", "--backend", "torch"]
+    whole, slid = (json.loads(minigpt("evaluate", trained, *flags, "--stride", n).out) for n in (64, 8))
+    tokens = [{group["label"]: group["tokens"] for group in found["by"]["position"]} for found in (whole, slid)]
+    assert sum(tokens[0].values()) == sum(tokens[1].values()) and tokens[1]["1"] == 1 < tokens[0]["1"]
+
+
+def test_answers_of_a_file(minigpt, trained, tmp_path):
+    asked = [(f"What is {n} plus 1?", f"It is {n + 1}.", "odd" if n % 2 else "even") for n in range(8)]
+    rows = [dict(zip(("instruction", "output", "task"), values, strict=True)) for values in asked]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--stage", "sft", "--data", tmp_path / "rows.jsonl", "--details", "--backend", "torch"]
+    found = json.loads(minigpt("evaluate", trained, *flags, "--json").out)
+    names = {"exact_match", "f1", "rouge_l", "bleu", "chrf", "distinct_2", "self_bleu", "loss"}
+    assert names <= found["figures"].keys()
+    assert {group["label"]: group["tokens"] for group in found["by"]["task"]} == {"even": 4, "odd": 4}
+    assert "by task" in minigpt("evaluate", trained, *flags).out
+
+
+def test_against_another_run(minigpt, trained, other, sources):
+    flags = ["--stage", "sft", "--data", sources.conversations, "--rows", 12, "--backend", "torch"]
+    found = json.loads(minigpt("evaluate", trained, "--against", other, *flags, "--json").out)
+    names = [one["name"] for one in found["differences"]]
+    assert {"bits_per_byte", "exact_match", "chrf"} <= set(names) and "perplexity" not in names
+    for one in found["differences"]:
+        assert one["difference"] == pytest.approx(one["second"] - one["first"])
+        assert 0 <= one["p"] <= one["p_adjusted"] <= 1
+        assert one["sentence"].startswith(one["name"])
+    shown = minigpt("evaluate", trained, "--against", other, *flags)
+    assert "chrf: the " in shown.out and shown.code == 0
+
+
+def test_a_run_beside_itself_is_equal(minigpt, trained):
+    flags = ["--stage", "pretrain", "--against", trained / "pretrain", "--backend", "torch"]
+    assert "loss: the two are equal" in minigpt("evaluate", trained, *flags).out
+
+
+def test_pairs_have_no_figures_of_their_own(minigpt, trained):
+    minigpt("evaluate", trained, "--stage", "dpo", "--details", "--backend", "torch").refused(2, "pairs", "--data")

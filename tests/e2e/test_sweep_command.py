@@ -1,0 +1,69 @@
+"""`minigpt sweep`: trials as processes of their own, kills, a trial that fails."""
+
+import json
+import os
+import signal
+import time
+
+from command import finished, process
+
+from minigpt.experiments.trials import read_outcomes
+
+SWEEP = """
+data = ["{text}"]
+seeds = [1]
+device = "cpu"
+backend = "torch"
+jobs = 2
+[base]
+"model.n_layer" = 1
+"model.d_model" = 32
+"model.n_head" = 2
+"model.n_kv_head" = 1
+"model.d_ff" = 64
+"model.context" = 64
+"tokenizer.kind" = "byte"
+"pretrain.steps" = {steps}
+"pretrain.batch_size" = 2
+"pretrain.eval_every" = 10
+"pretrain.save_every" = 5
+"pretrain.eval_rows" = 4
+[grid]
+"pretrain.learning_rate" = [0.001, 0.003, -1.0]
+"""
+
+
+def written(path, sources, steps):
+    path.write_text(SWEEP.format(text=sources.text, steps=steps))
+    return path
+
+
+def table_of(result):
+    """Without what the clock decides."""
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_a_sweep_that_is_killed_ends_with_the_same_table(sources, tmp_path):
+    """Also: a rate below 0 is refused by its trial, which is reported, and the others go on."""
+    file = written(tmp_path / "rates.toml", sources, steps=20)
+    whole = finished(process("sweep", file, "--out", tmp_path / "whole", "--json"))
+    rows = table_of(whole)
+    assert [row["settings"]["pretrain.learning_rate"] for row in rows] == [0.003, 0.001, -1.0]
+    assert [row["failed"] for row in rows] == [0, 0, 1] and rows[2]["figure"]["value"] is None
+    assert "seed 1: failed:" in whole.err and "learning_rate" in whole.err
+    for seen in ("trials/*.txt", "trials/*/pretrain/checkpoints/step-*", "results.jsonl"):  # how far each one comes
+        killed = process("sweep", file, "--out", tmp_path / "killed", "--json")
+        while killed.poll() is None and not list((tmp_path / "killed").glob(seen)):
+            time.sleep(0.05)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+    assert table_of(finished(process("sweep", file, "--out", tmp_path / "killed", "--json"))) == rows
+
+
+def test_the_budget_ends_a_sweep_and_more_of_it_goes_on(sources, tmp_path):
+    file = written(tmp_path / "rates.toml", sources, steps=100_000)
+    file.write_text('budget = "6s"\n' + file.read_text())
+    result = finished(process("sweep", file, "--out", tmp_path / "out"))
+    assert result.code == 0 and "The budget ended before" in result.err
+    assert all(outcome.failed for outcome in read_outcomes(tmp_path / "out").values())
