@@ -71,7 +71,7 @@ class ImportedTokenizer(Tokenizer):
     def render(self, messages: list[Message], open_turn: bool = False) -> tuple[list[int], list[int]]:
         """(ids, loss mask) by the model's own template; 1 on what an assistant says up to the token that ends it.
 
-        Raises DataError when the template writes what stands before an answer otherwise once there is an answer: no
+        Raises DataError when the template writes what stands before an answer differently once there is an answer: no
         mask could then say what is to be learned.
         """
         ids = self._rendered(messages, open_turn)
@@ -83,7 +83,7 @@ class ImportedTokenizer(Tokenizer):
             stop = next((i for i in range(start, len(ids)) if ids[i] in self.stops), None)
             if stop is None:
                 reason = f"none of its end tokens {sorted(self.stops)} follows an answer"
-                raise DataError(f"The model's chat template leaves open where an answer ends: {reason}.")
+                raise DataError(f"The model's chat template does not say where an answer ends: {reason}.")
             mask[start : stop + 1] = [1] * (stop + 1 - start)
         return ids, mask
 
@@ -97,7 +97,7 @@ class ImportedTokenizer(Tokenizer):
         opening = self._rendered(before, True)
         if ids[: len(opening)] != opening:
             raise DataError(
-                "The model's chat template writes a conversation otherwise once it is answered, so that the answer's "
+                "The model's chat template writes a conversation differently once it is answered, so that the answer's "
                 f"tokens cannot be told from the others (after {len(before)} messages).",
                 "Use conversations of one exchange, or a model with another template.",
             )

@@ -294,7 +294,7 @@ def test_a_missing_shard_is_named(copied, tmp_path):
 
 
 def test_a_difference_to_transformers_is_an_error(backend, zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.model.gpt.rope_amplitude", lambda config: 1.01)
+    monkeypatch.setattr("minigpt.model.attention.rope_amplitude", lambda config: 1.01)
     with pytest.raises(MiniGPTError, match="transformers differs in logits"):
         import_directory(zoo / "qwen2", tmp_path / "run", None, backend)
     assert not (tmp_path / "run").exists()

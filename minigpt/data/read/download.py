@@ -177,7 +177,7 @@ class _Transfer:
         self._check_size(total or 0)
         if response.headers.get("Content-Type", "").startswith("text/html"):
             message = f'"{self.name}" cannot be downloaded: {self.entry.url} is a web page, not a file.'
-            raise MiniGPTError(message, "Give the address behind its download button.")
+            raise MiniGPTError(message, "Give the address that its download button leads to.")
         size = "of unknown size" if total is None else bytes_in_words(total)
         size += f", of which {bytes_in_words(start)} are here" if start else ""
         self.report(Note(f"downloading {self.name}: {size}, from {urlsplit(self.entry.url).netloc or 'disk'}"))

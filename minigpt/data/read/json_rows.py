@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .json files, in bounded memory; behind a bad row reading goes on where that is possible."""
+"""Rows of .jsonl and .json files, in bounded memory; after a bad row reading goes on where that is possible."""
 
 import itertools
 import json
@@ -115,7 +115,7 @@ class _JsonText:
         return error.msg.startswith("Unterminated") or not self.text[error.pos :].strip()
 
     def leave_item(self) -> bool:
-        """Move to the comma or ] behind a broken item by counting brackets; False if there is none."""
+        """Move to the comma or ] after a broken item by counting brackets; False if there is none."""
         while True:
             depth = 0
             for token in _TOKEN.finditer(self.text, self.at):
