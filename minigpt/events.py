@@ -82,6 +82,16 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """What the model makes of the first of its fixed prompts after `step`; samples.jsonl has all of them."""
+
+    stage: str
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Usage:
     """What the processes of a run take of the machine, and what they may take (None: no limit).
 
@@ -142,7 +152,7 @@ class Compared:
 
 Event = (
     Note | Progress | StageStarted | Resumed | Skipped | Step | Usage | Paused | Continued | Eval | Saved
-    | StageFinished | Compared
+    | StageFinished | Compared | Sampled
 )  # fmt: skip
 Report = Callable[[Event], None]
 

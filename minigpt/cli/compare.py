@@ -27,7 +27,10 @@ def compare(
     log_x: LogX = False,
     log_y: LogY = False,
 ) -> None:
-    """Compare runs: settings that differ, results, answers to the same questions; curves with --html or --svg."""
+    """Compare runs: settings, results, answers.
+
+    Only settings that differ are shown; curves come with --html or --svg.
+    """
     from minigpt.cli import console, tables
     from minigpt.store.durable import write_whole
     from minigpt.watch.compare import compare_page, compare_runs, curve_of, said

@@ -121,6 +121,10 @@ class Reporter:
     def _continued(self, event: events.Continued) -> None:
         note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
 
+    def _sampled(self, event: events.Sampled) -> None:
+        shown = " ".join(f"{event.prompt}⟶{event.text}".split())
+        note(f"{event.stage} step {event.step:,}  sample: {shown if len(shown) <= 100 else shown[:99] + '…'}")
+
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
         note(f"{event.stage} step {event.step:,}  validation " + "  ".join(named(k, v) for k, v in shown.items()))

@@ -29,7 +29,10 @@ def inspect(
     lang: Language = "en",
     json: flags.AsJson = False,
 ) -> None:
-    """Look inside a model: attention per layer and head, the logit lens, probabilities, embedding neighbours."""
+    """Look inside a model.
+
+    Attention per layer and head, the logit lens, probabilities of tokens, neighbours of embeddings.
+    """
     from minigpt.cli import console, tables
     from minigpt.store.durable import write_whole
     from minigpt.text.chatml import render

@@ -14,7 +14,10 @@ Root = Annotated[Path, typer.Argument(metavar="DIR", help="The directory that ho
 
 @command("minigpt list", "minigpt list --json")
 def list_(root: Root = Path("runs"), json: flags.AsJson = False) -> None:
-    """List the runs: state, stages, validation loss, size, the one that was written last first."""
+    """List the runs: state, stages, loss, size.
+
+    The one that was written last comes first.
+    """
     from minigpt.cli import console, tables
     from minigpt.errors import UsageError
     from minigpt.watch.read import read_run, run_directories

@@ -31,7 +31,9 @@ def report(
     log_x: LogX = False,
     log_y: LogY = False,
 ) -> None:
-    """Write what a run did as one HTML file: data, time, curves, results, conversations. It prints well.
+    """Write what a run did as one HTML file.
+
+    Data, time, curves, results, conversations; it prints well.
 
     With --svg or --png one curve is written instead.
     """

@@ -16,7 +16,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @command("minigpt rm runs/old")
 def rm(runs: Runs, yes: Yes = False) -> None:
-    """Delete runs, with their weights, data and curves, after asking."""
+    """Delete runs, after asking.
+
+    With their weights, data and curves.
+    """
     from minigpt.cli import console
     from minigpt.watch.read import RUNS, read_run
     from minigpt.watch.report import size

@@ -7,7 +7,10 @@ from minigpt.cli.watch import RunArgument
 
 @command("minigpt show runs/demo")
 def show(run: RunArgument = None, json: flags.AsJson = False) -> None:
-    """Show one run: its state, its stages and their results, time, memory and size."""
+    """Show one run: its state, stages and results.
+
+    With the time that it took, its memory and its size.
+    """
     from minigpt.cli import console, tables
     from minigpt.watch.read import find_run, read_run, results
     from minigpt.watch.report import duration, figure, size

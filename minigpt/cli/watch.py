@@ -16,7 +16,7 @@ Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the 
 
 @command("minigpt watch", "minigpt watch runs/demo --port 9000")
 def watch(run: RunArgument = None, port: Port = None, browser: Browser = True, wait: Wait = False) -> None:
-    """Show a run on a live page: curves, samples, plan and actual, while it trains or afterwards.
+    """Show a run on a live page, while it trains or afterwards.
 
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
     """

@@ -30,7 +30,10 @@ from minigpt.store.checkpoint import verify_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
 from minigpt.train.fit import fit
-from minigpt.train.loop import Objective
+from minigpt.train.loop import Hook, Objective
+from minigpt.train.samples import Samples, prompts_of
+
+OFTEN = 20  # readings of the same data from which it is learned by heart
 
 
 def train_stage(
@@ -57,11 +60,8 @@ def train_stage(
         report(Note(note))
 
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
-    weights, objective, fingerprint = prepared(run, stage, backend, config, report, custom)
-    fit(
-        backend, name, config, weights, objective, store, report, control.stop, control.brake, custom.hooks,
-        fingerprint,
-    )  # fmt: skip
+    weights, objective, hooks, fingerprint = prepared(run, stage, backend, config, report, custom)
+    fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, hooks, fingerprint)
     report(StageFinished(name, store.finish(name, report, completion(run, name)), time.perf_counter() - began))
     if planned is not None:
         seconds = time.perf_counter() - began - (control.rested - rested)
@@ -73,8 +73,8 @@ def train_stage(
 
 def prepared(
     run: Run, stage: Stage, backend: Backend, config: StageConfig, report: Report, custom: Custom = STAGES_OWN
-) -> tuple[Tree, Objective, str]:
-    """(weights to train, objective, fingerprint of the frozen weights) of a stage with its starting weights."""
+) -> tuple[Tree, Objective, list[Hook], str]:
+    """(weights to train, objective, hooks, fingerprint of the frozen weights) of a stage with its starting weights."""
     name, shape, seed = stage.name, run.model_config, run.config.seed
     model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
     weights = to_backend(backend, starting_weights(run, name, config))
@@ -84,8 +84,27 @@ def prepared(
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start)
     )
-    objective = custom.of(model, objective)
-    return *assembled(backend, model, config, weights, seed, objective), fingerprint if is_adapted(config) else ""
+    for note in _read_often(stage, config, len(training.ids), shape.context):
+        report(Note(note))
+    weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
+    prompts = prompts_of(held_out, shape.context)
+    samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
+    return weights, objective, [samples, *custom.hooks], fingerprint if is_adapted(config) else ""
+
+
+def _read_often(stage: Stage, config: StageConfig, tokens: int, context: int) -> Iterator[str]:
+    """A warning when training will read its data so often that it learns them by heart."""
+    times = config.steps * config.batch_size * stage.form.width * context / max(1, tokens)
+    if times < OFTEN:
+        return
+    steps = max(1, int(config.steps * OFTEN / times))
+    name = stage.name
+    ways = [f"fewer steps (--set {name}.steps={steps})", f"dropout (--set {name}.dropout=0.1)", "a smaller model"]
+    ways += ["other copies of the text (--set data.pretrain_copies=4)"] if stage.form.stream else []
+    yield (
+        f"{name}: {tokens:,} tokens of data will be read about {times:,.0f} times: the model will learn them by heart. "
+        f"What helps: more data, {', '.join(ways)}, or --set {name}.patience=3, which ends it when nothing gets better."
+    )
 
 
 def fitted(

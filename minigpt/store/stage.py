@@ -27,6 +27,7 @@ class StageStore:
         self.directory = directory
         self.final = directory / "final"
         self.journal = directory / "metrics.jsonl"
+        self.samples = directory / "samples.jsonl"
         self.memory = directory / "memory.json"
 
     def finished(self) -> bool:
@@ -55,6 +56,7 @@ class StageStore:
         """
         if not self.checkpoints():
             self.journal.unlink(missing_ok=True)
+            self.samples.unlink(missing_ok=True)
             return weights, optim, {"step": 0}
         return self._load_last(backend, weights, optim, report, lambda state: True)
 
@@ -163,11 +165,10 @@ class StageStore:
             file.write(json.dumps(finite) + "\n")
 
     def _forget_after(self, step: int) -> None:
-        if not self.journal.exists():
-            return
-        lines = self.journal.read_text("utf-8", "replace").splitlines()
-        kept = "".join(line + "\n" for line in lines if _step_of_line(line) <= step)
-        write_whole(self.journal, kept)
+        for file in (self.journal, self.samples):
+            if file.exists():
+                lines = file.read_text("utf-8", "replace").splitlines()
+                write_whole(file, "".join(line + "\n" for line in lines if _step_of_line(line) <= step))
 
 
 def is_good(state: State) -> bool:

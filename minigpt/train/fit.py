@@ -9,7 +9,7 @@ from minigpt.sections import StageConfig
 from minigpt.store.stage import StageStore
 from minigpt.train.clock import Clock, never
 from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
-from minigpt.train.loop import Hook, Objective, State, train
+from minigpt.train.loop import Done, Hook, Objective, State, train
 from minigpt.train.optim import Optimizer
 from minigpt.train.stop import Stop
 
@@ -30,12 +30,23 @@ def fit(
     checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint)
     state = State(weights, Optimizer(backend, config, weights).init(weights))
     checkpoints.resume(state)
-    chain: list[Hook] = [Reports(stage, config, store, report, clock), checkpoints, *hooks]
+    chain: list[Hook] = [Reports(stage, config, store, report, clock), checkpoints]
+    chain += [_beside(hook, clock) for hook in hooks]
     chain += [Bounds(stage, brake, checkpoints, report, clock)] if brake is not None else []
     chain += [Stops(stage, config.steps, stop, checkpoints)]
     with stop.listening():
         train(backend, config, objective, state, chain, clock, checkpoints.go_back)
     return state.weights
+
+
+def _beside(hook: Hook, clock: Clock) -> Hook:
+    """The hook, whose time is none of a step's."""
+
+    def called(state: State, done: Done) -> None:
+        hook(state, done)
+        clock.restart()
+
+    return called
 
 
 def _resting(brake: Brake | None) -> Callable[[], float]:

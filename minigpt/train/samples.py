@@ -1,0 +1,63 @@
+"""What a model writes while it learns: fixed prompts, continued again and again, kept in samples.jsonl."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from backends.tree import Tree
+from minigpt.data.shards import MemoryShard
+from minigpt.events import Report, Sampled
+from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import GREEDY
+from minigpt.model.gpt import GPT
+from minigpt.model.lora import join
+from minigpt.sections import StageConfig
+from minigpt.store.requests import take_sample
+from minigpt.store.stage import StageStore
+from minigpt.text.tokenizer import Tokenizer
+from minigpt.train.loop import Done, State
+
+PROMPTS = 3
+OPENING = 12  # tokens of a text that is to be continued
+LENGTH = 40  # tokens of a continuation
+
+
+def prompts_of(shard: MemoryShard, context: int, count: int = PROMPTS) -> list[list[int]]:
+    """The beginnings of some held-out sequences: of a text its first tokens, of others all before the answer."""
+    found: list[list[int]] = []
+    for i in range(count):
+        ids, mask = shard.sequence(i * len(shard) // count)
+        start = OPENING if mask is None else int((mask != 0).argmax())
+        prompt = ids[: max(1, min(start, len(ids) - 1))].tolist()
+        if len(ids) > 1 and len(prompt) + LENGTH <= context and prompt not in found:
+            found.append(prompt)
+    return found
+
+
+class Samples:
+    """A hook that continues the prompts greedily every `sample_every` steps, after the last one, and when asked to."""
+
+    def __init__(
+        self, stage: str, config: StageConfig, model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
+        base: Tree | None, store: StageStore, report: Report,
+    ):  # fmt: skip
+        self.stage, self.config, self.store, self.report = stage, config, store, report
+        self.model, self.tokenizer, self.prompts, self.base = model, tokenizer, list(prompts), base
+
+    def __call__(self, state: State, done: Done) -> None:
+        every = self.config.sample_every or self.config.eval_every
+        due = state.step % every == 0 or state.step == self.config.steps or take_sample(self.store.directory.parent)
+        if self.prompts and due:
+            weights = state.weights if self.base is None else join(self.base, state.weights)
+            self.take(state.step, weights)
+
+    def take(self, step: int, weights: Tree) -> None:
+        """Continue the prompts with these weights, report it and keep it."""
+        answers = Engine(self.model, weights, self.tokenizer).answer(self.prompts, GREEDY, LENGTH)
+        rows: list[dict[str, Any]] = [
+            {"step": step, "prompt": self.tokenizer.show(prompt), "text": answer.text}
+            for prompt, answer in zip(self.prompts, answers, strict=True)
+        ]
+        with self.store.samples.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.report(Sampled(self.stage, step, rows[0]["prompt"], rows[0]["text"]))
