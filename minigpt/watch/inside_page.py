@@ -82,7 +82,7 @@ def blocks_of(found: Inside, layer: int, width: int = 80) -> list[str]:
     lines = []
     for first in range(0, len(heads), together):
         group = heads[first : first + together]
-        names = [f"head {first + n + 1}"[:size].ljust(size) for n in range(len(group))]
+        names = [(f"head {first + n + 1}" if size > 7 else f"{first + n + 1}").ljust(size) for n in range(len(group))]
         lines.append(" " * 10 + "  ".join(names).rstrip())
         for t, token in enumerate(found.tokens):
             cells = ["".join(shade(share) for share in shares[t]) for shares in group]

@@ -128,8 +128,8 @@ def expected_gradient(backend: Backend, estimator: Estimator) -> np.ndarray:
 
 def _scored(backend: Backend, logits: dict[str, Array]) -> tuple[Array, Array]:
     """Log-probabilities and entropies (64, 3) of all answers."""
-    rows = backend.stack([backend.take(logits[str(t)], backend.array(PREFIXES[t].astype(np.int32)))
-                          for t in range(LENGTH)])  # (3, 64, 4)
+    rows = [backend.take(logits[str(t)], backend.array(PREFIXES[t].astype(np.int32)))[None] for t in range(LENGTH)]
+    rows = backend.concat(rows, 0)  # (3, 64, 4)
     nll = backend.token_nll(rows, backend.array(ANSWERS.T.copy()))  # (3, 64)
     return -nll.swapaxes(0, 1), policy.token_entropy(backend, rows).swapaxes(0, 1)
 
