@@ -18,6 +18,8 @@ HUBER = 1e-3  # Hoffmann et al.; residuals of logarithms above it count linearly
 STARTS = tuple(product((0, 5, 10, 15, 20), (0, 5, 10, 15, 20), (-1, -0.5, 0, 0.5, 1), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0)))
 ITERATIONS, DRAWS, KEPT = 400, 200, 20  # steps of a descent, samples of the bootstrap, starts that go on to the end
 PATIENCE = 20  # steps without any gain that end a descent
+# Of a, b, e, alpha, beta: few runs drawn by the bootstrap may fit best with an exponent without end.
+BOUNDS = np.array([-10.0, -10.0, -10.0, 0.0, 0.0]), np.array([60.0, 60.0, 5.0, 2.5, 2.5])
 
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # parameters (S, P) -> log L (S, n), slopes (S, n, P)
 
@@ -61,12 +63,13 @@ def fit(points: Sequence[Point], seed: int = 0, draws: int = DRAWS, delta: float
         raise DataError(f"A scaling law cannot be fitted to {found}.", "It needs 6 runs, 3 sizes and 3 lengths.")
     curve, target = _chinchilla(points), np.log([p.loss for p in points])
     ones = np.ones((1, len(points)))
-    rough, value = descend(curve, np.array(STARTS, np.float64), target, ones, delta, 60)
-    best, value = descend(curve, rough[np.argsort(value)[:KEPT]], target, ones, delta)
+    rough, value = descend(curve, np.array(STARTS, np.float64), target, ones, delta, 60, BOUNDS)
+    best, value = descend(curve, rough[np.argsort(value)[:KEPT]], target, ones, delta, bounds=BOUNDS)
     first = best[np.argmin(value)]
     drawn = np.random.default_rng(seed).multinomial(len(points), np.full(len(points), 1 / len(points)), draws)
     drawn = drawn[(drawn > 0).sum(1) > 5].astype(np.float64)
-    others = descend(curve, np.repeat(first[None], len(drawn), 0), target, drawn, delta)[0] if len(drawn) else []
+    starts = np.repeat(first[None], len(drawn), 0)
+    others = descend(curve, starts, target, drawn, delta, bounds=BOUNDS)[0] if len(drawn) else []
     return Fitted(_law(first), tuple(_law(one) for one in others), tuple(points))
 
 
@@ -115,8 +118,9 @@ def fit_power(amounts: Sequence[float], losses: Sequence[float]) -> Power:
 
 
 def descend(
-    curve: Curve, start: np.ndarray, target: np.ndarray, weights: np.ndarray, delta: float, steps: int = ITERATIONS
-) -> tuple[np.ndarray, np.ndarray]:
+    curve: Curve, start: np.ndarray, target: np.ndarray, weights: np.ndarray, delta: float, steps: int = ITERATIONS,
+    bounds: tuple[np.ndarray | float, np.ndarray | float] = (-np.inf, np.inf),
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(parameters (S, P), objective (S,)) after going down from each start (S, P) to fit target (n,).
 
     The objective is Huber's loss (1964) with `delta`, each point counted as weights (S or 1, n) say. Levenberg and
@@ -141,7 +145,7 @@ def descend(
         right = np.einsum("sn,sni,sn->si", w, slopes, residual)
         diagonal = np.einsum("sii->si", system)
         lifted = system + (damping[:, None] * diagonal + 1e-14)[:, :, None] * np.eye(p.shape[1])
-        tried = p - np.linalg.solve(lifted, right[..., None])[..., 0]
+        tried = np.clip(p - np.linalg.solve(lifted, right[..., None])[..., 0], *bounds)
         with np.errstate(over="ignore", invalid="ignore"):
             new, new_slopes = curve(tried)
             reached = objective(new)
