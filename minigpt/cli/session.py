@@ -18,7 +18,7 @@ from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
 from minigpt.machine.limits import Limits
-from minigpt.runs.supervise import LESS_MEMORY, SUPERVISED
+from minigpt.runs.supervise import LESS_MEMORY, PARENT, SUPERVISED
 
 if TYPE_CHECKING:
     from minigpt.config import Config
@@ -46,6 +46,7 @@ def training(
     from minigpt.train.stop import Stop
 
     watched = os.environ.pop(SUPERVISED, None)
+    parent = int(os.environ.pop(PARENT, os.getppid()))
     run = new_run(directory, settings)
     check_possible(run, stages)
     framework = backend_of(where.backend, where.device)
@@ -58,10 +59,10 @@ def training(
             stack.enter_context(framework_messages(directory / "log.txt"))
         if not (directory / "config.toml").exists():
             tables.show_settings(settings, stages, directory / "config.toml")
-        stop = stack.enter_context(Stop(None if watched is None else os.getppid(), console.note))
+        stop = stack.enter_context(Stop(None if watched is None else parent, console.note))
         brake = None
         if limits is not None:
-            root = os.getpid() if watched is None else os.getppid()
+            root = os.getpid() if watched is None else parent
             brake = stack.enter_context(braked(limits, framework, stop, root))
         with console.working("Planning: how much memory and time this takes here"):
             plan = plan_of_run(run, stages, framework, limits or Limits(), time)

@@ -19,6 +19,7 @@ from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, says_gpu_timeout, sa
 from minigpt.train.stop import SIGNALS
 
 SUPERVISED, LESS_MEMORY = "MINIGPT_SUPERVISED", "less memory"  # tell the child why it was started
+PARENT = "MINIGPT_PARENT"  # and by which process: it may have ended before the child could ask the system
 CAUSES = {
     "SIGKILL": "killed by the system or by somebody",
     "SIGABRT": "aborted inside the framework",
@@ -39,7 +40,7 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
     smaller, stuck_at = False, None
     for restart in range(1, restarts + 2):
         kills, length = system_memory_kills(), _size(log)
-        child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes"})
+        child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes", PARENT: str(os.getpid())})
         code = child.wait()
         said = _tail(log, length)
         memory = says_out_of_memory(said) or (_name(code) == "SIGKILL" and system_memory_kills() > kills)
