@@ -47,7 +47,7 @@ def measure(run: Run, backend: Backend, report: Report) -> dict:
     for number, stage in enumerate(STORY):
         report(Progress("measuring each stage", number, len(STORY)))
         engine = load_engine(run, stage, backend)
-        text = ValidationText(run.shards(PRETRAIN.name)[1], run.config.model.context)
+        text = ValidationText(run.held_out(PRETRAIN.name), run.config.model.context)
         language = evaluate_language(engine.model, engine.weights, text, run.tokenizer, 32, 256)
         measured[stage] = {"bits_per_byte": language["bits_per_byte"]} | evaluate_world(engine, seed, TEST_ROWS)
         for shown, answer in zip(conversations, greedy_answers(engine, rows), strict=True):

@@ -61,7 +61,7 @@ def _details(
     engine = load_engine(run, stage, backend, asked.bits, report=report)
     if not asked.data:
         owner, kind = held_out_of
-        training, held_out = owner.shards(kind)
+        training, held_out = owner.training_data(kind), owner.held_out(kind)
         if STAGES[kind].form.sequences > 1:
             raise UsageError(f"The rows of {kind} are pairs, which have no figures of their own.", "Give --data FILE.")
         return of_text(engine, held_out, training, asked.stride, asked.rows)

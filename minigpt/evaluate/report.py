@@ -36,7 +36,7 @@ def evaluate_run(
     result: dict[str, float | str] = {"run": str(run.directory), "stage": stage} | ({"bits": bits} if bits else {})
     if data:
         return result | _measure_files(run, engine, data, limit)
-    result |= measure(run, engine, stage, run.shards(stage)[1], limit)
+    result |= measure(run, engine, stage, run.held_out(stage), limit)
     if WORLD in run.config.sources(stage).train and STAGES[stage].answers:
         result |= evaluate_world(engine, run.config.seed + 1, tests)
     return result
@@ -69,7 +69,7 @@ def before_and_after(
     """
     if not run.data(stage).is_dir():
         return {}
-    shard, form = run.shards(stage)[1], STAGES[stage].form
+    shard, form = run.held_out(stage), STAGES[stage].form
     engines = [load_engine(run, stage, backend, n) for n in (0, bits)]
     before, after = (measure(run, engine, stage, shard, limit) for engine in engines)
     found = {name: (before[name], after[name]) for name in SHOWN if name in before}

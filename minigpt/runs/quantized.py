@@ -168,6 +168,6 @@ def calibration(run: Run, stage: str, required: bool) -> list[dict]:
             return []
         message = f"{run.directory} has no training data of {stage}, which GPTQ calibrates with."
         raise UsageError(message, "Choose --method round-to-nearest.")
-    rows = STAGES[stage].form.rows(run.shards(stage)[0], context, seed)
+    rows = STAGES[stage].form.rows(run.training_data(stage), context, seed)
     batches = Batches(rows, 1, seed)
     return [batches(step) for step in range(min(ROWS, rows.count))]

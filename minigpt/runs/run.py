@@ -68,11 +68,18 @@ class Run:
     def data(self, stage: str) -> Path:
         return self.directory / "data" / stage
 
-    def shards(self, stage: str) -> tuple[Shard, Shard]:
-        """(train, validation). Raises UsageError when the run has none, as one whose model was imported."""
+    def training_data(self, stage: str) -> Shard:
+        """What a stage learns from. Raises UsageError when the run has none, as one whose model was imported."""
+        return self._shard(stage, "train")
+
+    def held_out(self, stage: str) -> Shard:
+        """What a stage is measured on. Raises UsageError as `training_data` does."""
+        return self._shard(stage, "validation")
+
+    def _shard(self, stage: str, split: str) -> Shard:
         if not self.data(stage).exists():
             raise UsageError(f"{self.directory} has no data for {stage}.", "Give some with --data FILE.")
-        return Shard(self.data(stage) / "train"), Shard(self.data(stage) / "validation")
+        return Shard(self.data(stage) / split)
 
     def finished_stages(self) -> list[str]:
         return [stage for stage in STAGES if self.store(stage).finished()]

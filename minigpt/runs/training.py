@@ -79,7 +79,7 @@ def prepared(
     model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
     weights = to_backend(backend, starting_weights(run, name, config))
     fingerprint = start_fingerprint(run, name, weights, backend.numpy)
-    store, (training, held_out) = run.store(name), run.shards(name)
+    store, training, held_out = run.store(name), run.training_data(name), run.held_out(name)
     start = "" if store.begun() else fingerprint
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start)

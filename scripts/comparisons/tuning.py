@@ -58,7 +58,7 @@ def ours(stage: str) -> Figures:
 
     run, seen = open_run(Path("run")), []
     run_pipeline(run, get_backend("torch"), lambda event: seen.append((time.perf_counter(), event)), [stage])
-    (shard, held_out), config = run.shards(stage), getattr(run.config, stage)
+    shard, held_out, config = run.training_data(stage), run.held_out(stage), run.config.of(stage)
     kind = STAGES[stage].form.rows
     batches = Batches(kind(shard, run.config.model.context, run.config.seed), config.batch_size, run.config.seed)
     counts = [examples(batches(step)["segments"], stage) for step in range(config.steps)]

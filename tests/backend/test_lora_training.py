@@ -176,7 +176,7 @@ def test_qlora_trains_over_quantized_weights(backend, copied, bits, dora):
     gap = np.abs(dict(items(rounded))[layer] - dict(items(pretrained))[layer]).max()
     assert gap > (1e-3 if bits == 4 else 1e-5)  # it was rounded
     config = run.model_config
-    model, held_out = GPT(config, backend), PackedRows(run.shards("sft")[1], config.context, run.config.seed)
+    model, held_out = GPT(config, backend), PackedRows(run.held_out("sft"), config.context, run.config.seed)
     measured = evaluate_language(model, run.weights("sft", backend)[0], held_out, run.tokenizer, 4)["loss"]
     best = next(e.metrics["loss"] for e in events if isinstance(e, Eval) and e.step == state["step"])
     assert measured == pytest.approx(best, abs=1e-4)  # merged and whole as it was trained
