@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).with_name("results")  # the JSON files that the README's tables are made from
+RESULTS = Path(__file__).with_name("results")  # the JSON files that the tables are made from
 BEGIN, END = "<!-- bench.py writes from here -->", "<!-- to here -->"
-PAGES = {"README.md": ["results"], "scripts/comparisons/speed.md": ["profiles", "growth"]}
+PAGES = {"minigpt/handbook/speed.md": ["results"], "scripts/comparisons/speed.md": ["profiles", "growth"]}
 PROFILE = ["work", "ms", "share"]
 DUELS = ["work", "figure", "MiniGPT", "peer", "peer's", "ratio", "of the rounds"]
 

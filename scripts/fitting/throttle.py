@@ -182,7 +182,7 @@ def _tree(pid: int) -> tuple[float, int]:
 
 
 def show(shares: list[Held], memory: list[Held]) -> None:
-    """The tables of the README."""
+    """The tables of the handbook (limits.md)."""
     rows = [[r.what, f"{r.asked:.0%}", "–" if r.held is None else f"{r.held:.1%}", _word(r), r.note] for r in shares]
     tables.table("CPU share of the whole process tree", ["run", "asked", "held", "", ""], rows, wrap=(4,))
     if memory:
