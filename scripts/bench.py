@@ -110,7 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
-    parser.add_argument("--readme", action="store_true", help=f"write the tables of handbook and speed.md, from {RESULTS}")
+    parser.add_argument("--readme", action="store_true", help=f"write the tables of the pages, from {RESULTS}")
     given = parser.parse_args()
     if not given.comparisons and not given.readme:
         parser.error(f"name a comparison ({', '.join(COMPARISONS)}), or --readme")
