@@ -39,7 +39,7 @@ def journal(store):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_steps_that_are_not_finite_leave_everything_as_it_was(backend, tmp_path, injured, bad):
-    """Two bad steps behind step 5: the weights and moments at the end are those of step 5; the steps are counted."""
+    """Two bad steps after step 5: the weights and moments at the end are those of step 5; the steps are counted."""
     events = []
     injured(lambda call, value: value * bad if call in (5, 6) else value)
     _, store = toy_train(backend, tmp_path, report=events.append, **SETTINGS | {"steps": 7})

@@ -149,7 +149,7 @@ def test_dpo_may_start_from_pretraining(minigpt, copy, sources):
 @pytest.mark.parametrize("command", [("train", "sft"), ("run",)])
 def test_without_a_pretrained_model_nothing_is_begun(minigpt, sources, tmp_path, command):
     result = minigpt(*command, *tiny(), "--run", "run", "--data", sources.conversations)
-    result.refused(2, "sft needs a pretrained model in run", "minigpt train pretrain --run run")
+    result.refused(2, "sft needs a trained model in run", "minigpt train pretrain --run run")
     assert not (tmp_path / "run").exists()
 
 
@@ -196,7 +196,7 @@ def test_ctrl_c(sources, tmp_path):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     result = finished(child)
-    result.refused(130, "Stopped during pretrain behind step ", "Go on with: minigpt train pretrain")
+    result.refused(130, "Stopped during pretrain after step ", "Go on with: minigpt train pretrain")
     checkpoints = sorted(saved.glob("step-*"))
     assert checkpoints and f"step {int(checkpoints[-1].name[5:])} of 600" in result.err.splitlines()[-1]
     load_checkpoint(checkpoints[-1])
@@ -216,7 +216,7 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
     monkeypatch.setattr("minigpt.runs.pipeline.make_tokenizer", interrupt)
     flags = ("--data", "world", "--set", "model.context=64", "--run", "new")
     minigpt("run", *flags).refused(130, "Interrupted. What is finished is kept. Go on with: minigpt run ")
-    monkeypatch.setattr("minigpt.train.measure.evaluate_language", interrupt)
+    monkeypatch.setattr("minigpt.stages.language.evaluate_language", interrupt)
     minigpt("evaluate", trained, "--stage", "sft").refused(130, "Interrupted.")
 
 

@@ -113,7 +113,7 @@ def test_signals_save_the_step(sources, tmp_path, number, code, supervise):
     time.sleep(0.3)
     child.send_signal(number)
     result = finished(child)
-    result.refused(code, "Stopped during pretrain behind step", "which is saved. Go on with: minigpt train pretrain")
+    result.refused(code, "Stopped during pretrain after step", "which is saved. Go on with: minigpt train pretrain")
     (checkpoint,) = saved(tmp_path / "run")
     assert f"step {int(checkpoint[5:])} of 5,000" in result.err.splitlines()[-1]
     assert not (tmp_path / "run" / ".lock").exists()
@@ -124,7 +124,7 @@ def test_ctrl_c_in_a_terminal_reaches_both_processes_and_counts_once(sources, tm
     child = process(*flags, start_new_session=True)
     wait_for(lambda: trains(tmp_path / "run"))
     os.killpg(child.pid, signal.SIGINT)
-    finished(child).refused(130, "Stopped during pretrain behind step")
+    finished(child).refused(130, "Stopped during pretrain after step")
 
 
 def test_a_second_ctrl_c_leaves_at_once(sources, tmp_path):
