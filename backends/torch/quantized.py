@@ -10,7 +10,7 @@ Array = torch.Tensor
 
 
 class TorchQuantized(Quantized):
-    """torch's own int4 and int8 products lose against unpacking on CPUs in float32 (README: Quantization)."""
+    """torch's own int4 and int8 products lose against unpacking on CPUs in float32 (see quantization.md)."""
 
     def dequantize(self, packed: Array, scales: Array, biases: Array, bits: int) -> Array:
         codes = packed.contiguous().view(torch.uint8)  # the bytes of a word, its lowest first
