@@ -34,7 +34,7 @@ def bad_numbers(directory: Path, backends: list[str], scale: float, seed: int) -
     for name in backends:
         backend = get_backend(name, "cpu")
         base = prepared(directory / name, small_config(steps=24))
-        for stage in STAGES[: count(len(STAGES), scale)]:
+        for stage in list(STAGES)[: count(len(STAGES), scale)]:
             for fault, outcome in outcomes.items():
                 run = Run(Path(shutil.copytree(base.directory, directory / "run")), base.config)
                 lost = _with(fault, run, stage, backend)

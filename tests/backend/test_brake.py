@@ -104,7 +104,7 @@ def test_a_reason_that_stays_stops_nothing_for_ever(backend, copied):
 @pytest.mark.parametrize("limits", [Limits("balanced", 0.01), Limits("balanced")], ids=["a rest", "a pause"])
 def test_a_stop_ends_a_rest_or_a_pause(backend, copied, limits):
     """At once: in the third slice of a long sleep, and saved."""
-    run, stop = copied("sft", accumulation=2, **SETTINGS), Stop()
+    run, stop = copied("sft", grad_accumulation=2, **SETTINGS), Stop()
     control, machine = braked(backend, limits, stop, **({} if limits.cpu else {"then": HOT}))
     with pytest.raises(Interrupted) as caught:
         train_stage(run, "sft", backend, silent, control)

@@ -47,7 +47,7 @@ def test_an_imported_run_goes_out_with_an_honest_card(zoo, tmp_path):
     import_directory(zoo / "qwen3", tmp_path / "run", None, None)
     run, backend = open_run(tmp_path / "run"), get_backend("torch", "cpu")
     exported = export_run(run, None, "gguf", tmp_path / "out", "q8_0", backend)
-    assert len(exported.checks) == 5
+    assert len(exported.checks) == 6  # and which matrices do not fill the blocks of q8_0
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "imported (qwen3)" in card and "| pretrain | not known: the model came from elsewhere |" in card
     assert "TEMPLATE" not in (tmp_path / "out" / "Modelfile").read_text("utf-8")  # its own is in the file

@@ -127,7 +127,7 @@ def test_a_template_of_which_no_mask_can_be_made_is_refused_when_it_matters(copi
     (directory / "chat_template.jinja").write_text(template, "utf-8")
     tokenizer = read_model(directory)[2]
     assert render(tokenizer, QUESTION, True)[0]  # talking is fine
-    with pytest.raises(DataError, match="otherwise once it is answered"):
+    with pytest.raises(DataError, match="differently once it is answered"):
         render(tokenizer, TALK[:2])
 
 

@@ -113,9 +113,12 @@ def write_rows(path: Path, rows: list) -> Path:
     return path
 
 
+GROWING = ("log.txt", "usage.jsonl", "report.html")
+
+
 def contents(directory: Path) -> dict[str, str]:
-    """Path -> checksum of every file, to see that nothing was changed; log.txt grows with each command."""
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "log.txt")
+    """Path -> checksum of every file, to see that nothing was changed; but what each command adds to."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in GROWING)
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

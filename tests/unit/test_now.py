@@ -186,11 +186,11 @@ def test_niceness_of_a_process(way):
         "import os, threading, time\n"
         "from minigpt.machine import readings; from minigpt.machine.processes import set_niceness\n"
         "threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n"
-        "set_niceness(7); set_niceness(3)\n"
+        "set_niceness(17); set_niceness(13)\n"
         "threads = os.listdir('/proc/self/task') if os.path.isdir('/proc/self/task') else [0]\n"
         "print({os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads})"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "{7}\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "{17}\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="compares with Linux's own text")

@@ -31,20 +31,20 @@ def _inject(kind: str, step: int, marker: str) -> None:
 
 
 def _break(module, kind: str, step: int, marker: str) -> None:
-    right = module._Training.advance
+    right, steps = module.accumulated, iter(range(10**9))
 
-    def advance(training):
-        rows = training.config.batch_size // training.config.accumulation
+    def accumulated(backend, gradient, weights, batch, micro_batches, *more):
+        rows = len(batch["ids"]) // micro_batches
         if kind == "never-enough" or (kind.startswith("memory") and rows > 1):  # one row fits, two do not
             _die(kind)
-        once = training.step == step and not kind.startswith("memory") and not os.path.exists(marker)
+        once = next(steps) == step and not kind.startswith("memory") and not os.path.exists(marker)
         if kind == "always" or once:
             with open(marker, "w") as file:
                 file.write(kind)
             _die(kind)
-        right(training)
+        return right(backend, gradient, weights, batch, micro_batches, *more)
 
-    module._Training.advance = advance
+    module.accumulated = accumulated
 
 
 def _die(kind: str) -> None:
