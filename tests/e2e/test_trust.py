@@ -59,7 +59,7 @@ def undisturbed(sources, tmp_path_factory):
         ("kill", ["killed by the system or by somebody (SIGKILL)", "from its last checkpoint (restart 1 of 5)"]),
         ("abort", ["aborted inside the framework (SIGABRT)", "Its last words: terminate called after throwing"]),
         ("memory-error", ["The memory ran out during training: [malloc] Unable to allocate", "restart 1 of 5",
-                          "a step is computed in 4 parts, since earlier tries with fewer died", "restart 2 of 5"]),
+                          "a step is computed in 4 micro-batches, since earlier tries with fewer died", "restart 2 of 5"]),
         ("memory-abort", ["(SIGABRT): the memory ran out", "Insufficient Memory", "with more parts per step"]),
     ],
 )  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(sources, tmp_path):
 def test_memory_that_is_never_enough_ends_with_4(sources, tmp_path):
     """Down to one row at a time with gradient checkpointing, then a sentence."""
     result = finished(process(*pretraining(sources, tmp_path / "run"), env=with_fault("never-enough", 0, "-")))
-    assert result.code == 4 and "in 2 parts and gradient checkpointing" in result.err
+    assert result.code == 4 and "in 2 micro-batches and with activation checkpointing" in result.err
     assert "even with one row at a time and gradient checkpointing" in result.err.splitlines()[-1]
 
 
