@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, create_model
 
 from minigpt.data.forms import WORLD
-from minigpt.data.prepare import Sources
+from minigpt.data.reader import Sources
 from minigpt.errors import UsageError, check_name
 from minigpt.sections import ModelConfig, Section, StageConfig, TokenizerConfig, with_new_names
 from minigpt.stages.stage import Stage

@@ -29,7 +29,7 @@ def check(
     """
     from dataclasses import asdict
 
-    from minigpt.cli import console
+    from minigpt.cli import console, reporter
     from minigpt.machine import choose_backend
     from minigpt.machine.description import describe
     from minigpt.parity import selfcheck
@@ -41,7 +41,7 @@ def check(
     name, device = framework.name, framework.device
     if not share:
         console.note(f"Checking {name} on {device} ({reason}); this takes about five minutes.")
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         lines = selfcheck.check(name, device, report, names)
     if json:
         console.print_json({"backend": name, "device": device, "lines": [asdict(line) for line in lines]})

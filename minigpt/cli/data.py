@@ -30,10 +30,10 @@ def data_check(
     Shows form, rows, lengths, truncation, duplicates, bad rows as file:line, and an example with its loss mask.
     Exits with 3 when there is a bad row, at which training would stop, or no row.
     """
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, tables, waiting
 
     downloads = opening.RUNS / "downloads"
-    with console.working("Reading the data"):
+    with waiting.working("Reading the data"):
         groups, rows = _groups(data, stage, downloads)
     reports = [_checked(name, sources, run, given, downloads) for name, sources in groups.items()]
     if json:
@@ -70,14 +70,14 @@ def _groups(data: list[str], stage: str | None, downloads: Path) -> tuple[dict[s
 
 def _checked(stage: str, sources: list[str], run: Path | None, given: flags.Settings, downloads: Path) -> tuple:
     """(report, tokenizer, context) of a stage's sources."""
-    from minigpt.cli import console
+    from minigpt.cli import console, waiting
     from minigpt.data.check import check
     from minigpt.runs.inputs import learn_tokenizer, reader_of
     from minigpt.text.learn import train_tokenizer
     from minigpt.text.load import load_tokenizer
 
     settings = opening.config_of(run, given, {"data": {stage: sources}})
-    with console.working("Reading the data"):
+    with waiting.working("Reading the data"):
         reader = reader_of(settings, stage, downloads, console.note_of)
         if run is not None:
             tokenizer = load_tokenizer(run / "tokenizer")

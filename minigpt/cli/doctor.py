@@ -24,7 +24,7 @@ def doctor(
     from dataclasses import asdict
 
     from backends import BACKENDS, installed
-    from minigpt.cli import console, machine_tables
+    from minigpt.cli import console, machine_tables, waiting
     from minigpt.machine import choose
     from minigpt.machine.check import check_backend
     from minigpt.machine.description import describe
@@ -34,7 +34,7 @@ def doctor(
     found = describe(opening.RUNS if opening.RUNS.exists() else Path())
     checks = []
     for name in filter(installed, BACKENDS):
-        with console.working(f"Checking {name}"):
+        with waiting.working(f"Checking {name}"):
             checks.append(check_backend(name))
     working = [check.name for check in checks if check.works]
     backend, reason = choose(found.apple, working)

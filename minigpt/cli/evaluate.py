@@ -46,7 +46,7 @@ def evaluate(
     --against give every figure with its 95 % interval.
     """
     from minigpt import library
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, tables, waiting
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
@@ -57,7 +57,7 @@ def evaluate(
         asked = Asked(tuple(data or ()), rows, stride, bits)
         show(opened, stage, None if against is None else opening.open_at(against, None), framework, asked, json)
         return
-    with console.working("Measuring"):
+    with waiting.working("Measuring"):
         result = library.evaluate_run(
             opened, stage, data=data or [], rows=rows, tests=tests, bits=bits, backend=framework,
             report=lambda event: console.note(event.text),

@@ -43,11 +43,11 @@ def export(
     error, and nothing is kept then.
     """
     from minigpt import library
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, tables, waiting
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else "auto"
-    with console.working("Writing it, and letting other tools read it" if verify else "Writing it"):
+    with waiting.working("Writing it, and letting other tools read it" if verify else "Writing it"):
         exported = library.export_run(opened, to, stage=stage, out=out, dtype=dtype, verify=verify, backend=framework)
     if json:
         console.print_json(exported.as_dict())

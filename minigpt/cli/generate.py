@@ -93,9 +93,9 @@ def _in_batches(
     engine: "Engine", jobs: list[tuple[list[int], "Sampling"]], max_tokens: int
 ) -> Iterator["Answer"]:
     """The answers in order, computed BATCH at a time, with a sign of how far it is."""
-    from minigpt.cli import console
+    from minigpt.cli import reporter
 
-    with console.counting("Answers", len(jobs)) as count:
+    with reporter.counting("Answers", len(jobs)) as count:
         for start in range(0, len(jobs), BATCH):
             with count(start):
                 ids, samplings = zip(*jobs[start : start + BATCH], strict=True)

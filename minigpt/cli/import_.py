@@ -42,7 +42,7 @@ def import_(
     transformers is installed, it must compute the same. An adapter (of peft or mlx-lm) needs --run, the run whose
     model it belongs to, and becomes its stage sft, or --stage dpo.
     """
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, tables, waiting
     from minigpt.exchange.adapters.files import CONFIG
     from minigpt.exchange.importing import import_directory
 
@@ -52,7 +52,7 @@ def import_(
         return
     out = run or opening.RUNS / source.resolve().name
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
-    with console.working("Reading it, and comparing it with the original" if verify else "Reading it"):
+    with waiting.working("Reading it, and comparing it with the original" if verify else "Reading it"):
         imported = import_directory(source, out, context, framework)
     if not imported.chat_template:
         console.note("The model brings no chat template: a plain one is used (User: and Assistant: lines).")
@@ -65,7 +65,7 @@ def import_(
 def _import_adapter(
     source: Path, directory: Path | None, stage: str | None, framework: "Backend | None", json: bool
 ) -> None:
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, tables, waiting
     from minigpt.exchange.adapters.adapters import import_adapter
     from minigpt.stages.table import ADAPTING
     from minigpt.store.lock import locked
@@ -74,7 +74,7 @@ def _import_adapter(
         message = f"{source} is an adapter, which needs the model that it was trained on."
         raise UsageError(message, "Name its run with --run RUN.")
     opened, _ = opening.open_at(directory, None)
-    with locked(opened.directory), console.working("Reading the adapter"):
+    with locked(opened.directory), waiting.working("Reading the adapter"):
         imported = import_adapter(opened, source, stage or ADAPTING[0], framework)
     if json:
         console.print_json(imported.as_dict())

@@ -31,11 +31,11 @@ def config_of(run: Path | None, given: Settings, extra: dict | None = None) -> "
 
 def backend_of(name: str, device: str, quiet: bool = False) -> Any:
     """The backend of that name; one that was chosen for the user is named, with the reason."""
-    from minigpt.cli import console
+    from minigpt.cli import console, waiting
     from minigpt.machine import choose_backend
 
     check_name("device", device, ("auto", "cpu", "gpu"))
-    with console.working("Loading the framework"):
+    with waiting.working("Loading the framework"):
         backend, reason = choose_backend(name, device)
     if not quiet and name == "auto":
         console.note(f"Backend: {backend.name} on {backend.device} ({reason}).")
@@ -47,7 +47,7 @@ def engine_at(
 ) -> tuple["Engine", str]:
     """An engine with a stage's weights, and that stage; what the user left open is said, with the model's role."""
     from minigpt import library
-    from minigpt.cli import console
+    from minigpt.cli import console, waiting
 
     source, named = path, stage
     if path is None or not library.is_exported(path):
@@ -57,7 +57,7 @@ def engine_at(
             console.note(f"{role}: {source.directory}, stage {chosen}.")
         named = chosen
     framework = backend_of(where.backend, where.device, quiet=True)
-    with console.working("Loading the model"):
+    with waiting.working("Loading the model"):
         model = library.load_model(
             source, named, bits=faster.bits, kv_bits=faster.kv_bits, backend=framework,
             report=lambda event: console.note(event.text),

@@ -25,11 +25,11 @@ def parity(backends: Backends = "mlx,torch", quick: Quick = False, json: flags.A
     from dataclasses import asdict
 
     os.environ.setdefault("MLX_ENABLE_TF32", "0")  # full float32 products on GPUs, before mlx is imported
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, reporter, tables
     from minigpt.parity.report import compare
 
     frameworks = [opening.backend_of(name.strip(), "cpu", quiet=True) for name in backends.split(",")]
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         rows = compare(frameworks, quick, report)
     if json:
         console.print_json([asdict(row) for row in rows])

@@ -62,7 +62,7 @@ def plan(
     nanochat d20: --set model.d_model=1280 --set model.n_layer=20 --set model.n_head=10 --set model.n_kv_head=10
     --set model.d_ff=3413 --set model.context=2048 --set model.tie_embeddings=false --set model.vocab_size=65536
     """
-    from minigpt.cli import console, machine_tables
+    from minigpt.cli import console, machine_tables, waiting
     from minigpt.cli.limits import limits_from
     from minigpt.config import PRESETS, load_config
     from minigpt.plan.choose import largest_preset, place_of, plan_for, refuse
@@ -74,7 +74,7 @@ def plan(
     framework = opening.backend_of(where.backend, where.device)
     names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
-        with console.working("Measuring the presets, the largest first"):
+        with waiting.working("Measuring the presets, the largest first"):
             choice = largest_preset(config, sets, wanted, framework, limits, time)
         preset, reason, time = choice.preset, choice.reason, None if choice.steps else time
         names, found = (preset,), {preset: choice.plan}
@@ -84,7 +84,7 @@ def plan(
         steps = dict.fromkeys(wanted, 0)
         found = {}
         for name, settings in every.items():
-            with console.working(f"Measuring {name}"):
+            with waiting.working(f"Measuring {name}"):
                 found[name] = plan_for(settings, steps, framework, place)
     if json:
         shown: Any = {name: one.as_dict() for name, one in found.items()}

@@ -25,12 +25,12 @@ def fitted(
         return Fitted(given, {}, taking.time)
     if (run / "config.toml").exists():
         return Fitted(replace(given, preset=None), {}, taking.time)
-    from minigpt.cli import console
+    from minigpt.cli import console, waiting
     from minigpt.cli.opening import backend_of
     from minigpt.plan.choose import largest_preset
 
     framework = backend_of(where.backend, where.device, quiet=True)
-    with console.working("Measuring the presets, the largest first"):
+    with waiting.working("Measuring the presets, the largest first"):
         choice = largest_preset(given.config, given.sets, stages, framework, limits, taking.time)
     console.note(f"Preset {choice.preset}: {choice.reason}.")
     steps = {stage: {"steps": count} for stage, count in choice.steps.items()}

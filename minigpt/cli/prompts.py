@@ -51,9 +51,9 @@ def _piped() -> bool:
 
 
 def _read_stdin() -> str:
-    from minigpt.cli import console
+    from minigpt.cli import waiting
 
-    with console.working("Reading the prompt from stdin"):
+    with waiting.working("Reading the prompt from stdin"):
         return sys.stdin.read()
 
 

@@ -31,7 +31,7 @@ def quantize(
     Shows the error of each layer and the held-out measures before and after. generate, chat and evaluate take the
     result with --bits.
     """
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, reporter, tables, waiting
     from minigpt.evaluate.report import before_and_after
     from minigpt.runs.quantized import quantize_stage
     from minigpt.stages.table import answers
@@ -40,9 +40,9 @@ def quantize(
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     stage = opened.weights(stage)[1]  # complains before a framework is imported
     framework = opening.backend_of(where.backend, where.device)
-    with locked(opened.directory), console.Reporter() as report:
+    with locked(opened.directory), reporter.Reporter() as report:
         made = quantize_stage(opened, stage, framework, bits, group_size, method, report)
-    with console.working("Measuring the weights before and after"):
+    with waiting.working("Measuring the weights before and after"):
         measured = before_and_after(opened, stage, framework, bits, rows)
     if json:
         console.print_json(made.as_dict() | {"measured": measured})

@@ -90,13 +90,13 @@ def _show_bought(found, json: bool) -> None:
 
 
 def _climb(data: list[str], out: Path, budget: str, where: flags.Where, json: bool) -> None:
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, reporter, tables
     from minigpt.experiments.ladder import climb
     from minigpt.machine.cgroups import usable_cores
     from minigpt.units import parse_time
 
     cores = max(1, int(usable_cores()))
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         fitted, check = climb(data, out, parse_time(budget), cores, where.backend, where.device, report=report)
     if json:
         found = {"law": asdict(fitted.law), "points": [asdict(point) for point in fitted.points]}

@@ -37,7 +37,7 @@ def training(
     The settings of a new run are shown once, then its plan. `limits` bound what it takes of the machine, `time` how
     long it may take. Raises ResourceError when they leave too little.
     """
-    from minigpt.cli import console, machine_tables, tables
+    from minigpt.cli import console, machine_tables, reporter, tables, waiting
     from minigpt.runs.claim import new_run
     from minigpt.runs.control import Control
     from minigpt.runs.pipeline import check_possible
@@ -64,11 +64,11 @@ def training(
         if limits is not None:
             root = os.getpid() if watched is None else parent
             brake = stack.enter_context(braked(limits, framework, stop, root))
-        with console.working("Planning: how much memory and time this takes here"):
+        with waiting.working("Planning: how much memory and time this takes here"):
             plan = plan_of_run(run, stages, framework, limits or Limits(), time)
         for line in machine_tables.plan_lines(plan) if plan.stages else ():
             console.note(line)
-        report = stack.enter_context(followed(run, stack.enter_context(console.Reporter()), follow or Follow()))
+        report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter()), follow or Follow()))
         control = Control(stop, watched == LESS_MEMORY, brake, plan)
         yield run, framework, control.resting(report), control
 

@@ -27,14 +27,14 @@ def sweep(file: File, out: Out = None, json: flags.AsJson = False) -> None:
     one of [grid] (every combination), [random] (with trials = N) or [changes] (one at a time, beside the base). The
     same command again goes on where it stopped. A trial that fails is reported; the others go on.
     """
-    from minigpt.cli import console, tables
+    from minigpt.cli import console, reporter, tables
     from minigpt.experiments.sweep import read_sweep, run_sweep
     from minigpt.machine.cgroups import usable_cores
 
     read = read_sweep(file)
     directory = out or opening.RUNS / file.stem
     cores = max(1, int(usable_cores()))
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         rows = run_sweep(read, directory, cores, report)
     if json:
         console.print_json([asdict(row) for row in rows])

@@ -29,7 +29,7 @@ def tokenizer_train(
     seed: Seed = None,
 ) -> None:
     """Learn a tokenizer from files and save it."""
-    from minigpt.cli import console
+    from minigpt.cli import console, waiting
     from minigpt.config import load_config
     from minigpt.runs.inputs import learn_tokenizer
 
@@ -38,7 +38,7 @@ def tokenizer_train(
         raise UsageError(f"{out} belongs to a run, whose models need its own tokenizer.", "Choose another --out.")
     given = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
     settings = load_config("tiny", None, [], None, given)
-    with console.working("Learning the tokenizer"):
+    with waiting.working("Learning the tokenizer"):
         tokenizer = learn_tokenizer(data, settings)
     tokenizer.save(out)
     console.note(f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} tokens saved in {out}")

@@ -9,7 +9,7 @@ import numpy as np
 from minigpt.data.examples import Example, Text
 from minigpt.data.forms import Tokens
 from minigpt.data.parse.fields import RowError
-from minigpt.data.prepare import Item, Reader, digest_of
+from minigpt.data.reader import Item, Reader, digest_of
 from minigpt.errors import DataError
 from minigpt.text.tokenizer import Tokenizer
 
@@ -62,7 +62,7 @@ def check(reader: Reader, tokenizer: Tokenizer, context: int) -> DataReport:
         key = digest_of(item.content)
         report.duplicates += key in seen
         report.across_splits += seen.setdefault(key, item.split) != item.split
-    report.bad, report.lost_lines, report.forms = reader.bad, reader.lost, reader.forms
+    report.bad, report.lost_lines, report.forms = reader.bad, reader.lost, reader.layouts
     return report
 
 

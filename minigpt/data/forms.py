@@ -17,7 +17,7 @@ from minigpt.text.chatml import render
 from minigpt.text.tokenizer import Tokenizer
 
 WORLD = "world"  # the built-in world as a source
-Tokens = tuple[list[int], list[int] | None]  # ids, and the loss mask of a sequence of which only a part is learned
+Tokens = tuple[list[int], list[int] | None]  # ids, and the loss mask of a sequence where only a part is learned
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Form:
     width: int = 1
     cut: bool = True  # whether an example that is too long is cut at its end; else it is omitted
     world: World | None = None
-    note: Callable[[Counter[str]], str] = lambda forms: ""  # what to say of the forms that the rows were written in
+    note: Callable[[Counter[str]], str] = lambda layouts: ""  # what to say of the layouts that the rows were written in
 
     @property
     def sequences(self) -> int:
@@ -104,8 +104,8 @@ def _as_conversation(example: Example) -> Example | None:
     return example if isinstance(example, Conversation) else None
 
 
-def _pairs_among(forms: Counter[str]) -> str:
-    pairs = forms["dpo"] + forms["dpo-implicit"]
+def _pairs_among(layouts: Counter[str]) -> str:
+    pairs = layouts["dpo"] + layouts["dpo-implicit"]
     return f"{pairs:,} rows are preference pairs; of these the chosen answers are learned." if pairs else ""
 
 

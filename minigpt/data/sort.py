@@ -9,7 +9,7 @@ from pathlib import Path
 from minigpt.data.examples import Conversation, Preference, Text
 from minigpt.data.parse.fields import RowError, fields_of
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.parse.forms import detect, is_labelled, is_prompt
+from minigpt.data.parse.layouts import detect, is_labelled, is_prompt
 from minigpt.data.read.named import resolve
 from minigpt.data.read.raw_rows import Row
 from minigpt.data.read.suffixes import is_text

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from backends.base import Array, Backend, Visible
 from backends.tree import Tree
-from minigpt.model.linear import linear, linears, matrix_shapes
+from minigpt.model.linear import linear, linears, matrix_shapes, matrix_start
 from minigpt.model.rope import rope_amplitude, rope_frequencies
 from minigpt.sections import ModelConfig
 
@@ -49,20 +51,28 @@ class Attention:
         return shapes
 
     @staticmethod
+    def start(config: ModelConfig, leaf: str, shape: tuple[int, ...], stream: np.random.Generator) -> np.ndarray:
+        """First values of a leaf: the output's matrix divided by √(2·layers) (Radford et al. 2019)."""
+        if leaf in ("q_norm.weight", "k_norm.weight"):
+            return np.ones(shape, np.float32)
+        deviation = 0.02 / (2 * config.n_layer) ** 0.5 if leaf.startswith("o_proj") else 0.02
+        return matrix_start(stream, leaf, shape, deviation)
+
+    @staticmethod
     def flops_per_token(config: ModelConfig, width: int) -> float:
         """Arithmetic of one token, forwards and backwards, in rows of `width`: 6 N + 12 q T (Chowdhery et al. 2022)."""
         q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         return 6.0 * config.d_model * (2 * q + 2 * k) + 12.0 * q * width
 
     @staticmethod
-    def kept_numbers(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
-        """Numbers per token that the backward pass needs: q, k, v, the attended values twice, and the scores of the
+    def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
+        """Values per token that the backward pass needs: q, k, v, the attended values twice, and the scores of the
         rows, of `width` tokens, where they are kept. `masked` says that rows hold several examples.
         """
         q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
-        numbers = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
-        return numbers + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
+        values = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
+        return values + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
 
     def __call__(self, w: Tree, x: Array, queries: Queries, positions: int | Array, cache: Cache | None, layer: int):
         """x (B, T, d) -> (B, T, d), or (B, some, d) for chosen queries; `positions` are those of all tokens."""

@@ -3,12 +3,13 @@
 Shapes: B batch, T tokens, d model width, H query heads, K key/value heads, D head width, V vocabulary.
 The weights carry Hugging Face names, so a model of our own has the layout of `LlamaForCausalLM` and one with
 `qk_norm` that of `Qwen3ForCausalLM`. LayerNorm, learned positions, GELU, biases and a sliding window are for
-models that come from elsewhere (see `minigpt.exchange`). Each layer's file says what its leaves are, what it computes,
-what that costs and what it keeps for the backward pass.
+models that come from elsewhere (see `minigpt.exchange`). Each layer's file says what its leaves are, how they begin,
+what it computes, what that costs and what it keeps for the backward pass.
 """
 
 import functools
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class GPT:
     ) -> Array:  # fmt: skip
         """The last layer's normalized output (B, T, d) for token ids (B, T), or for embeddings (B, T, d).
 
-        - `segments` (B, T): numbers of the examples that share a row; a token sees those before it in its own.
+        - `segments` (B, T): the example of each token, where several share a row; a token sees its own example only.
         - `positions`: of all rows' first token, of each row's (B,), or of all tokens (B, T), int32; the default is
           what follows the cache. In packed rows rotary positions need no reset, as they depend on distances only.
         - `cache` (see `minigpt.generate.cache`): the tokens continue those that it holds, and are added to it.
@@ -64,7 +65,7 @@ class GPT:
         - `last`: only the last so many tokens of each row are followed to the end (B, last, d): the others end as
           keys and values of the last layer, which are all that an answer needs of a prompt.
         - `dropout_keys` (B,) int32, as a training step has them: the embeddings and both outputs of each block lose a
-          share `dropout` of their numbers.
+          share `dropout` of their values.
         """
         backend, body, tokens = self.backend, weights["model"], ids.shape[1]
         held = 0 if cache is None else cache.start  # int, or (B,) where the rows differ
@@ -134,14 +135,19 @@ class GPT:
         return self._queries(before + places, before + held, tokens, last, cache, chosen=chosen)
 
 
+def _leaves(config: ModelConfig) -> Iterator[tuple[str, Any, str, tuple[int, ...]]]:
+    """(name, class of its layer, name in that layer, shape) of every weight, in the order of a checkpoint."""
+    layers = [("model.", Embeddings, Embeddings.shapes(config))]
+    for i in range(config.n_layer):
+        layers += [(f"model.layers.{i}.{name}.", layer, layer.shapes(config)) for name, layer in block(config).items()]
+    layers += [("model.norm.", Norm, Norm.shapes(config)), ("", Embeddings, Embeddings.head_shapes(config))]
+    for before, layer, shapes in layers:
+        yield from ((before + leaf, layer, leaf, shape) for leaf, shape in shapes.items())
+
+
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight, in the order of a Hugging Face checkpoint."""
-    shapes = {f"model.{leaf}": shape for leaf, shape in Embeddings.shapes(config).items()}
-    for i in range(config.n_layer):
-        for name, layer in block(config).items():
-            shapes |= {f"model.layers.{i}.{name}.{leaf}": shape for leaf, shape in layer.shapes(config).items()}
-    shapes |= {f"model.norm.{leaf}": shape for leaf, shape in Norm.shapes(config).items()}
-    return shapes | Embeddings.head_shapes(config)
+    return {name: shape for name, _, _, shape in _leaves(config)}
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -155,38 +161,25 @@ def flops_per_token(config: ModelConfig, width: int) -> float:
     return config.n_layer * layers + Embeddings.flops_per_token(config, width)
 
 
-def kept_numbers(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
-    """Numbers per token that one block keeps for the backward pass.
+def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
+    """Values per token that one block keeps for the backward pass.
 
     `habits` says how a framework stores them (`minigpt.plan.memory.Habits`), `width` is the length of a row and
     `masked` whether rows hold several examples.
     """
-    return sum(layer.kept_numbers(config, habits, width, masked) for layer in block(config).values())
+    return sum(layer.kept_values(config, habits, width, masked) for layer in block(config).values())
 
 
 def init_weights(config: ModelConfig, seed: int) -> Tree:
     """Random float32 NumPy weights: the same on every backend and machine for the same seed.
 
-    Norm weights are 1, biases 0, matrices normal with standard deviation 0.02, the two matrices of each layer that
-    write into the residual stream divided by √(2·layers) (Radford et al. 2019). Embeddings have rows of about
-    unit length: with 0.02 pretraining of the preset tiny ended higher. Each leaf draws from its own Philox stream,
-    so that a new leaf changes no other.
+    Each layer says how its leaves begin (`start`). Each leaf draws from its own Philox stream, so that a new leaf
+    changes no other.
     """
     flat = {}
-    for name, shape in weight_shapes(config).items():
-        if name.endswith("norm.weight"):
-            flat[name] = np.ones(shape, np.float32)
-            continue
-        if name.endswith(".bias"):
-            flat[name] = np.zeros(shape, np.float32)
-            continue
+    for name, layer, leaf, shape in _leaves(config):
         stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
-        deviation = 0.02
-        if name.endswith("embed_tokens.weight"):
-            deviation = config.d_model**-0.5
-        elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            deviation /= (2 * config.n_layer) ** 0.5
-        flat[name] = stream.standard_normal(shape, np.float32) * np.float32(deviation)
+        flat[name] = layer.start(config, leaf, shape, stream)
     return unflatten(flat)
 
 

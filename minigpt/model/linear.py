@@ -7,6 +7,8 @@ one, this is a layer of a model without an adapter. An adapter adds (see `model.
 and `dropout_rate` (). A leaf `watch` is a function that is shown the input, for measurements (see `quantize.gptq`).
 """
 
+import numpy as np
+
 from backends.base import Array, Backend
 from backends.tree import Tree
 
@@ -18,6 +20,13 @@ QUANTIZED = ("packed", "scales", "biases")
 def matrix_shapes(name: str, shape: tuple[int, int], bias: bool) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the leaves of a linear layer (out, in) called `name`."""
     return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})
+
+
+def matrix_start(stream: np.random.Generator, leaf: str, shape: tuple[int, ...], deviation: float = 0.02) -> np.ndarray:
+    """First values of a leaf of a linear layer: a bias is 0, a matrix normal with the given standard deviation."""
+    if leaf.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    return stream.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def linear(backend: Backend, w: Tree, x: Array) -> Array:

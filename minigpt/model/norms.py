@@ -1,5 +1,7 @@
 """The norms of the residual stream, and of single heads."""
 
+import numpy as np
+
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.sections import ModelConfig
@@ -18,13 +20,18 @@ class Norm:
         return {"weight": (config.d_model,)} | bias
 
     @staticmethod
+    def start(config: ModelConfig, leaf: str, shape: tuple[int, ...], stream: np.random.Generator) -> np.ndarray:
+        """First values of a leaf: factors are 1, biases 0."""
+        return np.zeros(shape, np.float32) if leaf.endswith("bias") else np.ones(shape, np.float32)
+
+    @staticmethod
     def flops_per_token(config: ModelConfig, width: int) -> float:
         """Arithmetic of one token, forwards and backwards: not counted, as it is no product of matrices."""
         return 0.0
 
     @staticmethod
-    def kept_numbers(config: ModelConfig, habits, width: int, masked: bool) -> float:
-        """Numbers per token that the backward pass needs: `habits.norm` arrays of the stream's width."""
+    def kept_values(config: ModelConfig, habits, width: int, masked: bool) -> float:
+        """Values per token that the backward pass needs: `habits.norm` arrays of the stream's width."""
         return habits.norm * config.d_model
 
     def __call__(self, w: Tree, x: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from backends import tree
 from backends.base import Array, Backend
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
-from minigpt.parity.ops import BF16, FP32
+from minigpt.parity.case import BF16, FP32
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.train.losses import language_loss, sequence_logprobs

@@ -17,8 +17,8 @@ from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.description import describe
 from minigpt.machine.limits import Limits
 from minigpt.machine.processes import resident
-from minigpt.model.gpt import parameter_count
-from minigpt.plan.costs import flops_per_token, row_width
+from minigpt.model.gpt import flops_per_token, parameter_count
+from minigpt.plan.costs import row_width
 from minigpt.plan.plan import Place, Plan, make_plan
 from minigpt.plan.speed import Speed, measure, throttled
 from minigpt.sections import ModelConfig, StageConfig

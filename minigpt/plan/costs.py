@@ -1,4 +1,4 @@
-"""What a model costs: numbers that are trained, arithmetic per token, bytes of state. Pure functions of a shape."""
+"""What a training costs: tokens of a step, bytes of state and of checkpoints. Pure functions of a shape."""
 
 from dataclasses import dataclass
 
@@ -20,16 +20,6 @@ class State:
     trained: int
     matrices: int
     optimizer: int
-
-
-def flops_per_token(model: ModelConfig, width: int) -> float:
-    """Arithmetic of one token, forwards and backwards, in rows of `width`: 6 N + 12 L q T (Chowdhery et al. 2022).
-
-    N are the weights that a token is multiplied with: a lookup in the embeddings costs nothing.
-    """
-    matrices = sum(int(np.prod(s)) for name, s in weight_shapes(model).items() if len(s) == 2 and "embed" not in name)
-    head = model.vocab_size * model.d_model if model.tie_embeddings else 0
-    return 6.0 * (matrices + head) + 12.0 * model.n_layer * model.n_head * model.head_dim * width
 
 
 def row_width(model: ModelConfig, form: Form) -> int:

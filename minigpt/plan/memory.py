@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from backends.updates import MUON_GROUP
 from minigpt.data.forms import Form
+from minigpt.model.gpt import kept_values
 from minigpt.plan.costs import FLOAT, row_width, state_of
 from minigpt.sections import ModelConfig, StageConfig
 
@@ -35,7 +36,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Habits:
-    """How a framework stores what the backward pass needs, in arrays of N tokens (see `layer_numbers`)."""
+    """How a framework stores what the backward pass needs, in arrays of N tokens (see `kept_values` of each layer)."""
 
     norm: float  # arrays of width d that a norm keeps
     gated: float  # arrays of width d_ff that SwiGLU keeps
@@ -67,7 +68,7 @@ def stage_memory(
     model: ModelConfig, form: Form, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
     counted: float = 1.0,
 ) -> Memory:  # fmt: skip
-    """The peak of a stage with the given division; `framework` is (backend, device), `base` bytes before the model.
+    """The peak of a stage with the given settings; `framework` is (backend, device), `base` bytes before the model.
 
     `counted` is the share of the tokens that are part of the loss: CPUs compute no logits for the others.
     """
@@ -75,8 +76,8 @@ def stage_memory(
     narrow = 2 if dtype == "bfloat16" else FLOAT
     width = row_width(model, form)
     tokens = config.micro_batch_size * width
-    layer = int(narrow * tokens * layer_numbers(model, habits, width, not form.stream))
-    layer += 2 * tokens * model.d_model * bool(config.dropout)  # which numbers were left out, a byte each
+    layer = int(narrow * tokens * kept_values(model, habits, width, not form.stream))
+    layer += 2 * tokens * model.d_model * bool(config.dropout)  # which values dropout took, a byte each
     kept, passing = model.n_layer * layer, habits.passing * layer
     if config.activation_checkpointing:
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
@@ -98,20 +99,6 @@ def stage_memory(
     if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time
         gradients, activations, logits, work = _scaled((gradients, activations, logits), peak)
     return Memory(base, state.weights, gradients, state.optimizer, activations, logits, work)
-
-
-def layer_numbers(model: ModelConfig, habits: Habits, width: int, masked: bool) -> float:
-    """Numbers per token that one layer keeps for the backward pass.
-
-    The residual stream and its norms, q, k, v, the attended values twice, the feed-forward layer's products, and the
-    attention scores where they are kept.
-    """
-    q, k = model.n_head * model.head_dim, model.n_kv_head * model.head_dim
-    gated = habits.gated if model.feed_forward == "swiglu" else habits.gated - 2
-    numbers = 2 * habits.norm * model.d_model + 3 * q + 2 * k + gated * model.d_ff
-    numbers += habits.head_norm * (q + k) * model.qk_norm
-    seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
-    return numbers + seen * habits.scores * model.n_head + width * habits.masked * masked + model.n_head
 
 
 def loss_bytes(model: ModelConfig, config: StageConfig, habits: Habits, tokens: int) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 
 from minigpt.config import Config
 from minigpt.data.forms import WORLD, Form
-from minigpt.model.gpt import parameter_count
+from minigpt.model.gpt import flops_per_token, parameter_count
 from minigpt.model.lora import trained_count
-from minigpt.plan.costs import checkpoint_bytes, disk_bytes, flops_per_token, row_width, step_tokens
+from minigpt.plan.costs import checkpoint_bytes, disk_bytes, row_width, step_tokens
 from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import Memory, stage_memory
 from minigpt.plan.speed import Speed, slower

@@ -13,9 +13,9 @@ import numpy as np
 from backends.base import Backend
 from minigpt.data.shards import MemoryShard
 from minigpt.events import silent
-from minigpt.model.gpt import GPT, init_weights, to_backend
+from minigpt.model.gpt import GPT, flops_per_token, init_weights, to_backend
 from minigpt.model.lora import is_adapted
-from minigpt.plan.costs import flops_per_token, row_width
+from minigpt.plan.costs import row_width
 from minigpt.quantize.codes import quantize_weights
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.stages.assemble import assembled

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from minigpt.config import Config
-from minigpt.data.prepare import Reader, prepare
+from minigpt.data.prepare import prepare
+from minigpt.data.reader import Reader
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.runs.placing import stage_of_source

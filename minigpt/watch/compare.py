@@ -1,13 +1,13 @@
 """Runs side by side: settings that differ, curves over one another, results, the same questions' answers."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UsageError
+from minigpt.evaluate.significance import mcnemar
 from minigpt.watch.curves import metrics_of
 from minigpt.watch.journal import PLACES, Journal
 from minigpt.watch.pages import Html, page, table, tag, words
@@ -131,8 +131,7 @@ def sign_test(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     The exact two-sided sign test over the rows that differ; for right-or-wrong answers that is McNemar's exact test.
     """
     better, worse = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
-    count, few = better + worse, min(better, worse)
-    p = min(1.0, 2 * sum(math.comb(count, k) for k in range(few + 1)) / 2**count)
+    p = mcnemar(better, worse, mid=False)
     return {"rows": len(pairs), "difference": sum(b - a for a, b in pairs) / len(pairs), "better": better,
             "worse": worse, "p": p}  # fmt: skip
 

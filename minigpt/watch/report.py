@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt import __version__
+from minigpt import __version__, units
 from minigpt.store.durable import write_whole
 from minigpt.watch.curves import curve, metrics_of
 from minigpt.watch.example import example
@@ -79,7 +79,7 @@ def _made(run: RunFiles, say: dict[str, str]) -> list[Html]:
 
 
 def parameters(directory: Path) -> int | None:
-    """Numbers in the final weights, from a safetensors file's header; None when there is no such file."""
+    """Parameters of the final weights, from a safetensors file's header; None when there is no such file."""
     for path in sorted(directory.glob("*/final/weights.safetensors")):
         try:
             with path.open("rb") as file:
@@ -257,25 +257,10 @@ def figure(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as people say them."""
-    if not isinstance(seconds, int | float):
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+    """Seconds as people say them, – for none."""
+    return units.duration(seconds) if isinstance(seconds, int | float) else "–"
 
 
 def size(count: Any) -> str:
-    """Bytes as people say them."""
-    if not isinstance(count, int | float):
-        return "–"
-    return (
-        f"{count / 1e9:.2f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:.1f} MB"
-        if count >= 1e6
-        else f"{count / 1e3:.1f} kB"
-    )
+    """Bytes as people say them, – for none."""
+    return units.bytes_in_words(count) if isinstance(count, int | float) else "–"

@@ -14,7 +14,7 @@ from pathlib import Path
 from comparisons.duel import Contestant, Duel, Figures, commit, minigpt, run, settings, trained, worker
 from comparisons.gpu import on_gpu
 
-from minigpt.plan.costs import flops_per_token
+from minigpt.model.gpt import flops_per_token
 from minigpt.runs.run import open_run
 
 DOCUMENTED = ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]

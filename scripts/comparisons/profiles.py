@@ -19,8 +19,7 @@ from backends import BACKENDS, get_backend
 from backends.base import Array, Backend
 from minigpt.config import Config, load_config
 from minigpt.machine.check import matmul_rate
-from minigpt.model.gpt import GPT, init_weights, to_backend, weight_shapes
-from minigpt.plan.costs import flops_per_token
+from minigpt.model.gpt import GPT, flops_per_token, init_weights, to_backend, weight_shapes
 from minigpt.sections import ModelConfig
 
 ROWS, BEFORE = 4, 512  # rows of a training step; tokens before the decoded one

@@ -11,7 +11,8 @@ from foreign import CHATML, LLAMA2, THINKING, byte_level, edit, save_model, sent
 from backends.tree import leaves
 from minigpt.config import DataConfig
 from minigpt.data.check import check
-from minigpt.data.prepare import Reader, prepare
+from minigpt.data.prepare import prepare
+from minigpt.data.reader import Reader
 from minigpt.data.shards import Shard
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.events import silent

@@ -8,7 +8,7 @@ import time
 import pytest
 from command import call, contents, environment, finished, journal, process, tiny, weights
 
-from minigpt.cli import console
+from minigpt.cli import reporter
 from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 
@@ -55,12 +55,12 @@ def test_interrupted_at_a_checkpoint_and_resumed(minigpt, trained, sources, tmp_
         if (event.stage, event.step) == (stage, 2):
             raise KeyboardInterrupt
 
-    right = console.Reporter._saved
-    monkeypatch.setattr(console.Reporter, "_saved", interrupt)
+    right = reporter.Reporter._saved
+    monkeypatch.setattr(reporter.Reporter, "_saved", interrupt)
     words = f"Interrupted during {stage}.", "The same command goes on from step 2.", "Go on with: minigpt run"
     minigpt(*command, run).refused(130, *words)
     assert not (run / stage / "final").exists()
-    monkeypatch.setattr(console.Reporter, "_saved", right)
+    monkeypatch.setattr(reporter.Reporter, "_saved", right)
     resumed = minigpt(*command, run)
     assert resumed.code == 0 and f"{stage}: " in resumed.err and "going on from step 2." in resumed.err
     for name in STAGES:

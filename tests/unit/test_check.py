@@ -4,7 +4,7 @@ import json
 
 from minigpt.config import DataConfig
 from minigpt.data.check import check
-from minigpt.data.prepare import Reader
+from minigpt.data.reader import Reader
 from minigpt.stages.table import STAGES
 from minigpt.text.characters import CharTokenizer
 

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from minigpt.cli import console
+from minigpt.cli import console, reporter
 from minigpt.events import Skipped, Step
 
 
@@ -12,7 +12,7 @@ from minigpt.events import Skipped, Step
 def lines(monkeypatch):
     said = []
     monkeypatch.setattr(console, "note", said.append)
-    monkeypatch.setattr(console.time, "monotonic", iter(range(0, 10**6, 60)).__next__)  # each line is due
+    monkeypatch.setattr(reporter.time, "monotonic", iter(range(0, 10**6, 60)).__next__)  # each line is due
     return said
 
 
@@ -22,14 +22,14 @@ def step(number, seconds):
 
 def test_a_pause_does_not_disturb_the_time_that_is_left(lines):
     """Ctrl-Z for an hour, or a laptop that slept: the steps around it say how long the rest takes."""
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         for number in range(1, 21):
             report(step(number, 3600.0 if number == 15 else 0.5))
     assert "512 tokens/s  ETA 8 min 10 s" in lines[-1]
 
 
 def test_steps_that_are_left_out_are_said_but_not_each(lines):
-    report = console.Reporter()
+    report = reporter.Reporter()
     for number in range(1, 31):
         report(Skipped("sft", number, "the loss or its gradient is not finite", number))
     assert len(lines) == 6 and lines[-1].endswith("not finite (30 so far).")

@@ -11,10 +11,10 @@ from minigpt.data.examples import Conversation, Preference, Text
 from minigpt.data.forms import CONVERSATIONS, PAIRS, TEXTS
 from minigpt.data.parse.fields import EXAMPLES, RowError
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.parse.forms import detect
-from minigpt.data.prepare import Reader, Sources
+from minigpt.data.parse.layouts import detect
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.data.read.sources import read_rows
+from minigpt.data.reader import Reader, Sources
 from minigpt.errors import DATA
 from minigpt.stages.table import STAGES
 

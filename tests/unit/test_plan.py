@@ -8,11 +8,11 @@ from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
 from minigpt.errors import UsageError
-from minigpt.model.gpt import parameter_count
+from minigpt.model.gpt import flops_per_token, kept_values, parameter_count
 from minigpt.model.lora import trained_count
-from minigpt.plan.costs import checkpoint_bytes, flops_per_token, state_of
+from minigpt.plan.costs import checkpoint_bytes, state_of
 from minigpt.plan.fit import DIVISION, divisions, fit
-from minigpt.plan.memory import stage_memory
+from minigpt.plan.memory import HABITS, stage_memory
 from minigpt.plan.plan import Place, expected_rows, make_plan, model_with_vocabulary
 from minigpt.plan.speed import Speed, throttled
 from minigpt.sections import ModelConfig, StageConfig, TuneConfig
@@ -77,6 +77,18 @@ def test_flops_are_six_per_weight_and_the_attention():
     matrices = 2 * d * q + 2 * d * k + 3 * d * f + 2048 * d
     assert flops_per_token(model, 256) == 6 * matrices + 12 * q * 256
     assert flops_per_token(model.model_copy(update={"tie_embeddings": True}), 256) == flops_per_token(model, 256)
+
+
+def test_what_a_block_keeps_is_the_sum_of_its_arrays():
+    gelu = ModelConfig(**SHAPE | {"feed_forward": "gelu"})
+    d, f, q, k, heads, width = 256, 704, 256, 128, 8, 256
+    torch, mlx = HABITS["torch", "cpu"], HABITS["mlx", "cpu"]
+    arrays = 2 * 3 * d + 3 * q + 2 * k + heads  # of torch: two norms; q, k, v, the attended values; a log-sum per head
+    assert kept_values(ModelConfig(**SHAPE), torch, width, False) == arrays + 4 * f
+    assert kept_values(ModelConfig(**SHAPE | {"qk_norm": True}), torch, width, False) == arrays + 4 * f + 2 * (q + k)
+    assert kept_values(gelu, torch, width, True) == arrays + 2 * f + width / 4  # and a mask of segments
+    scores = (width + 64) / 2 * heads  # of MLX on CPUs: strips of 64 queries
+    assert kept_values(gelu, mlx, width, False) == arrays - 2 * d + 3 * f + scores
 
 
 def test_an_adapter_is_cheaper_than_the_model():

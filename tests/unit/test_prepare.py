@@ -1,7 +1,6 @@
 """From files to shards: how rows are split, what is left out and counted, and that memory stays flat."""
 
 import json
-import time
 import tracemalloc
 
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 
 from minigpt.config import DataConfig
 from minigpt.data.examples import Text
-from minigpt.data.prepare import Reader, prepare, split_of
+from minigpt.data.prepare import prepare
+from minigpt.data.reader import Reader, split_of
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
 from minigpt.errors import DataError
@@ -125,13 +125,11 @@ def test_a_large_text_needs_little_memory(tmp_path):
     source = text_file(tmp_path / "a.txt", line * (32_000_000 // len(line)))
     tokenizer = CharTokenizer("".join(sorted(set(line))))
     tracemalloc.start()
-    began = time.perf_counter()
     result, *_ = prepared(tmp_path, "pretrain", [source], tokenizer=tokenizer)
-    seconds, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sum(result.tokens.values()) > 31_000_000
     assert peak < 40e6
-    assert seconds < 30  # about 3 on an idle core
 
 
 # ---- rows and their split

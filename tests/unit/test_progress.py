@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from minigpt.cli import console
+from minigpt.cli import console, reporter
 from minigpt.cli.progress import BLOCKS, KEPT, Curve, Pace, fitted, lines_due, sparkline, training_line
 from minigpt.events import Continued, Eval, Paused, StageFinished, StageStarted, Step, Usage
 
@@ -108,7 +108,7 @@ def shown(monkeypatch, width, terminal, **environment):
     file = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     err = Console(file=file, width=width, force_terminal=terminal, highlight=False, soft_wrap=True, markup=False)
     monkeypatch.setattr(console, "err", err)
-    with console.Reporter() as report:
+    with reporter.Reporter() as report:
         report(StageStarted("pretrain", 40, 935_296, "torch", "cpu", "float32"))
         for number in range(1, 41):
             report(step(number, steps=40, loss=10 / number))

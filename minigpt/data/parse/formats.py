@@ -1,6 +1,6 @@
-"""From a raw row to a Text, a Conversation or a Preference, whichever of the common forms it is written in.
+"""From a raw row to a Text, a Conversation or a Preference, whichever of the common layouts it is written in.
 
-| form              | keys of the row                                                                  |
+| layout            | keys of the row                                                                  |
 | text              | text (or the row is a bare JSON string)                                          |
 | messages          | messages: [{role, content}, ...]                                                 |
 | prompt/completion | prompt and completion (or question/query and response/answer): texts or messages |
@@ -10,7 +10,7 @@
 | dpo               | prompt, chosen, rejected: texts or messages, which may repeat the prompt         |
 | dpo-implicit      | chosen, rejected: whole message lists, or "\\n\\nHuman: ..." texts, begin alike |
 
-Every form but text may carry `system`; other keys ("id", "task") are not used, see unused.py. An assistant's message
+Every layout but text may carry `system`; other keys ("id", "task") are not used, see unused.py. An assistant's message
 may have `weight` 0: it is not learned. Nothing is repaired in silence: what does not fit is a RowError that names
 `file:line`, the fault and the remedy.
 """
@@ -19,7 +19,7 @@ import difflib
 
 from minigpt.data.examples import Conversation, Example, Preference, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, fields_of, filled, short
-from minigpt.data.parse.forms import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
+from minigpt.data.parse.layouts import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
 from minigpt.data.parse.messages import in_turn, messages_of
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.text.messages import Message, is_learned
@@ -37,17 +37,17 @@ def parse_row(row: Row | BadRow) -> Example:
         raise RowError(row.where, error.reason, error.hint) from None
 
 
-def _parse(form: str, fields: dict) -> Example:
-    if form == "text":
+def _parse(layout: str, fields: dict) -> Example:
+    if layout == "text":
         return Text(filled(fields["text"], '"text"'))
-    if form == "dpo":
+    if layout == "dpo":
         return _preference(fields)
-    if form == "dpo-implicit":
+    if layout == "dpo-implicit":
         return _implicit_preference(fields)
-    if form in ("alpaca", "prompt/completion"):
+    if layout in ("alpaca", "prompt/completion"):
         messages = _question_and_answer(fields)
     else:
-        key = "messages" if form == "messages" else "conversations"
+        key = "messages" if layout == "messages" else "conversations"
         messages = messages_of(fields[key], f'"{key}"')
     messages = in_turn(_system(fields) + messages)
     if not any(map(is_learned, messages)):
@@ -55,7 +55,7 @@ def _parse(form: str, fields: dict) -> Example:
     return Conversation(messages)
 
 
-# ---------------------------------------------------------------------------------------- the forms
+# ---------------------------------------------------------------------------------------- the layouts
 
 
 def _question_and_answer(fields: dict) -> list[Message]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from minigpt.data.parse.fields import RowError
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.parse.forms import detect
+from minigpt.data.parse.layouts import detect
 from minigpt.data.read.markers import END_OF_DOCUMENT, Markers, names_in
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.text.messages import ROLES

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from minigpt.data.parse.fields import RowError, fields_of
-from minigpt.data.parse.forms import keys_used
+from minigpt.data.parse.layouts import keys_used
 from minigpt.data.parse.messages import MESSAGE_KEYS
 from minigpt.events import Note, Report
 

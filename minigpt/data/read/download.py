@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from minigpt.errors import MiniGPTError, ResourceError
 from minigpt.events import Note, Progress, Report
+from minigpt.units import bytes_in_words
 
 CHUNK = 1 << 18  # bytes that are downloaded at once
 TIMEOUT = 60  # seconds without an answer
@@ -211,14 +212,6 @@ def _length(headers: Mapping[str, str], start: int) -> int | None:
     """How many bytes the whole file has, of which the answer has those from `start` on."""
     length = headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None
-
-
-def bytes_in_words(count: int) -> str:
-    """Bytes in the unit that people would choose."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _verify(digest: str, entry: Download, target: Path, remedy: str) -> None:

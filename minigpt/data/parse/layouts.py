@@ -1,4 +1,4 @@
-"""Which of the common forms a row is written in (the table is in formats.py), from its keys alone."""
+"""Which of the common layouts a row is written in (the table is in formats.py), from its keys alone."""
 
 from minigpt.data.parse.fields import EXAMPLES, RowError, did_you_mean, fields_of, short
 
@@ -11,7 +11,7 @@ KEYS += QUESTION + DETAIL + ANSWER + SYSTEM
 
 
 def detect(value: object, called: str = "keys") -> str:
-    """The name of the form (see formats.py). Raises RowError when it is none of them.
+    """The name of the layout (see formats.py). Raises RowError when it is none of them.
 
     `called` is what the error calls the keys: columns, of a table.
     """
@@ -32,21 +32,21 @@ def detect(value: object, called: str = "keys") -> str:
 
 
 def keys_used(fields: dict) -> set[str]:
-    """Which keys of a row are read. Raises RowError when it has no known form."""
-    form = detect(fields)
-    if form == "text":
+    """Which keys of a row are read. Raises RowError when it has no known layout."""
+    layout = detect(fields)
+    if layout == "text":
         return {"text"}
     names = {*SYSTEM}
-    if form in ("messages", "sharegpt", "minimind"):
-        return names | {"messages" if form == "messages" else "conversations"}
-    if form == "dpo-implicit":
+    if layout in ("messages", "sharegpt", "minimind"):
+        return names | {"messages" if layout == "messages" else "conversations"}
+    if layout == "dpo-implicit":
         return names | {"chosen", "rejected"}
     names |= {*QUESTION, *DETAIL, "history"}
-    return names | ({"chosen", "rejected", dpo_prompt(fields)} if form == "dpo" else {*ANSWER})
+    return names | ({"chosen", "rejected", dpo_prompt(fields)} if layout == "dpo" else {*ANSWER})
 
 
 def is_labelled(fields: dict) -> bool:
-    """Whether a row is an answer that is said to be good or bad, without another one to compare (KTO's form)."""
+    """Whether a row is an answer that is said to be good or bad, without another one to compare (KTO's layout)."""
     answer = one_of(fields, QUESTION, several=True) and one_of(fields, ANSWER, several=True)
     return bool(answer) and (isinstance(fields.get("label"), bool) or fields.get("label") in (0, 1))
 

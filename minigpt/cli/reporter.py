@@ -1,0 +1,159 @@
+"""Events as they come: one live region on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from minigpt import events
+from minigpt.cli import console, waiting
+from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
+from minigpt.units import duration, gigabytes
+
+
+class Reporter:
+    """Shows events as they come: one live region on a terminal, plain lines elsewhere.
+
+    Use as `with Reporter() as report`.
+    """
+
+    def __init__(self) -> None:
+        self._region: Live | None = None
+        bar = BarColumn(bar_width=max(5, min(28, console.err.width - 52)))
+        self._bars = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), bar,
+            MofNCompleteColumn(), TextColumn("{task.fields[status]}"), console=console.err,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
+        self._printed = time.monotonic()
+        self._pace, self._curve, self._taken = Pace(), Curve(), None
+
+    def __enter__(self) -> "Reporter":
+        if waiting.lively():
+            self._region = waiting.live(waiting.idle())
+            self._region.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._region is not None:
+            self._region.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        getattr(self, f"_{type(event).__name__.lower()}")(event)
+
+    def _note(self, event: events.Note) -> None:
+        console.note(event.text)
+
+    def _bar(self, name: str, done: int, total: int | None, status: str, finished: bool = False) -> None:
+        if self._region is None:
+            return
+        if finished:
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+            self._region.update(self._bars if self._tasks else waiting.idle())
+            return
+        if name not in self._tasks:
+            self._region.update(self._bars)
+            self._tasks[name] = self._bars.add_task(name, total=total, completed=done, status=status)
+        self._bars.update(self._tasks[name], completed=done, total=total, status=status)
+
+    def _plain(self, line: str, now: bool = False, after: float = 10.0) -> None:
+        """A line where there is no region (and in the log): `now`, or `after` so many seconds without one."""
+        if now or time.monotonic() - self._printed > after:
+            self._printed = time.monotonic()
+            (console.note if self._region is None else console.log)(line)
+
+    def _stagestarted(self, event: events.StageStarted) -> None:
+        console.note(
+            f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
+            f"{event.backend} on {event.device}, {event.dtype}."
+        )
+        self._pace, self._curve = Pace(), Curve()
+        self._bar(event.stage, 0, event.steps, "the first step takes longest")
+
+    def _resumed(self, event: events.Resumed) -> None:
+        console.note(f"{event.stage}: going on from step {event.step:,}.")
+
+    def _skipped(self, event: events.Skipped) -> None:
+        if event.total <= 3 or event.total % 10 == 0:
+            so_far = f" ({event.total:,} so far)" if event.total > 1 else ""
+            console.note(f"{event.stage} step {event.step:,} is skipped: {event.reason}{so_far}.")
+
+    def _step(self, event: events.Step) -> None:
+        self._pace.add(event)
+        self._curve.add(event.loss)
+        eta = f"ETA {duration((event.steps - event.step) * self._pace.seconds)}"
+        line = training_line(event, self._pace, "", self._taken, 200)
+        due = event.step % lines_due(event.steps) == 0 or event.step == event.steps
+        self._plain(f"{event.stage} step {event.step:,}/{event.steps:,}  {line}  {eta}", now=due, after=60.0)
+        if self._region is None:
+            return
+        err = console.err
+        curve = sparkline(self._curve.points, max(5, min(24, err.width - 64))) if err.encoding.startswith("utf") else ""
+        line = training_line(event, self._pace, curve, self._taken, err.width)
+        self._bar(event.stage, event.step, event.steps, eta)
+        self._region.update(Group(self._bars, Text(line, no_wrap=True)))
+
+    def _usage(self, event: events.Usage) -> None:
+        self._taken = event
+
+    def _paused(self, event: events.Paused) -> None:
+        saved = ", which is saved" if event.saved else ""
+        console.note(f"{event.stage}: paused after step {event.step:,}{saved}: {event.reason}.")
+
+    def _continued(self, event: events.Continued) -> None:
+        console.note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
+
+    def _sampled(self, event: events.Sampled) -> None:
+        shown = " ".join(f"{event.prompt}⟶{event.text}".split())
+        console.note(f"{event.stage} step {event.step:,}  sample: {shown if len(shown) <= 100 else shown[:99] + '…'}")
+
+    def _eval(self, event: events.Eval) -> None:
+        shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
+        values = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
+        console.note(f"{event.stage} step {event.step:,}  validation {values}")
+
+    def _saved(self, event: events.Saved) -> None:
+        pass
+
+    def _stagefinished(self, event: events.StageFinished) -> None:
+        self._bar(event.stage, 0, None, "", finished=True)
+        if event.skipped:
+            console.note(f"{event.stage}: finished before, kept ({event.path}).")
+        else:
+            console.note(f"{event.stage}: finished in {duration(event.seconds)}, best weights in {event.path}")
+
+    def _compared(self, event: events.Compared) -> None:
+        line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
+        if event.planned_seconds is not None:
+            line += f", time {duration(event.seconds)} (planned {duration(event.planned_seconds)})"
+        console.note(f"{line}.")
+
+    def _progress(self, event: events.Progress) -> None:
+        self._bar(event.task, event.done, event.total, "", event.finished)
+        self._plain(f"{event.task}: {event.done:,}" + (f" of {event.total:,}" if event.total else ""))
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], AbstractContextManager]]:
+    """A function for blocks that each do some of a total: it takes how many are done.
+
+    Where stdout is a terminal what the blocks print shows how far it is: then only something moves while they work.
+    """
+    if sys.stdout.isatty():
+        yield lambda done: waiting.working(f"{what}: {done:,} of {total:,}")
+        return
+    with Reporter() as report:
+
+        def reported(done: int) -> AbstractContextManager:
+            report(events.Progress(what, done, total))
+            return nullcontext()
+
+        yield reported
+        report(events.Progress(what, total, total, finished=True))
