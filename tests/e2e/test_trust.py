@@ -92,7 +92,7 @@ def test_memory_that_is_never_enough_ends_with_4(sources, tmp_path):
     """Down to one row at a time with gradient checkpointing, then a sentence."""
     result = finished(process(*pretraining(sources, tmp_path / "run"), env=with_fault("never-enough", 0, "-")))
     assert result.code == 4 and "in 2 micro-batches and with activation checkpointing" in result.err
-    assert "even with one row at a time and gradient checkpointing" in result.err.splitlines()[-1]
+    assert "even with one row at a time and activation checkpointing" in result.err.splitlines()[-1]
 
 
 def test_a_failure_of_the_childs_own_is_no_reason_to_start_again(sources, tmp_path):
