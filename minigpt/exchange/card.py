@@ -91,6 +91,7 @@ def _training(run: Run, stages: Sequence[str]) -> str:
             rows.append([FIRST, "not known: the model came from elsewhere", "–", "–", "–"])
             continue
         settings = run.config.of(stage).model_dump()
+        settings["steps"] = min(settings["steps"], state.get("trained") or settings["steps"])  # patience may end it
         shown = ", ".join(f"{name} {settings[name]}" for name in SETTINGS if settings.get(name))
         best = state.get("step")
         rows.append([stage, _sources(run, stage), _amount(run, stage), shown, f"{best:,}" if best else "–"])

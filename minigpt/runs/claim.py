@@ -41,11 +41,12 @@ def claim(run: Run, backend: Backend, report: Report, stages: Sequence[str], all
         trained = [stage for stage in STAGES if run.store(stage).begun()]
         if trained:
             again = [stage for stage in trained if stage in stages]
+            done: list[str] = []
             if allow_changes:
-                _reopen(run, old, again, report)
+                run, done = _reopen(run, old, again, report)
             else:
                 check_unchanged(_fixed(old, again), _fixed(run.config, again), run.directory)
-            others = [stage for stage in trained if stage not in stages]
+            others = [stage for stage in trained if stage not in again or stage in done]
             run = Run(run.directory, _with_trained(run.config, old, others, report))
         elif made_from(old, tuple(STAGES)) != made_from(run.config, tuple(STAGES)):
             _remove([run.directory / "tokenizer", *map(run.data, STAGES)], report)
@@ -69,27 +70,38 @@ def _fixed(config: Config, stages: Sequence[str]) -> dict:
     return {"seed": config.seed, "data": made_from(config, stages)["data"]} | sections
 
 
-def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> None:
+def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> tuple[Run, list[str]]:
     """Let trained stages go on with other training settings: finished ones, too, when these ask for more steps.
 
-    Raises UsageError when something else changed, for which the trained weights would be meaningless.
+    Returns the run, which never claims fewer steps than a stage has trained, and the finished stages that stay as
+    they are. Raises UsageError when something else changed, for which the trained weights would be meaningless.
     """
     before, now = (_fixed(c, stages) | {stage: form_of(c.of(stage)) for stage in stages} for c in (old, run.config))
     check_unchanged(before, now, run.directory, allowed=True)
+    done = []
     for stage in stages:
         store, section = run.store(stage), run.config.of(stage)
         changed = differences({stage: old.of(stage).model_dump()}, {stage: section.model_dump()})
         if not changed:
             continue
         kept = store.steps_kept()
-        if store.finished() and kept < section.steps:
+        if store.finished() and not store.checkpoints() and section.steps > old.of(stage).steps:
+            message = f"{stage} cannot go on: its checkpoints were deleted after it was finished (minigpt tidy)."
+            raise UsageError(message, "Train it in another --run directory, or leave its steps as they are.")
+        if store.finished() and (kept >= section.steps or not kept):
+            done.append(stage)  # its final weights are what the old settings made
+            continue
+        if store.finished():
             shutil.rmtree(store.final)  # a copy of the best checkpoint, which stays
             names = list(STAGES)
             later = [name for name in names[names.index(stage) + 1 :] if run.store(name).begun()]
             if later:
                 report(Note(f"{', '.join(later)} began with the earlier weights of {stage} and will not change."))
-        what = "is finished and stays as it is" if store.finished() else f"goes on from step {kept:,}"
-        report(Note(f"{stage} {what}; changed settings: {'; '.join(changed)}."))
+        report(Note(f"{stage} goes on from step {kept:,}; changed settings: {'; '.join(changed)}."))
+        if section.steps < kept:
+            run = run.with_section(stage, steps=kept)
+            report(Note(f"{stage} has trained {kept:,} steps already: it ends with these, and steps is {kept:,}."))
+    return run, done
 
 
 def _with_trained(config: Config, old: Config, stages: Sequence[str], report: Report) -> Config:

@@ -148,7 +148,7 @@ class StageStore:
                 continue
             weights = trees["weights"]
             kept = {"weights": weights} if complete is None else complete(weights, state)
-            save_checkpoint(self.final, kept, state | {"stage": stage})
+            save_checkpoint(self.final, kept, state | {"stage": stage, "trained": self.steps_kept()})
             return self.final
         raise CheckpointError(
             f"{self.directory} has no whole checkpoint from which {self.final} could be made.",

@@ -201,6 +201,30 @@ def test_more_steps_can_be_allowed(minigpt, copy):
     assert minigpt("run", "--run", copy, "--backend", "torch").code == 0
 
 
+def test_steps_that_were_never_trained_are_not_claimed(minigpt, copy):
+    """Fewer steps change nothing of a finished stage, and a few more than those, but less than it has, neither."""
+    before = contents(copy)
+    for steps in (2, 3):
+        flags = ("train", "sft", "--run", copy, "--set", f"sft.steps={steps}", "--allow-changes", "--backend", "torch")
+        result = minigpt(*flags)
+        assert result.code == 0, result.err
+        assert f"sft is trained already and keeps its settings; not used: sft.steps: 4 -> {steps}." in result.err
+    assert contents(copy) == before
+    assert minigpt("export", copy, "--stage", "sft", "--to", "hf", "--no-verify", "--out", "card").code == 0
+    line = next(line for line in Path("card/README.md").read_text("utf-8").splitlines() if line.startswith("| sft |"))
+    assert "steps 4," in line
+
+
+def test_an_unfinished_stage_has_at_least_the_steps_that_it_has_trained(minigpt, copy):
+    shutil.rmtree(copy / "dpo")
+    shutil.rmtree(copy / "sft" / "final")  # as if it had been stopped after step 4 of more
+    flags = ("train", "sft", "--run", copy, "--set", "sft.steps=3", "--allow-changes", "--backend", "torch")
+    result = minigpt(*flags)
+    assert result.code == 0, result.err
+    assert "sft has trained 4 steps already: it ends with these, and steps is 4." in result.err
+    assert "steps = 4" in (copy / "config.toml").read_text("utf-8").partition("[dpo]")[0].partition("[sft]")[2]
+
+
 def test_what_trained_weights_depend_on_cannot_be_allowed(minigpt, copy):
     before = contents(copy)
     for setting in ("model.rope_theta=500.0", "seed=3", "tokenizer.vocab_size=800"):
