@@ -133,10 +133,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class StageFinished:
+    """The final weights in `path` are those of `best_step`, with the lowest loss on held-out rows, of `last_step`."""
+
     stage: str
     path: Path
     seconds: float
     skipped: bool = False
+    best_step: int = 0
+    last_step: int = 0
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,10 @@ def training_events(stage: str, run: str | Path, **arguments: Any) -> Iterator[E
 def evaluate_run(
     run: str | Path | Run, stage: str | None = None, *, data: Sequence[str] = (), rows: int | None = None,
     tests: int = 300, bits: int = 0, backend: str | Backend = "auto", device: str = "auto", report: Report = silent,
-) -> dict[str, float | str]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Measures of a finished stage (default: the last) on its held-out rows, or on the files `data`.
 
+    When neither is named, "stages" has the measures of each finished stage.
     `rows` limits how many rows are read, `tests` how many questions of the built-in world are asked.
     """
     opened = run if isinstance(run, Run) else open_run(run)

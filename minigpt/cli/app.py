@@ -37,6 +37,7 @@ from minigpt.cli.report import report
 from minigpt.cli.rm import rm
 from minigpt.cli.run import run
 from minigpt.cli.show import show
+from minigpt.cli.tidy import tidy
 from minigpt.cli.watch import watch
 from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, USAGE, Interrupted, MiniGPTError
 
@@ -78,6 +79,7 @@ command.add(app, inspect)
 command.add(app, list_, "list")
 command.add(app, show)
 command.add(app, rm)
+command.add(app, tidy)
 command.add(app, parity)
 command.add(app, doctor)
 command.add(app, check)

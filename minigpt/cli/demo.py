@@ -11,6 +11,15 @@ from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the settings, too (minigpt config explains them).")]
+NEXT = (
+    ("report RUN", "the curves, as a page: did it still learn at the end?"),
+    ("generate RUN --stage pretrain -p 'Ann has'", "what it was before it learned to answer"),
+    ("evaluate RUN", "every measure of every stage"),
+    ("export RUN --to gguf", "for llama.cpp and ollama; --to hf and mlx as well"),
+    ("run --run runs/mine --data FILE", "a model of your own text and conversations"),
+)
+
 
 @command("minigpt demo", "minigpt demo --preset auto --time 30m --run runs/first")
 def demo(
@@ -24,6 +33,7 @@ def demo(
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="The run directory. Default: runs/demo.")
     ] = None,
+    verbose: Verbose = False,
     json: flags.AsJson = False,
 ) -> None:
     """The whole story on built-in data, measured.
@@ -42,7 +52,8 @@ def demo(
     limits = limits_from(taking)
     chosen = fitted(given, run, STORY, where, limits, taking)
     settings = demo_config(opening.config_of(run, chosen.given, chosen.steps))
-    with training(run, settings, STORY, where, limits, chosen.time, follow) as (opened, framework, report, control):
+    with training(run, settings, STORY, where, limits, chosen.time, follow, verbose) as started:
+        opened, framework, report, control = started
         result = run_demo(opened, framework, report, control)
     written = latest_report(run)
     if json:
@@ -51,3 +62,6 @@ def demo(
     tables.show_demo(result)
     console.note(f"Talk to it:  minigpt chat {run}")
     console.note(f"Report:  {written}")
+    console.note("What to try next:")
+    for words, what in NEXT:
+        console.note(f"  minigpt {words.replace('RUN', str(run)):<55}  {what}")

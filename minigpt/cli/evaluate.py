@@ -41,12 +41,12 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out data.
 
-    Loss (nats per token), perplexity and bits per byte; after DPO how often the chosen answer is the likelier
-    one; exact match for a model of the built-in world. With --data these files are measured instead. --details and
-    --against give every figure with its 95 % interval.
+    Every finished stage, or the one that --stage names: loss (nats per token), perplexity and bits per byte; for DPO
+    how often the chosen answer is the likelier one; exact match for a model of the built-in world. With --data these
+    files are measured instead. --details and --against give every figure with its 95 % interval.
     """
     from minigpt import library
-    from minigpt.cli import console, tables, waiting
+    from minigpt.cli import console, evaluation_tables, waiting
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
@@ -65,4 +65,4 @@ def evaluate(
     if json:
         console.print_json(result)
     else:
-        tables.show_evaluation(result)
+        evaluation_tables.show_evaluation(result)

@@ -66,11 +66,13 @@ def engine_at(
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
-    """The run at `path`, which may also be the directory of one of its stages."""
+    """The run at `path`, which may also be the directory of one of its stages, or a name in runs/."""
     from minigpt.runs.run import open_run
     from minigpt.stages.table import STAGES
 
     path = path or newest_run()
+    if not path.exists() and (RUNS / path / "config.toml").exists():
+        path = RUNS / path  # a name, as minigpt list shows it
     if stage is not None:
         check_name("stage", stage, tuple(STAGES))
     for part in (path, path.parent):

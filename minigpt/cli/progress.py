@@ -1,7 +1,7 @@
 """What a line of progress says: speed, time left, the curve of the loss, and what the run takes. Prints nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from minigpt.events import Step, Usage
@@ -11,6 +11,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 WINDOW = 50  # steps over which speed is averaged
 ODD = 5.0  # a step so many times longer than the median is none of training's own: Ctrl-Z, a laptop that slept
 KEPT = 256  # points of a curve
+TIE = 1e-6  # a margin of rewards below which chosen and rejected answers are equal
 
 
 class Pace:
@@ -71,13 +72,18 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(BLOCKS[round((height - low) * steps)] for height in heights)
 
 
+def tied(metrics: Mapping[str, float]) -> bool:
+    """Whether no answer is preferred to any other, as before a model differs from its reference: 0 % says more."""
+    return "accuracy" in metrics and abs(metrics.get("margin", 1.0)) < TIE
+
+
 def training_line(step: Step, pace: Pace, curve: str, usage: Usage | None, width: int) -> str:
     """Loss, its curve, speed and what the run takes, in at most `width` columns: the last parts give way first."""
     parts = [f"loss {step.loss:.4f}" + (f" {curve}" if curve else ""), f"{pace.tokens_per_second:,.0f} tokens/s"]
     if usage is not None:
         parts += [memory(usage), cpu(usage)] if usage.max_cpu is None else [cpu(usage), memory(usage)]
     if "accuracy" in step.metrics:
-        parts.insert(1, f"accuracy {step.metrics['accuracy']:.0%}")
+        parts.insert(1, "accuracy –" if tied(step.metrics) else f"accuracy {step.metrics['accuracy']:.0%}")
     return fitted(parts, width)
 
 

@@ -1,6 +1,9 @@
 """Events as they come: one live region on a terminal, plain lines elsewhere."""
 
+import math
+import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,8 +16,11 @@ from rich.text import Text
 
 from minigpt import events
 from minigpt.cli import console, waiting
-from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, training_line
+from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, tied, training_line
 from minigpt.units import duration, gigabytes
+
+FIRST_SIGN, SILENCE = 2.0, 10.0  # seconds of a task without a line, in a pipe: before the first one, between others
+CHATML = re.compile(r"<\|im_start\|>(system|user|assistant)\n?|<\|im_end\|>")
 
 
 class Reporter:
@@ -33,14 +39,18 @@ class Reporter:
         self._tasks: dict[str, Any] = {}
         self._printed = time.monotonic()
         self._pace, self._curve, self._taken = Pace(), Curve(), None
+        self._task, self._ended = ("", "", 0.0), threading.Event()  # (name, line, began) of what has a Progress
 
     def __enter__(self) -> "Reporter":
         if waiting.lively():
             self._region = waiting.live(waiting.idle())
             self._region.start()
+        else:
+            threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._ended.set()
         if self._region is not None:
             self._region.stop()
 
@@ -70,6 +80,10 @@ class Reporter:
             (console.note if self._region is None else console.log)(line)
 
     def _stagestarted(self, event: events.StageStarted) -> None:
+        from minigpt.stages.table import STAGES  # here: it takes a moment, and many commands import this file
+
+        if event.stage in STAGES:
+            console.note(f"{event.stage}: {STAGES[event.stage].summary}")
         console.note(
             f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
             f"{event.backend} on {event.device}, {event.dtype}."
@@ -111,12 +125,17 @@ class Reporter:
         console.note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
 
     def _sampled(self, event: events.Sampled) -> None:
-        shown = " ".join(f"{event.prompt}⟶{event.text}".split())
-        console.note(f"{event.stage} step {event.step:,}  sample: {shown if len(shown) <= 100 else shown[:99] + '…'}")
+        prompt = " ".join(CHATML.sub(" ", event.prompt).split())
+        prompt = prompt if len(prompt) <= 48 else f"…{prompt[-47:]}"  # its end is what is continued
+        text = " ".join(event.text.split())
+        text = text if len(text) <= 60 else f"{text[:59]}…"
+        console.note(f"{event.stage} step {event.step:,}  sample: {prompt}⟶{text}")
 
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
-        values = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
+        shown |= {"accuracy": math.nan} if tied(shown) else {}
+        figures = {name: "–" if math.isnan(value) else f"{value:.4f}" for name, value in shown.items()}
+        values = "  ".join(f"{name.replace('_', ' ')} {figure}" for name, figure in figures.items())
         console.note(f"{event.stage} step {event.step:,}  validation {values}")
 
     def _saved(self, event: events.Saved) -> None:
@@ -127,7 +146,9 @@ class Reporter:
         if event.skipped:
             console.note(f"{event.stage}: finished before, kept ({event.path}).")
         else:
-            console.note(f"{event.stage}: finished in {duration(event.seconds)}, best weights in {event.path}")
+            early = event.best_step < event.last_step
+            best = f"best weights (step {event.best_step:,} of {event.last_step:,})" if early else "best weights"
+            console.note(f"{event.stage}: finished in {duration(event.seconds)}, {best} in {event.path}")
 
     def _compared(self, event: events.Compared) -> None:
         line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
@@ -137,7 +158,20 @@ class Reporter:
 
     def _progress(self, event: events.Progress) -> None:
         self._bar(event.task, event.done, event.total, "", event.finished)
-        self._plain(f"{event.task}: {event.done:,}" + (f" of {event.total:,}" if event.total else ""))
+        line = event.task + (f": {event.done:,}" if event.done or event.total else "")
+        line += f" of {event.total:,}" if event.total else ""
+        if event.task != self._task[0]:  # its first line comes soon
+            self._printed = time.monotonic() - SILENCE + FIRST_SIGN
+            self._task = (event.task, line, time.monotonic())
+        self._task = ("", "", 0.0) if event.finished else (event.task, line, self._task[2])
+        self._plain(line, after=SILENCE)
+
+    def _beat(self) -> None:
+        """Where nothing moves: a line for a task that reports nothing itself, such as one call of a library."""
+        while not self._ended.wait(min(1.0, FIRST_SIGN / 4)):
+            name, line, began = self._task
+            if name:
+                self._plain(f"{line} … ({duration(time.monotonic() - began)})", after=SILENCE)
 
 
 @contextmanager

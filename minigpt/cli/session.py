@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 @contextmanager
 def training(
     directory: Path, settings: "Config", stages: Sequence[str], where: Where, limits: Limits | None = None,
-    time: str | None = None, follow: Follow | None = None,
+    time: str | None = None, follow: Follow | None = None, verbose: bool = True,
 ) -> Iterator[tuple["Run", Any, Any, "Control"]]:
     """(run, backend, report, control) for a block that trains: the run is held against other processes.
 
-    The settings of a new run are shown once, then its plan. `limits` bound what it takes of the machine, `time` how
-    long it may take. Raises ResourceError when they leave too little.
+    The settings of a new run are shown once (if `verbose`), then its plan. `limits` bound what it takes of the machine,
+    `time` how long it may take. Raises ResourceError when they leave too little.
     """
     from minigpt.cli import console, machine_tables, reporter, tables, waiting
     from minigpt.runs.claim import new_run
@@ -57,7 +57,7 @@ def training(
             console.note(f"Process {left} trained here and ended without a word; what it saved is used.")
         if watched is not None:
             stack.enter_context(framework_messages(directory / "log.txt"))
-        if not (directory / "config.toml").exists():
+        if verbose and not (directory / "config.toml").exists():
             tables.show_settings(settings, stages, directory / "config.toml")
         stop = stack.enter_context(Stop(None if watched is None else parent, console.note))
         brake = None

@@ -75,15 +75,6 @@ def _share(name: str, value: float | None) -> str:
     return f"{value:.3f}" if name == "bits_per_byte" else f"{100 * value:.1f} %"
 
 
-def show_evaluation(result: dict) -> None:
-    """One row per measurement of one stage."""
-    rows = []
-    for name, value in result.items():
-        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        rows.append([label(name), shown])
-    table("", ["", ""], rows)
-
-
 def show_export(exported: Any) -> None:
     """What other tools found in an export, and where it is."""
     _show_checks("What other tools read from it", exported.checks)

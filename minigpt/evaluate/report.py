@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from backends.base import Backend
 from minigpt.data.forms import WORLD
@@ -25,21 +26,47 @@ SHOWN = ("loss", "bits_per_byte", "perplexity", "chosen_is_likelier")
 def evaluate_run(
     run: Run, stage: str | None, backend: Backend, data: list[str], limit: int | None, tests: int, bits: int = 0,
     report: Report = silent,
-) -> dict[str, float | str]:
+) -> dict[str, Any]:
     """Measurements of a finished stage (default: the last): language measures, and the world's tests where they fit.
 
-    With `data` those files are measured, whole, in the way of the stage that their rows fit. With `bits` 4 or 8
-    the quantized weights are measured.
+    When no stage is named, "stages" has the same of each finished stage. With `data` those files are measured, whole,
+    in the way of the stage that their rows fit. With `bits` 4 or 8 the quantized weights are measured.
     """
-    stage = run.weights(stage)[1]
-    engine = load_engine(run, stage, backend, bits, report=report)
-    result: dict[str, float | str] = {"run": str(run.directory), "stage": stage} | ({"bits": bits} if bits else {})
+    last = run.weights(stage)[1]
+    result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
-        return result | _measure_files(run, engine, data, limit)
-    result |= measure(run, engine, stage, run.held_out(stage), limit)
-    if WORLD in run.config.sources(stage).train and STAGES[stage].answers:
-        result |= evaluate_world(engine, run.config.seed + 1, tests)
-    return result
+        return result | _measure_files(run, load_engine(run, last, backend, bits, report=report), data, limit)
+    run.held_out(last)  # complains, before anything is measured, when the run has no data for it
+    names = run.finished_stages() if stage is None and not bits else [last]
+    stages = {}
+    for name in names:
+        engine = load_engine(run, name, backend, bits, report=report)
+        stages[name] = _measure_stage(run, engine, name, limit, tests)
+    return result | stages[last] | ({"stages": stages} if stage is None and not bits else {})
+
+
+def _measure_stage(run: Run, engine: Engine, stage: str, limit: int | None, tests: int) -> dict[str, float]:
+    """A stage's own measures; those of the stage before it that it has none of; those of a later one, to compare."""
+    found: dict[str, float] = {}
+    for kind in _kinds(run, stage):
+        found = measure(run, engine, kind, run.held_out(kind), limit) | found
+    if found and WORLD in run.config.sources(stage).train and STAGES[stage].answers:
+        found |= evaluate_world(engine, run.config.seed + 1, tests)
+    return found
+
+
+def _kinds(run: Run, stage: str) -> list[str]:
+    """The stages in whose way, and on whose held-out rows, the model after `stage` is measured; its own come first.
+
+    After a stage that learns from pairs the loss on answers is told, too, and before it how the pairs are ranked.
+    """
+    kinds, before = [stage], STAGES[stage].starts_from
+    if STAGES[stage].form.sequences > 1:
+        kinds += [name for name in before if STAGES[name].form.sequences == 1 and run.store(name).finished()][:1]
+    for name in run.finished_stages():
+        started = [one for one in STAGES[name].starts_from if run.store(one).finished()][:1]
+        kinds += [name] if STAGES[name].form.sequences > 1 and stage in started else []
+    return [kind for kind in dict.fromkeys(kinds) if run.data(kind).is_dir()]
 
 
 def _measure_files(run: Run, engine: Engine, data: list[str], limit: int | None) -> dict[str, float]:

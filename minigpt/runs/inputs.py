@@ -24,6 +24,7 @@ def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer
     directory = run.directory / "tokenizer"
     if (directory / "tokenizer_meta.json").exists() or any(run.store(stage).begun() for stage in STAGES):
         return run.tokenizer  # complains when it is gone: the models were trained with it, not with a new one
+    report(Note("tokenizer: finds the frequent pieces of the text; the model reads and writes their numbers."))
     report(Progress("training the tokenizer", 0))
     tokenizer = _learn(run.config, [reader(run, stage, silent) for stage in stages])
     for stage in STAGES:

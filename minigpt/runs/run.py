@@ -1,6 +1,6 @@
 """A run directory: where a run keeps its configuration, tokenizer, data and stages.
 
-    runs/<name>/  config.toml  env.json  tokenizer/  data/<stage>/{train,validation}/
+    runs/<name>/  README.txt  config.toml  env.json  tokenizer/  data/<stage>/{train,validation}/
                   <stage>/{checkpoints/step-000200/, final/, metrics.jsonl}
 """
 
@@ -23,6 +23,7 @@ from minigpt.config import Config, build_config, differences, to_toml
 from minigpt.data.shards import Shard
 from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.runs.readme import readme
 from minigpt.sections import ModelConfig
 from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
@@ -109,7 +110,7 @@ class Run:
             self.directory.mkdir(parents=True, exist_ok=True)
 
     def save_config(self, backend: Backend | None = None) -> None:
-        """Write config.toml and env.json (versions that matter when a figure is compared).
+        """Write config.toml, README.txt and env.json (versions that matter when a figure is compared).
 
         Raises UsageError when the directory may not be written, ResourceError when the disk is full.
         """
@@ -119,6 +120,7 @@ class Run:
         self.make_directory()
         with self._writing():
             write_whole(self.directory / "config.toml", to_toml(self.config))
+            write_whole(self.directory / "README.txt", readme())
             write_whole(self.directory / "env.json", json.dumps(environment, indent=1) + "\n")
 
     @contextmanager

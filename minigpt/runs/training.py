@@ -26,7 +26,7 @@ from minigpt.stages.adapter import adapter_note
 from minigpt.stages.assemble import STAGES_OWN, Custom, assembled
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.table import STAGES
-from minigpt.store.checkpoint import verify_checkpoint
+from minigpt.store.checkpoint import read_state, verify_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
 from minigpt.train.fit import fit
@@ -62,10 +62,12 @@ def train_stage(
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
     weights, objective, hooks, fingerprint = prepared(run, stage, backend, config, report, custom)
     fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, hooks, fingerprint)
-    report(StageFinished(name, store.finish(name, report, completion(run, name)), time.perf_counter() - began))
+    final = store.finish(name, report, completion(run, name))
+    seconds, best = time.perf_counter() - began, read_state(final)["step"]
+    report(StageFinished(name, final, seconds, best_step=best, last_step=store.steps_kept()))
     if planned is not None:
-        seconds = time.perf_counter() - began - (control.rested - rested)
-        report(compare(store.directory, planned, peak.bytes(), seconds, config.steps - kept))
+        seconds -= control.rested - rested
+        report(compare(store.directory, planned, peak.bytes(), seconds, store.steps_kept() - kept))
     if advice := stage.advice(run.config.of(name), store.last_state()["metrics"]):
         report(Note(f"{name}: {advice}"))
     return store.final

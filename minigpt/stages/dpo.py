@@ -114,7 +114,7 @@ def _advice(config: DPOConfig, measured: dict[str, float]) -> str:
 
 DPO = Stage(
     name="dpo",
-    summary="Learns to prefer one answer to another from pairs. Watch accuracy and margin rise from 50 % and 0.",
+    summary="Learns to prefer one answer to another from pairs. Watch the margin rise from 0, and the accuracy.",
     taught="It was taught to answer, and to prefer some answers to others.",
     config=DPOConfig,
     form=PAIRS,

@@ -96,7 +96,7 @@ class Checkpoints:
             measured = self._measure(state)
             self._watch(state)
         finally:  # an evaluation that fails costs no training
-            if saving or state.ended or (self.best != best and not state.health.high):
+            if saving or state.ended or (self.best != best):
                 self.save(state, measured)
             self.clock.restart()
 
@@ -149,7 +149,7 @@ class Checkpoints:
         measured = self.objective.validate(state.weights)
         self.store.log({"step": state.step} | {f"validation_{name}": value for name, value in measured.items()})
         self.report(Eval(self.stage, state.step, measured))
-        if state.step and measured["loss"] < self.best[0]:
+        if state.step and measured["loss"] < self.best[0] and not state.health.high:
             self.best, self.since = (measured["loss"], state.step), 0
         else:
             self.since += bool(self.best[1])

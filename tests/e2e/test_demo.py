@@ -23,6 +23,15 @@ def test_demo(minigpt, tmp_path, monkeypatch, backend):
         assert words in first.out, words
     assert max(map(len, first.out.splitlines())) <= 80
     assert "Talk to it:  minigpt chat demo" in first.err and f"{backend} on cpu" in first.err
+    said = " ".join(first.err.split())
+    for stage in STAGES.values():
+        assert said.count(f"{stage.name}: {stage.summary}") == 1  # what it does and what to watch, once
+        assert said.index(stage.summary) < said.index(f"{stage.name} step 1/")
+    assert "Settings (all of them" not in said  # only when asked for
+    for words in ("report demo", "evaluate demo", "export demo --to gguf", "run --run runs/mine --data FILE"):
+        assert f"minigpt {words} " in said
+    line = next(line for line in first.err.splitlines() if "dpo step 0 validation" in " ".join(line.split()))
+    assert "accuracy –" in line and "margin 0.0000" in line  # all are ties: no 0 %
     again = minigpt(*command)  # shows it again, without measuring anything
     assert again.code == 0 and again.out == first.out and "finished before, kept" in again.err
     assert "validation" not in again.err
@@ -33,6 +42,8 @@ def test_demo(minigpt, tmp_path, monkeypatch, backend):
         assert all(isinstance(shown[stage], str) for shown in found["conversations"])
     assert 0 <= found["measured"]["dpo"]["preference_accuracy"] <= 1
     evaluated = json.loads(minigpt("evaluate", "demo", "--tests", 5, "--backend", backend, "--json").out)
+    assert list(evaluated["stages"]) == list(STAGES) and "exact_match" not in evaluated["stages"]["pretrain"]
+    assert {name: evaluated[name] for name in evaluated["stages"]["dpo"]} == evaluated["stages"]["dpo"]
     assert evaluated["stage"] == "dpo" and {"pairs", "exact_match", "exact_match_read", "manner"} <= evaluated.keys()
 
 

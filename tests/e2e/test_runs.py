@@ -15,7 +15,13 @@ from minigpt.store.checkpoint import load_checkpoint
 
 def test_what_a_run_has_on_disk(trained):
     names = {path.name for path in trained.iterdir()} - {"stderr"}
-    assert names == {"config.toml", "env.json", "tokenizer", "data", "log.txt", "usage.jsonl", "report.html", *STAGES}
+    files = {"README.txt", "config.toml", "env.json", "log.txt", "usage.jsonl", "report.html"}
+    assert names == {*files, "tokenizer", "data", *STAGES}
+    words = (trained / "README.txt").read_text("utf-8")
+    for name in ("config.toml", "env.json", "log.txt", "usage.jsonl", "tokenizer/", "data/", "final/", "checkpoints/",
+                 "metrics.jsonl", "samples.jsonl", *(f"{stage}/" for stage in STAGES)):  # fmt: skip
+        assert name in words
+    assert max(map(len, words.splitlines())) <= 130
     for stage in STAGES:
         steps = [line["step"] for line in journal(trained, stage) if "loss" in line]
         assert steps == [1, 2, 3, 4]

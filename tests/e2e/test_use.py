@@ -10,6 +10,8 @@ import shutil
 import pytest
 from command import conversation, pair, write_rows
 
+from minigpt.stages.table import STAGES
+
 GREEDY = ("--temperature", 0, "--max-tokens", 6)
 FAST = ("--backend", "torch")
 
@@ -202,6 +204,15 @@ def test_a_pretrained_model_is_announced(minigpt, trained):
     assert "only pretrained" in minigpt("chat", trained, "--stage", "pretrain", *FAST).err
 
 
+def test_a_run_may_be_named_as_in_the_list(minigpt, trained, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(trained, tmp_path / "runs" / "mine")
+    said = minigpt("generate", "mine", "-p", "The cat", *GREEDY)
+    assert said.code == 0 and said.out == minigpt("generate", trained, "-p", "The cat", *GREEDY).out
+    assert minigpt("evaluate", "mine", "--stage", "sft", *FAST).code == 0
+    minigpt("generate", "yours", "-p", "The cat").refused(2, "yours is not a run directory: it does not exist")
+
+
 # ---- evaluate
 
 
@@ -216,6 +227,23 @@ def test_measures_fit_together(minigpt, trained, stage):
     assert found["nats_per_character"] == pytest.approx(nats / found["characters"])
     table = minigpt("evaluate", trained, "--stage", stage, *FAST).out
     assert f"{found['loss']:.4f}" in table and max(map(len, table.splitlines())) <= 80
+
+
+def test_every_stage_is_measured_where_none_is_named(minigpt, trained):
+    """Each stage as alone; DPO with the loss on SFT's held-out answers, and SFT with the pairs that came after it."""
+    found = json.loads(minigpt("evaluate", trained, "--json", *FAST).out)
+    alone = {name: json.loads(minigpt("evaluate", trained, "--stage", name, "--json", *FAST).out) for name in STAGES}
+    assert list(found["stages"]) == list(STAGES) == ["pretrain", "sft", "dpo"]
+    for name, values in found["stages"].items():
+        assert values == {key: value for key, value in alone[name].items() if key not in ("run", "stage")}
+    sft, dpo = found["stages"]["sft"], found["stages"]["dpo"]
+    assert "pairs" not in found["stages"]["pretrain"] and sft["pairs"] == dpo["pairs"] == found["pairs"]
+    assert sft["tokens"] == dpo["tokens"] and dpo["loss"] != sft["loss"]
+    table = minigpt("evaluate", trained, *FAST).out
+    lines = {line.split()[0]: line.split() for line in table.splitlines() if line.split()[:1] and line.startswith(" ")}
+    assert lines["pretrain"][-1] == "–" and lines["dpo"][1] == f"{dpo['loss']:.3f}"
+    assert lines["dpo"][-2:] == [f"{100 * dpo['chosen_is_likelier']:.1f}", "%"]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_data_of_the_user_decide_what_is_measured(minigpt, trained, sources, tmp_path):

@@ -128,7 +128,7 @@ def test_piped_output_is_whole_lines_without_codes(monkeypatch):
     assert "\x1b" not in text and "\r" not in text
     lines = text.splitlines()
     assert [line.split()[2] for line in lines if "tokens/s" in line] == [f"{n}/40" for n in range(2, 41, 2)]
-    assert lines[2].endswith("tokens/s  CPU 58 of 60 %  412 MB of 4.0 GB  ETA 18 s"), lines[2]
+    assert lines[3].endswith("tokens/s  CPU 58 of 60 %  412 MB of 4.0 GB  ETA 18 s"), lines[3]
     assert "pretrain: paused after step 20: this machine is too hot." in lines
     assert "pretrain: going on after a pause of 1 min 05 s." in lines
 

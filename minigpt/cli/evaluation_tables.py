@@ -1,0 +1,44 @@
+"""What `minigpt evaluate` prints: a table of the stages, then every measure of the last one."""
+
+
+from minigpt.cli.console import note
+from minigpt.cli.tables import label, table
+
+SHARES = ("chosen_is_likelier", "exact_match", "manner")  # of 1, shown as percentages
+HEADS = {
+    "bits_per_byte": "bits per byte", "chosen_is_likelier": "chosen likelier", "exact_match": "right answers",
+    "manner": "short, polite",
+}  # fmt: skip
+
+
+def show_evaluation(result: dict) -> None:
+    """All finished stages as one table, where they were measured; then one row per measurement of one stage."""
+    if len(stages := result.get("stages", {})) > 1:
+        _show_stages(stages)
+    rows = []
+    for name, value in result.items():
+        if name == "stages":
+            continue
+        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        rows.append([label(name), shown])
+    table("", ["", ""], rows)
+
+
+def _show_stages(stages: dict[str, dict[str, float]]) -> None:
+    """A row per stage; a dash stands for what was not measured."""
+    names = [
+        name for name in ("loss", "perplexity", "bits_per_byte", *SHARES)
+        if any(name in found for found in stages.values())
+    ]  # fmt: skip
+    rows = []
+    for stage, found in stages.items():
+        cells = []
+        for name in names:
+            value = found.get(name)
+            shown = "–" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:,.3f}"
+            cells.append(shown)
+        rows.append([stage, *cells])
+    table("Each stage on held-out data", ["after", *(HEADS.get(name, name) for name in names)], rows)
+    note("Each stage is measured on held-out rows of its own data, dpo's loss on those of the stage before it.")
+    if "chosen_is_likelier" in names:
+        note("Chosen likelier: in itself. The accuracy that DPO reports while it trains counts what it has changed.")
