@@ -71,7 +71,8 @@ class Stage:
     measure: Callable[[Subject], dict[str, float]]
     starts_from: tuple[str, ...] = ()
     answers: bool = True
-    reads_first: bool = False  # whether it reads all its rows once with the starting weights before the first step
+    reads_first: Callable[[Any], bool] = lambda config: False  # whether all rows are read once before the first step,
+    # with the starting weights
     advice: Callable[[Any, dict[str, float]], str] = lambda config, measured: ""  # after training: what went wrong
     imported: Mapping[str, Any] = field(default_factory=dict)  # its settings for a model that came from elsewhere
     checked: Mapping[str, Any] = field(default_factory=dict)  # its settings when the backends are compared, and
