@@ -17,7 +17,7 @@ from minigpt.runs.inputs import reader_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
-from minigpt.stages.dpo import DPO, reference_logprobs
+from minigpt.stages.dpo import DPO, reference_logprobs, settings_of
 from minigpt.stages.pretrain import PRETRAIN
 from minigpt.store.durable import write_whole
 from minigpt.train.measure import evaluate_language, evaluate_preferences
@@ -68,7 +68,7 @@ def preference_accuracy(run: Run, backend: Backend, report: Report) -> float:
     bare, size = PairRows(shard, context, run.config.seed), config.micro_batch_size
     reference = reference_logprobs(before.model, before.weights, bare, directory / "reference", size, report)
     rows = PairRows(shard, context, run.config.seed, reference)
-    return evaluate_preferences(after.model, after.weights, rows, config.beta, config.loss, size)["accuracy"]
+    return evaluate_preferences(after.model, after.weights, rows, config.loss, settings_of(config), size)["accuracy"]
 
 
 def _write_test_pairs(run: Run, directory: Path) -> None:

@@ -37,7 +37,7 @@ from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import STAGES
 from minigpt.train.losses import language_loss, sequence_logprobs
-from minigpt.train.preferences import preference_losses, preference_metrics
+from minigpt.train.preferences import PreferenceSettings, preference_losses, preference_metrics
 
 ROWS = 24
 BETA = 0.2
@@ -188,7 +188,7 @@ def dpo_loss(run: Run, shard: Shard, policy: str, kind: str) -> dict[str, float]
     reference, moved = (
         sequence_logprobs(model, run.weights(stage, backend)[0], arrays) for stage in ("sft", policy)
     )  # (B, P, 2)
-    losses = preference_losses(backend, moved, reference, BETA, kind, arrays["spans"])  # (B, P)
+    losses = preference_losses(backend, moved, reference, kind, PreferenceSettings(BETA), arrays["spans"])  # (B, P)
     metrics = preference_metrics(backend, moved, reference, arrays["weights"], BETA)
     return {name: float(x) for name, x in ({"loss": (losses * arrays["weights"]).sum()} | metrics).items()}
 

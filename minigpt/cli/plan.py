@@ -66,10 +66,10 @@ def plan(
     from minigpt.cli.limits import limits_from
     from minigpt.config import PRESETS, load_config
     from minigpt.plan.choose import largest_preset, place_of, plan_for, refuse
-    from minigpt.stages.table import STAGES
+    from minigpt.stages.table import STAGES, USUAL
 
     check_name("preset", preset, (*PRESETS, "all", "auto"))
-    wanted = _stages(stages, tuple(STAGES))
+    wanted = _stages(stages, USUAL, tuple(STAGES))
     limits = limits_from(flags.Taking("full", None, max_memory))
     framework = opening.backend_of(where.backend, where.device)
     names, reason = PRESETS if preset == "all" else (preset,), ""
@@ -101,9 +101,9 @@ def plan(
         raise typer.Exit(RESOURCES)
 
 
-def _stages(text: str | None, known: tuple[str, ...]) -> list[str]:
+def _stages(text: str | None, usual: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
     """The stages that --stages names, in the order of a run."""
-    named = [name.strip() for name in text.split(",")] if text is not None else list(known)
+    named = [name.strip() for name in text.split(",")] if text is not None else list(usual)
     for name in named:
         check_name("stage", name, known)
     if not named:

@@ -36,7 +36,7 @@ def run(
     from minigpt.cli import console, tables
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.runs.placing import by_stage, placed
-    from minigpt.stages.table import STAGES
+    from minigpt.stages.table import STAGES, USUAL
     from minigpt.watch.report import latest_report
 
     rows = placed(data, run / "data" / "downloads", console.note_of)
@@ -44,7 +44,7 @@ def run(
         tables.show_placed(rows)
     extra = ({"skip_bad": True} if sources.skip_bad else {}) | by_stage(rows)
     limits = limits_from(taking)
-    planned = [stage for stage in STAGES if extra.get(stage)] or list(STAGES)
+    planned = [stage for stage in STAGES if extra.get(stage)] or list(USUAL)
     chosen = fitted(given, run, planned, where, limits, taking)
     settings = opening.config_of(run, chosen.given, {"data": extra} | chosen.steps)
     stages = [stage for stage in STAGES if settings.sources(stage).train]

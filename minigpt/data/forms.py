@@ -3,9 +3,10 @@
 A stage names one of TEXTS, CONVERSATIONS and PAIRS, or a variation (`dataclasses.replace`).
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minigpt.data.batches import PackedRows, PairRows, Rows, TextRows, ValidationText
 from minigpt.data.examples import Conversation, Example, Preference, Text
@@ -17,6 +18,7 @@ from minigpt.text.chatml import render
 from minigpt.text.tokenizer import Tokenizer
 
 WORLD = "world"  # the built-in world as a source
+FRESH = 1_000  # added to the seed: other questions than those that SFT learns from
 Tokens = tuple[list[int], list[int] | None]  # ids, and the loss mask of a sequence where only a part is learned
 
 
@@ -97,6 +99,21 @@ def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> Tokens:
     return ids, [0] * len(prompt) + mask[len(prompt) :]
 
 
+def _encode_questions(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    """The conversation, whose last answer alone is learned, and what a reward is told of it, as JSON."""
+    for example in examples:
+        yield _or_error(lambda messages: _question(tokenizer, messages), example.messages)
+
+
+def _question(tokenizer: Tokenizer, messages: list) -> list[Tokens]:
+    prompt, answer = messages[:-1], messages[-1]
+    opening, _ = render(tokenizer, prompt, generation_prompt=True)
+    ids, mask = render(tokenizer, messages)
+    told = {"prompt": prompt[-1]["content"], "answer": answer["content"]}
+    row = tokenizer.encode(json.dumps(told, ensure_ascii=False))
+    return [(ids, [0] * len(opening) + mask[len(opening) :]), (row, [0] * len(row))]
+
+
 def _as_conversation(example: Example) -> Example | None:
     """A conversation; of a pair the chosen answer."""
     if isinstance(example, Preference):
@@ -151,3 +168,15 @@ PAIRS = Form(
         world.preferences, "world_pairs", 3_000, "preference pairs of the built-in world", tokens=87, counted=0.45
     ),  # measured: 87 tokens with the held-out ones, 0.41
 )
+QUESTIONS = replace(
+    CONVERSATIONS,
+    unit="question",
+    encode=_encode_questions,
+    names=("conversation", "row"),
+    cut=False,
+    world=World(
+        lambda seed, count, split: world.instructions(seed + FRESH, count, split), "world_instructions", 24_000,
+        "conversations of the built-in world",
+    ),
+    note=lambda forms: "",
+)  # fmt: skip

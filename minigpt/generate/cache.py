@@ -40,7 +40,7 @@ def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KV
         return backend.take(backend.concat([roomy(x) for x in leaves], 0), rows)  # (B, K, capacity, …)
 
     whole = copy.copy(caches[0])
-    whole.capacity = capacity
+    whole.batch, whole.capacity = len(order), capacity
     whole.keys = map_leaves(together, *(cache.keys for cache in caches))
     whole.values = map_leaves(together, *(cache.values for cache in caches))
     whole.length = np.concatenate([cache.lengths for cache in caches])[order]

@@ -24,11 +24,15 @@ FILLING = {"cpu": 32, "gpu": 256}
 
 @dataclass(frozen=True)
 class Answer:
-    """What was generated: ids without the stop token, their text, and why it ended ("stop", "length", "context")."""
+    """What was generated: ids without the stop token, their text, and why it ended ("stop", "length", "context").
+
+    `stop` is the token that ended it, where one did.
+    """
 
     ids: list[int]
     text: str
     reason: str
+    stop: int | None = None
 
 
 class Engine:
@@ -85,7 +89,7 @@ class Engine:
         if not prompts:
             return []
         found: list[list[int]] = [[] for _ in prompts]
-        reasons = [""] * len(prompts)
+        reasons, stops = [""] * len(prompts), dict[int, int]()
         for tokens in self._tokens(prompts, samplings, max_tokens):
             for i, token in enumerate(tokens):
                 if reasons[i]:
@@ -93,14 +97,15 @@ class Engine:
                 if len(prompts[i]) + len(found[i]) >= self.model.config.context:
                     reasons[i] = "context"  # alone, this token would not have been computed
                 elif token in self.tokenizer.stops:
-                    reasons[i] = "stop"
+                    reasons[i], stops[i] = "stop", token
                 else:
                     found[i].append(token)
             if all(reasons):
                 break
         return [
-            Answer(ids, self.tokenizer.decode(ids), reason or ("length" if len(ids) >= max_tokens else "context"))
-            for ids, reason in zip(found, reasons, strict=True)
+            Answer(ids, self.tokenizer.decode(ids), reason or ("length" if len(ids) >= max_tokens else "context"),
+                   stops.get(i))
+            for i, (ids, reason) in enumerate(zip(found, reasons, strict=True))
         ]
 
     def _alone(
@@ -144,23 +149,27 @@ class Engine:
     def _read(self, prompts: Sequence[list[int]], capacity: int) -> tuple[Array, KVCache]:
         """The logits (B, V) after each prompt, and a cache for `capacity` tokens.
 
-        Prompts of about the same length are read together, filled up at their ends.
+        Prompts of about the same length are read together, filled up at their ends; equal ones are read once.
         """
         backend = self.model.backend
+        distinct: dict[tuple[int, ...], int] = {}
+        which = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
+        prompts = [list(prompt) for prompt in distinct]
         groups = _of_like_length(prompts, FILLING[backend.device])
+        alone = len(groups) == 1 and len(prompts) == len(which)
 
         def read(group: list[int]) -> tuple[Array, KVCache]:
             longest = max(len(prompts[i]) for i in group)
             ids = [prompts[i] + [self.tokenizer.end_of_text] * (longest - len(prompts[i])) for i in group]
-            room = capacity if len(groups) == 1 else longest
+            room = capacity if alone else longest
             cache = new_cache(backend, self.model.config, len(group), room, self.model.dtype, self.kv_bits)
             lengths = [len(prompts[i]) for i in group]
             return self._next_logits(backend.array(np.array(ids, np.int32)), cache, lengths), cache
 
         found, caches = zip(*backend.side_by_side(read, groups), strict=True)
-        if len(groups) == 1:
+        if alone:
             return found[0], caches[0]
-        order = np.argsort(np.concatenate(groups))  # where in the groups each prompt stands
+        order = np.argsort(np.concatenate(groups))[which]  # where in the groups each prompt stands
         return backend.take(backend.concat(list(found), 0), backend.array(order)), joined(caches, order, capacity)
 
     def _next_logits(self, ids: Array, cache: KVCache, lengths: list[int] | None = None) -> Array:

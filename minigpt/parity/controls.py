@@ -16,7 +16,7 @@ from minigpt.parity.models import LOSSES, Loss, compare_losses
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
 from minigpt.train.losses import language_loss, sequence_logprobs
-from minigpt.train.preferences import preference_losses
+from minigpt.train.preferences import PreferenceSettings, preference_losses
 
 
 def check_controls(backend: Backend) -> list[Row]:
@@ -252,7 +252,8 @@ def _mean_of_rows(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
 def _mean_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
     spans = batch["spans"] / batch["spans"].sum(axis=-1, keepdims=True)
     policy = sequence_logprobs(model, weights, batch | {"spans": spans})
-    losses = preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid", spans)  # (B, P)
+    reference, settings = batch["reference"], PreferenceSettings()
+    losses = preference_losses(model.backend, policy, reference, "sigmoid", settings, spans)  # (B, P)
     return (losses * batch["pairs"]).sum()
 
 

@@ -14,7 +14,7 @@ from minigpt.parity.case import BF16, FP32
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.train.losses import language_loss, sequence_logprobs
-from minigpt.train.preferences import preference_losses
+from minigpt.train.preferences import PreferenceSettings, preference_losses
 
 # The residual stream adds up the roundings of all layers, the backward pass those of both directions.
 BF16_LOGITS = 2 * BF16
@@ -64,7 +64,8 @@ MODEL_CASES = (
 def _preference_loss(kind: str) -> Loss:
     def loss(model: GPT, weights: tree.Tree, batch: dict[str, Array]) -> Array:
         policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
-        losses = preference_losses(model.backend, policy, batch["reference"], 0.1, kind, batch["spans"])  # (B, P)
+        reference, settings = batch["reference"], PreferenceSettings()
+        losses = preference_losses(model.backend, policy, reference, kind, settings, batch["spans"])  # (B, P)
         return (losses * batch["pairs"]).sum()
 
     return loss

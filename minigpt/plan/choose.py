@@ -23,7 +23,7 @@ from minigpt.plan.plan import Place, Plan, make_plan
 from minigpt.plan.speed import Speed, measure, throttled
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.stages.stage import Stage
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 from minigpt.units import duration, gigabytes, parse_time
 
 SAMPLE = 1.0  # seconds in which a stage's speed is measured
@@ -180,7 +180,7 @@ def guessed_plans(check: Any, machine: Any) -> dict[str, Plan]:
     shared = check.device == "cpu" or machine.unified
     free = machine.memory_available if shared else machine.gpu_memory
     place = Place(check.name, check.device, "float32", USUAL_BASE if shared else 0, free and int(SHARE * free))
-    return {name: make_plan(load_config(name), dict.fromkeys(STAGES, 0), place, speed_of) for name in PRESETS}
+    return {name: make_plan(load_config(name), dict.fromkeys(USUAL, 0), place, speed_of) for name in PRESETS}
 
 
 def guessed_preset(plans: Mapping[str, Plan]) -> tuple[str, str]:

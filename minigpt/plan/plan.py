@@ -152,8 +152,9 @@ def _stage(
     speed = speed_of(model, stage, config)
     seconds = None
     if speed is not None:
-        reading = rows if stage.reads_first and not done else 0
-        held_out = min(config.eval_rows, max(1, rows // 20)) if stage.reads_first else config.eval_rows
+        first = stage.reads_first(config)
+        reading = rows if first and not done else 0
+        held_out = min(config.eval_rows, max(1, rows // 20)) if first else config.eval_rows
         speed = slower(speed, chosen.activation_checkpointing and not config.activation_checkpointing)
         seconds = _seconds(model, form, chosen, steps, speed, reading, held_out)
     return StagePlan(

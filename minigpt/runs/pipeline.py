@@ -18,11 +18,11 @@ from minigpt.runs.run import Run
 from minigpt.runs.start import stage_before
 from minigpt.runs.training import train_stage
 from minigpt.stages.assemble import STAGES_OWN, Custom
-from minigpt.stages.table import FIRST, STAGES
+from minigpt.stages.table import FIRST, STAGES, USUAL
 
 
 def run_pipeline(
-    run: Run, backend: Backend, report: Report, stages: Sequence[str] = tuple(STAGES),
+    run: Run, backend: Backend, report: Report, stages: Sequence[str] = USUAL,
     control: Control = UNSTEERED, allow_changes: bool = False, custom: Custom = STAGES_OWN,
 ) -> Run:
     """Bring a run to the end of `stages`; what is done already is kept. Returns it with the settings that it has now.
@@ -68,6 +68,7 @@ def check_possible(run: Run, stages: Sequence[str]) -> None:
                 f"There is no data for {stage}.",
                 f"Give it with --data FILE, or --set data.{stage}='[\"FILE\"]' in a run of several stages.",
             )
+        STAGES[stage].check(run.config.of(stage))
         stage_before(run, stage, stages)
         _check_adapter(run.config, stage)
         for source in [] if is_prepared(run, stage) else run.config.sources(stage).train:

@@ -143,6 +143,14 @@ def open_run(directory: Path) -> Run:
     return Run(directory, build_config(saved, [(f"in {directory / 'config.toml'}", saved)]))
 
 
+def run_at(path: str | Path) -> tuple[Run, str | None]:
+    """(run, stage) of "RUN" or "RUN/STAGE"; None where no stage is named."""
+    path = Path(path).expanduser()
+    if path.name in STAGES and (path.parent / "config.toml").exists():
+        return open_run(path.parent), path.name
+    return open_run(path), None
+
+
 def saved_config(directory: Path) -> dict | None:
     """The values of the run's config.toml, or None."""
     path = directory / "config.toml"

@@ -19,7 +19,8 @@ from minigpt.plan.actual import Peak, compare
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
 from minigpt.runs.control import UNSTEERED, Control
-from minigpt.runs.run import Run
+from minigpt.runs.loading import load_engine
+from minigpt.runs.run import Run, run_at
 from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
 from minigpt.sections import StageConfig, with_new_names
 from minigpt.stages.adapter import adapter_note
@@ -84,8 +85,9 @@ def prepared(
     store, training, held_out = run.store(name), run.training_data(name), run.held_out(name)
     start = "" if store.begun() else fingerprint
     objective = stage.objective(
-        Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start)
-    )
+        Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start,
+            lambda path, bits: load_engine(*run_at(path), backend, bits, report=report))
+    )  # fmt: skip
     for note in _read_often(stage, config, len(training.ids), shape.context):
         report(Note(note))
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))

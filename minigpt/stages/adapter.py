@@ -30,6 +30,8 @@ from minigpt.model.lora import (
 from minigpt.sections import ModelConfig, StageConfig, TuneConfig
 from minigpt.train.loop import Objective
 
+FROZEN = "frozen"  # what the loss of a stage reads beside its weights
+
 
 def adapted(
     backend: Backend, model: ModelConfig, config: TuneConfig, weights: Tree, seed: int, whole: Objective
@@ -37,7 +39,7 @@ def adapted(
     """(adapter, objective) for a stage that trains an adapter of `weights`.
 
     `whole` is the stage's objective over whole trees. The loss returned takes the base as a third argument: a traced
-    function must not close over it.
+    function must not close over it. A base that `whole` has itself is in it, as `FROZEN`.
     """
     layers = linear_layers(model)
 
@@ -48,17 +50,19 @@ def adapted(
     base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))
     rate, salts = backend.array(np.float32(config.lora_dropout)), dropout_salts(adapter)
 
+    frozen = {} if whole.base is None else {FROZEN: whole.base}
+
     def loss(adapter, batch, base):
         keys = batch.get("dropout")
         tree = join(base, adapter)
         tree = tree if keys is None else join(tree, dropout_leaves(salts, keys, rate))
-        return whole.loss(tree, batch)
+        return whole.loss(tree, batch, *(base[name] for name in frozen))
 
     def validate(adapter):
         return whole.validate(join(base, adapter))
 
     return to_backend(backend, adapter), replace(
-        whole, loss=loss, batches=_OverBase(whole.batches, base), validate=validate, base=base
+        whole, loss=loss, batches=_OverBase(whole.batches, base), validate=validate, base=base | frozen
     )
 
 

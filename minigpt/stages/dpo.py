@@ -1,11 +1,10 @@
 """Direct preference optimization: push the margin of log-probability towards the preferred answers."""
 
-import math
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.tree import Tree
 from minigpt.data.batches import Batches, PairRows, stacked
@@ -19,41 +18,70 @@ from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.train.loop import Objective
 from minigpt.train.losses import sequence_logprobs
 from minigpt.train.measure import evaluate_preferences
-from minigpt.train.preferences import preference_losses, preference_metrics
+from minigpt.train.preferences import PREFERENCE_LOSSES, PreferenceSettings, preference_losses, preference_metrics
+
+TARGET_MARGIN = 0.5
 
 
 class DPOConfig(TuneConfig):
-    """`beta` is the strength of the tie to the reference model (Rafailov et al. 2023, eq. 7)."""
+    """`loss` is a paired row of `train.preferences.PREFERENCE_LOSSES`, `beta` the strength of the tie to the reference
+    model (Rafailov et al. 2023, eq. 7). simpo and orpo have no reference: there beta is the size of the margin (SimPO's
+    authors use 2 to 10) and the weight of the odds ratio (ORPO's λ).
+    """
 
-    beta: float = Field(0.1, gt=0, description="strength of the tie to the model that training starts from")
-    loss: Literal["sigmoid", "ipo"] = Field("sigmoid", description="sigmoid is DPO's own")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the starting model; scale for simpo and orpo")
+    loss: Literal["sigmoid", "ipo", "hinge", "cdpo", "robust", "simpo", "orpo", "apo_zero", "apo_down"] = Field(
+        "sigmoid", description="sigmoid is DPO's own; simpo and orpo need no reference"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels, for cdpo and robust")
+    target_margin: float = Field(TARGET_MARGIN, ge=0, description="simpo's gamma: the margin that it wants")
+
+    @model_validator(mode="after")
+    def _settings_that_the_loss_reads(self) -> "DPOConfig":
+        noisy = self.loss in ("cdpo", "robust")
+        if noisy and not self.label_smoothing:
+            raise ValueError(f"loss = {self.loss} with label_smoothing = 0 is sigmoid: set it, such as 0.1")
+        if self.label_smoothing and not noisy:
+            raise ValueError(f"loss = {self.loss} does not read label_smoothing: take the loss cdpo or robust")
+        if self.target_margin != TARGET_MARGIN and self.loss != "simpo":
+            raise ValueError(f"loss = {self.loss} does not read target_margin: take the loss simpo")
+        return self
+
+
+def settings_of(config: DPOConfig) -> PreferenceSettings:
+    """The numbers of the loss."""
+    return PreferenceSettings(config.beta, config.label_smoothing, config.target_margin)
 
 
 def preferences(job: Job) -> Objective:
     """The loss of `preference_losses` on pairs of answers (Rafailov et al. 2023).
 
-    The reference is the model that the stage starts from: its log-probabilities are computed once and kept.
+    The reference is the model that the stage starts from: its log-probabilities are computed once and kept. A loss
+    without a reference is measured with one of probability 1: its rewards are β log π.
     """
-    model, config, backend = job.model, job.config, job.model.backend
-    training, held_out = (_with_reference(job, shard) for shard in (job.training, job.held_out))
+    model, config, backend, settings = job.model, job.config, job.model.backend, settings_of(job.config)
+    training, held_out = (_pair_rows(job, shard) for shard in (job.training, job.held_out))
 
     def loss(weights, batch):
         policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
         reference, spans = batch["reference"], batch["spans"]
-        losses = preference_losses(backend, policy, reference, config.beta, config.loss, spans)  # (B, P)
+        losses = preference_losses(backend, policy, reference, config.loss, settings, spans)  # (B, P)
         metrics = preference_metrics(backend, policy, reference, batch["weights"], config.beta)
         return (losses * batch["weights"]).sum(), metrics
 
     def validate(weights):
         return evaluate_preferences(
-            model, weights, held_out, config.beta, config.loss, config.micro_batch_size, config.eval_rows
+            model, weights, held_out, config.loss, settings, config.micro_batch_size, config.eval_rows
         )
 
     return Objective(loss, Batches(training, config.batch_size, job.seed), validate)
 
 
-def _with_reference(job: Job, shard) -> PairRows:
+def _pair_rows(job: Job, shard) -> PairRows:
+    """The pairs, with the reference's log-probabilities where the loss reads them."""
     rows = PairRows(shard, job.context, job.seed)
+    if not _needs_reference(job.config):
+        return rows
     kept = None if job.directory is None else job.directory / f"reference_{shard.directory.name}"
     size = job.config.micro_batch_size
     reference = reference_logprobs(job.model, job.weights, rows, kept, size, job.report, job.start)
@@ -95,15 +123,19 @@ def measure_pairs(subject: Subject) -> dict[str, float]:
     """How often the chosen answer is the likelier one in itself, without a reference."""
     rows = PairRows(subject.shard, subject.model.config.context, subject.seed)
     found = evaluate_preferences(
-        subject.model, subject.weights, rows, 1.0, "sigmoid", subject.batch_size, subject.limit
+        subject.model, subject.weights, rows, "sigmoid", PreferenceSettings(1.0), subject.batch_size, subject.limit
     )
     return {"pairs": found["pairs"], "chosen_is_likelier": found["accuracy"]}
 
 
 def is_stuck(config: DPOConfig, loss: float) -> bool:
-    """Whether a preference loss is still within 1 % of where it starts: ln 2, or 1 / (4 β²) for IPO."""
-    start = math.log(2) if config.loss == "sigmoid" else 1 / (4 * config.beta**2)
-    return abs(loss - start) < 0.01 * start
+    """Whether a preference loss is still within 1 % of where it starts; one without a reference starts anywhere."""
+    start_of = PREFERENCE_LOSSES[config.loss].start
+    return start_of is not None and abs(loss - start_of(config.beta)) < 0.01 * start_of(config.beta)
+
+
+def _needs_reference(config: DPOConfig) -> bool:
+    return PREFERENCE_LOSSES[config.loss].needs_reference
 
 
 def _advice(config: DPOConfig, measured: dict[str, float]) -> str:
@@ -121,7 +153,7 @@ DPO = Stage(
     objective=preferences,
     measure=measure_pairs,
     starts_from=("sft", "pretrain"),
-    reads_first=True,
+    reads_first=_needs_reference,
     advice=_advice,
     imported={"learning_rate": 2e-6, "batch_size": 4, "weight_decay": 0.0},
     checked={"learning_rate": 1e-4, "weight_decay": 0.0},

@@ -9,6 +9,7 @@ from backends.tree import Tree
 from minigpt.data.forms import Form
 from minigpt.data.shards import Shard
 from minigpt.events import Report
+from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT
 from minigpt.sections import StageConfig, TuneConfig
 from minigpt.text.tokenizer import Tokenizer
@@ -21,7 +22,8 @@ class Job:
 
     `weights` are those that training starts from, whole and of the model's backend, and `start` tells them from all
     others ("" where that does not matter). `directory` is the stage's own, where it may keep what is dear to
-    compute; None: nowhere.
+    compute; None: nowhere. `load` opens a finished model of another run ("RUN" or "RUN/STAGE", in 8 bits where that is
+    wanted); without it nothing is opened, and the rows are made up, to measure how long a step takes.
     """
 
     model: GPT
@@ -35,6 +37,7 @@ class Job:
     report: Report
     directory: Path | None = None
     start: str = ""
+    load: Callable[[str, int], Engine] | None = None
 
     @property
     def context(self) -> int:
@@ -59,7 +62,9 @@ class Stage:
     """One kind of training.
 
     `starts_from` names the stages whose weights it may go on with, the first finished one of them; one that names
-    none starts from random weights. `answers` says that a model knows after it how to answer a message.
+    none starts from random weights. An `optional` one is trained only where its data or settings name it. `check`
+    raises UsageError, before anything is written, for settings that cannot be trained with. `answers` says that a
+    model knows after it how to answer a message.
     """
 
     name: str
@@ -71,7 +76,10 @@ class Stage:
     measure: Callable[[Subject], dict[str, float]]
     starts_from: tuple[str, ...] = ()
     answers: bool = True
-    reads_first: bool = False  # whether it reads all its rows once with the starting weights before the first step
+    optional: bool = False
+    check: Callable[[Any], None] = lambda config: None
+    reads_first: Callable[[Any], bool] = lambda config: False  # whether all rows are read once before the first step,
+    # with the starting weights
     advice: Callable[[Any, dict[str, float]], str] = lambda config, measured: ""  # after training: what went wrong
     imported: Mapping[str, Any] = field(default_factory=dict)  # its settings for a model that came from elsewhere
     checked: Mapping[str, Any] = field(default_factory=dict)  # its settings when the backends are compared, and

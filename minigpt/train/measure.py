@@ -11,7 +11,7 @@ from minigpt.data.batches import Rows, in_order, stacked
 from minigpt.model.gpt import GPT
 from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.losses import sequence_logprobs, token_losses
-from minigpt.train.preferences import preference_losses, preference_metrics
+from minigpt.train.preferences import PreferenceSettings, preference_losses, preference_metrics
 
 
 def evaluate_language(
@@ -75,8 +75,9 @@ def divergence(
 
 
 def evaluate_preferences(
-    model: GPT, weights: Tree, rows: Rows, beta: float, kind: str, batch_size: int, limit: int | None = None
-) -> dict[str, float]:
+    model: GPT, weights: Tree, rows: Rows, kind: str, settings: PreferenceSettings, batch_size: int,
+    limit: int | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Mean over pairs of the preference `loss`, the `accuracy` with which chosen beats rejected, and the rewards."""
     backend = model.backend
     totals: dict[str, float] = {}
@@ -84,9 +85,9 @@ def evaluate_preferences(
     for numbers in in_order(rows, batch_size, limit):
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
         policy = sequence_logprobs(model, weights, arrays)
-        losses = preference_losses(backend, policy, arrays["reference"], beta, kind, arrays["spans"])
+        losses = preference_losses(backend, policy, arrays["reference"], kind, settings, arrays["spans"])
         found = {"loss": (losses * arrays["weights"]).sum()}
-        found |= preference_metrics(backend, policy, arrays["reference"], arrays["weights"], beta)
+        found |= preference_metrics(backend, policy, arrays["reference"], arrays["weights"], settings.beta)
         for name, value in found.items():
             totals[name] = totals.get(name, 0.0) + float(value)
         pairs += float(arrays["weights"].sum())

@@ -158,7 +158,7 @@ def answer_losses(backend: Backend, kind: str, answers: Answers, settings: Prefe
 
 
 def preference_losses(
-    backend: Backend, policy: Array, reference: Array, beta: float, kind: str, spans: Array
+    backend: Backend, policy: Array, reference: Array, kind: str, settings: PreferenceSettings, spans: Array
 ) -> Array:
     """Loss per pair (B, P) from summed log-probabilities (B, P, 2) of chosen and rejected.
 
@@ -168,7 +168,7 @@ def preference_losses(
     lengths = None
     if PREFERENCE_LOSSES[kind].needs_lengths:
         lengths = spans.sum(axis=-1).reshape(policy.shape)  # (B, P, 2); 0 where there is no pair
-    return answer_losses(backend, kind, Answers(policy, reference, lengths), PreferenceSettings(beta))
+    return answer_losses(backend, kind, Answers(policy, reference, lengths), settings)
 
 
 def preference_metrics(

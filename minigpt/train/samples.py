@@ -27,6 +27,8 @@ def prompts_of(shard: MemoryShard, context: int, count: int = PROMPTS) -> list[l
     found: list[list[int]] = []
     for i in range(count):
         ids, mask = shard.sequence(i * len(shard) // count)
+        if mask is not None and not mask.any():
+            continue  # nothing that is learned: what belongs to another sequence
         start = OPENING if mask is None else int((mask != 0).argmax())
         prompt = ids[: max(1, min(start, len(ids) - 1))].tolist()
         if len(ids) > 1 and len(prompt) + LENGTH <= context and prompt not in found:

@@ -10,12 +10,13 @@ from backends import tree
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 from minigpt.train.losses import language_loss, sequence_logprobs
-from minigpt.train.preferences import preference_losses
+from minigpt.train.preferences import PreferenceSettings, preference_losses
 
 
 def preference_loss(model, weights, batch):
     policy = sequence_logprobs(model, weights, batch)
-    losses = preference_losses(model.backend, policy, batch["reference"], 0.1, "sigmoid", batch["spans"])
+    reference, settings = batch["reference"], PreferenceSettings()
+    losses = preference_losses(model.backend, policy, reference, "sigmoid", settings, batch["spans"])
     return (losses * batch["pairs"]).sum()
 
 

@@ -33,7 +33,7 @@ def test_state_is_what_the_optimizer_really_keeps(backend, optimizer, tied):
 def test_speed_is_measured_for_any_depth(backend, stage, layers):
     """A deep model is not measured whole; what it costs is at least what its three layers cost."""
     model = MODEL.model_copy(update={"n_layer": layers})
-    speed = measure(backend, model, stage, stage.config(batch_size=2), "float32", 0.05)
+    speed = measure(backend, model, stage, stage.config(**dict(stage.checked) | {"batch_size": 2}), "float32", 0.05)
     assert min(speed.forward, speed.token, speed.update) > 0
 
 

@@ -15,6 +15,7 @@ from minigpt.sections import ModelConfig
 from minigpt.stages.dpo import DPOConfig, reference_logprobs
 from minigpt.store.checkpoint import save_checkpoint
 from minigpt.train.measure import evaluate_preferences
+from minigpt.train.preferences import PreferenceSettings
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=24, vocab_size=50, context=24)
 CONFIG = DPOConfig(batch_size=4, accumulation=2)
@@ -113,8 +114,9 @@ def events_of(run, backend):
 
 @pytest.mark.parametrize(
     ("loss", "beta", "first"),
-    [("sigmoid", 0.1, math.log(2)), ("sigmoid", 0.5, math.log(2)), ("ipo", 0.1, 25.0), ("ipo", 0.5, 1.0)],
-)
+    [("sigmoid", 0.1, math.log(2)), ("sigmoid", 0.5, math.log(2)), ("ipo", 0.1, 25.0), ("ipo", 0.5, 1.0),
+     ("apo_zero", 0.1, 1.0)],
+)  # fmt: skip
 def test_at_the_start_policy_and_reference_are_equal(backend, copied, loss, beta, first):
     """A margin of 0: -log σ(0) = ln 2, and (0 - 1/2β)² = 1/4β²."""
     steps, evals = events_of(copied("dpo", steps=1, loss=loss, beta=beta, grad_accumulation=2), backend)
@@ -124,9 +126,12 @@ def test_at_the_start_policy_and_reference_are_equal(backend, copied, loss, beta
         assert steps[0].metrics[name] == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize(("loss", "rate"), [("sigmoid", 3e-3), ("ipo", 1e-2)])  # IPO's target is 5 nats per token
+@pytest.mark.parametrize(("loss", "rate"), [("sigmoid", 3e-3), ("hinge", 3e-3), ("ipo", 1e-2)])
 def test_training_leaves_the_first_loss(backend, copied, loss, rate):
-    """The known mistake is a rate so low that the loss stays at 0.693; margin and accuracy rise as it falls."""
+    """The known mistake is a rate so low that the loss stays at 0.693; margin and accuracy rise as it falls.
+
+    IPO's target is 5 nats per token, hence its rate.
+    """
     settings = {"steps": 8, "learning_rate": rate, "loss": loss, "batch_size": 4, "eval_every": 8, "eval_rows": 64}
     steps, evals = events_of(copied("dpo", **settings), backend)
     assert steps[-1].loss < 0.8 * steps[0].loss
@@ -136,6 +141,32 @@ def test_training_leaves_the_first_loss(backend, copied, loss, rate):
     assert evals[-1].metrics.keys() >= {"loss", "accuracy", "margin", "reward_chosen", "reward_rejected"}
 
 
+@pytest.mark.parametrize(("loss", "beta"), [("simpo", 2.0), ("orpo", 0.5)])
+def test_a_loss_without_reference_reads_none(backend, copied, loss, beta):
+    """The margin that is measured is that of the bare log-probabilities; nothing is read or kept beforehand."""
+    settings = {"steps": 8, "learning_rate": 1e-2, "eval_every": 8, "eval_rows": 64, "batch_size": 4}
+    run = copied("dpo", loss=loss, beta=beta, **settings)
+    steps, evals = events_of(run, backend)
+    assert not list(run.store("dpo").directory.glob("reference_*"))
+    assert evals[0].metrics["reward_chosen"] < -1  # β log π of a whole answer, not of a ratio near 1
+    assert steps[-1].loss < 0.95 * steps[0].loss
+
+
+@pytest.mark.parametrize("loss", ["cdpo", "robust"])
+def test_label_smoothing_is_part_of_the_loss(backend, tmp_path, sequences, loss):
+    """From the sums of each sequence alone, ε = 0.2."""
+    model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
+    policy = one_by_one(backend, model, weights, sequences)
+    reference = np.random.default_rng(5).normal(policy, 3).astype(np.float32)
+    margin = 0.1 * ((policy - reference)[:, 0] - (policy - reference)[:, 1])
+    right, wrong = np.log1p(np.exp(-margin)), np.log1p(np.exp(margin))
+    expected = 0.8 * right + 0.2 * wrong if loss == "cdpo" else (0.8 * right - 0.2 * wrong) / 0.6
+    found = evaluate_preferences(
+        model, weights, pair_rows(tmp_path, reference), loss, PreferenceSettings(label_smoothing=0.2), batch_size=2
+    )
+    assert found["loss"] == pytest.approx(expected.mean(), rel=1e-4)
+
+
 def test_measured_preferences_in_plain_sight(backend, tmp_path, sequences):
     """Loss, rewards and accuracy over all pairs, from the sums of each sequence alone."""
     model, weights = GPT(MODEL, backend), to_backend(backend, random_weights(MODEL))
@@ -143,13 +174,14 @@ def test_measured_preferences_in_plain_sight(backend, tmp_path, sequences):
     reference = np.random.default_rng(5).normal(policy, 3).astype(np.float32)
     rewards = 0.1 * (policy - reference)
     margin = rewards[:, 0] - rewards[:, 1]
-    found = evaluate_preferences(model, weights, pair_rows(tmp_path, reference), 0.1, "sigmoid", batch_size=2)
+    rows, settings = pair_rows(tmp_path, reference), PreferenceSettings()
+    found = evaluate_preferences(model, weights, rows, "sigmoid", settings, batch_size=2)
     assert found["pairs"] == PAIRS
     assert 0 < found["accuracy"] < 1 and found["accuracy"] == pytest.approx(np.mean(margin > 0))
     assert found["loss"] == pytest.approx(np.mean(np.log1p(np.exp(-margin))), rel=1e-4)
     assert found["margin"] == pytest.approx(margin.mean(), abs=1e-4)
     assert found["reward_chosen"] == pytest.approx(rewards[:, 0].mean(), abs=1e-4)
-    ipo = evaluate_preferences(model, weights, pair_rows(tmp_path, reference), 0.1, "ipo", batch_size=3)
+    ipo = evaluate_preferences(model, weights, rows, "ipo", settings, batch_size=3)
     lengths = np.array([sum(mask) for _, mask in sequences]).reshape(-1, 2)
     per_token = (policy - reference) / lengths
     assert ipo["loss"] == pytest.approx(np.mean((per_token[:, 0] - per_token[:, 1] - 5) ** 2), rel=1e-4)

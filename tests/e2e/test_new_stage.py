@@ -74,8 +74,8 @@ def minigpt(tmp_path_factory):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     (tree / "minigpt/stages/reverse.py").write_text(REVERSE, "utf-8")
     table = tree / "minigpt/stages/table.py"
-    text = table.read_text("utf-8").replace("DPO)}", "DPO, REVERSE)}")
-    assert "DPO, REVERSE)}" in text
+    text = table.read_text("utf-8").replace("SFT, DPO", "SFT, REVERSE, DPO")
+    assert "SFT, REVERSE, DPO" in text
     table.write_text(text.replace("from minigpt.stages.sft", "from minigpt.stages.reverse import REVERSE\n"
                                   "from minigpt.stages.sft"), "utf-8")  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}

@@ -9,20 +9,20 @@ import pytest
 from command import call, contents, environment, finished, journal, process, tiny, weights
 
 from minigpt.cli import reporter
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 from minigpt.store.checkpoint import load_checkpoint
 
 
 def test_what_a_run_has_on_disk(trained):
     names = {path.name for path in trained.iterdir()} - {"stderr"}
     files = {"README.txt", "config.toml", "env.json", "log.txt", "usage.jsonl", "report.html"}
-    assert names == {*files, "tokenizer", "data", *STAGES}
+    assert names == {*files, "tokenizer", "data", *USUAL}
     words = (trained / "README.txt").read_text("utf-8")
     for name in ("config.toml", "env.json", "log.txt", "usage.jsonl", "tokenizer/", "data/", "final/", "checkpoints/",
-                 "metrics.jsonl", "samples.jsonl", *(f"{stage}/" for stage in STAGES)):  # fmt: skip
+                 "metrics.jsonl", "samples.jsonl", *(f"{stage}/" for stage in USUAL)):  # fmt: skip
         assert name in words
     assert max(map(len, words.splitlines())) <= 130
-    for stage in STAGES:
+    for stage in USUAL:
         steps = [line["step"] for line in journal(trained, stage) if "loss" in line]
         assert steps == [1, 2, 3, 4]
         assert [line["step"] for line in journal(trained, stage) if "validation_loss" in line] == [0, 2, 4]
@@ -31,7 +31,7 @@ def test_what_a_run_has_on_disk(trained):
 
 def test_each_source_goes_to_the_stage_that_its_rows_fit(minigpt, trained, sources):
     settings = (trained / "config.toml").read_text("utf-8")
-    for stage, path in zip(STAGES, (sources.text, sources.conversations, sources.pairs), strict=True):
+    for stage, path in zip(USUAL, (sources.text, sources.conversations, sources.pairs), strict=True):
         assert f'{stage} = [\n    "{path}",\n]' in settings
 
 
@@ -39,7 +39,7 @@ def test_the_same_command_again_keeps_everything(minigpt, copy, sources):
     before = contents(copy)
     result = minigpt("run", *tiny(), *sources.flags, "--run", copy, "--backend", "torch")
     assert result.code == 0
-    assert [f"{stage}: finished before, kept" in result.err for stage in STAGES] == [True] * 3
+    assert [f"{stage}: finished before, kept" in result.err for stage in USUAL] == [True] * 3
     assert "Settings" not in result.err  # they were shown when the run began
     assert contents(copy) == before
 
@@ -51,7 +51,7 @@ def test_without_settings_a_run_uses_its_own(minigpt, copy):
     assert contents(copy) == before
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", USUAL)
 def test_interrupted_at_a_checkpoint_and_resumed(minigpt, trained, sources, tmp_path, monkeypatch, stage):
     """Ctrl-C behind the checkpoint of step 2; the same command then gives the uninterrupted run bit for bit."""
     run, command = tmp_path / "run", ("run", *tiny(), *sources.flags, "--backend", "torch", "--run")
@@ -69,7 +69,7 @@ def test_interrupted_at_a_checkpoint_and_resumed(minigpt, trained, sources, tmp_
     monkeypatch.setattr(reporter.Reporter, "_saved", right)
     resumed = minigpt(*command, run)
     assert resumed.code == 0 and f"{stage}: " in resumed.err and "going on from step 2." in resumed.err
-    for name in STAGES:
+    for name in USUAL:
         assert weights(run, name) == weights(trained, name), name
         without_clock = [[{**line, "seconds": 0, "waited": 0} for line in journal(one, name)] for one in (run, trained)]
         assert without_clock[0] == without_clock[1]
@@ -172,7 +172,7 @@ def test_preference_pairs_for_sft_are_announced(minigpt, copy, sources):
 def test_both_backends_train_the_same_curve(minigpt, trained, sources, tmp_path):
     result = minigpt("run", *tiny(), *sources.flags, "--run", tmp_path / "run", "--backend", "mlx", "--device", "cpu")
     assert result.code == 0 and "mlx on cpu" in result.err
-    for stage in STAGES:
+    for stage in USUAL:
         ours, theirs = (
             [value for line in journal(run, stage) for key, value in sorted(line.items()) if key.endswith("loss")]
             for run in (tmp_path / "run", trained)

@@ -1,0 +1,150 @@
+"""Distillation: a student learns from the predictions of a finished model, its teacher, on given conversations."""
+
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from backends.base import Array
+from backends.tree import Tree, map_leaves
+from minigpt.data.batches import Batch, Batches, in_order, stacked
+from minigpt.data.forms import CONVERSATIONS
+from minigpt.errors import UsageError
+from minigpt.events import Note
+from minigpt.model.gpt import GPT
+from minigpt.model.lora import is_adapted
+from minigpt.sections import TuneConfig
+from minigpt.stages.language import measure_language
+from minigpt.stages.stage import Job, Stage
+from minigpt.text.tokenizer import Tokenizer
+from minigpt.train.distillation import distances, mixed
+from minigpt.train.loop import Objective
+
+START = "start"  # as a teacher: the model that the stage starts from
+
+
+class DistillConfig(TuneConfig):
+    """`distance` is a row of `train.distillation.DISTANCES`.
+
+    With c = `cross_entropy` the loss is (1 - c) · distance + c · the cross-entropy of the given answers.
+    """
+
+    teacher: str = Field("", description="RUN or RUN/STAGE with the same tokenizer; start: the model it starts from")
+    teacher_bits: Literal[0, 8] = Field(0, description="of the teacher's weights; 0: as they are")
+    distance: Literal["forward_kl", "reverse_kl", "jsd"] = Field("forward_kl", description="from teacher to student")
+    temperature: float = Field(1.0, gt=0, description="divides both models' logits; above 1 rare tokens count more")
+    mixture: float = Field(0.5, gt=0, lt=1, description="jsd's beta: near 0 it is as forward_kl, near 1 as reverse_kl")
+    cross_entropy: float = Field(0.0, ge=0, lt=1, description="share of the given answers' cross-entropy in the loss")
+
+
+def imitation(job: Job) -> Objective:
+    """A distance between the teacher's and the student's next-token distributions on the answers (Hinton et al. 2015).
+
+    The teacher reads the same rows as the student, at the same time; no gradient flows to it.
+    """
+    model, config, seed = job.model, job.config, job.seed
+    teacher, frozen = _teacher(job)
+    held_out = job.form.held_out(job.held_out, job.context, seed)
+
+    def sums(weights: Tree, batch: dict[str, Array], frozen: Tree) -> dict[str, Array]:
+        """Weighted sums of the distance and of the cross-entropy."""
+        backend = model.backend
+        student, teaching = logits_of(model, weights, batch), logits_of(teacher, frozen, batch)  # (n, V)
+        nll = backend.token_nll(student[None], counted(model, batch, batch["targets"])[None])[0]  # (n,)
+        apart = distances(backend, student, teaching, config.distance, config.temperature, config.mixture)  # (n,)
+        factors = counted(model, batch, batch["weights"])  # (n,)
+        return {"distance": (apart * factors).sum(), "cross_entropy": (nll * factors).sum()}
+
+    def loss(weights, batch, frozen):
+        found = sums(weights, batch, frozen)
+        return mixed(found["distance"], found["cross_entropy"], config.cross_entropy), found
+
+    measured = model.backend.compile(sums)
+
+    def validate(weights):
+        totals, tokens = {"distance": 0.0, "cross_entropy": 0.0}, 0.0
+        for numbers in in_order(held_out, config.micro_batch_size, config.eval_rows):
+            batch = stacked([held_out.row(0, i) for i in numbers])
+            tokens += float(batch["weights"].sum())
+            found = measured(weights, {key: model.backend.array(x) for key, x in batch.items()}, frozen)
+            totals = {name: total + float(found[name]) for name, total in totals.items()}
+        means = {name: total / max(tokens, 1.0) for name, total in totals.items()}
+        perplexity = math.exp(min(means["cross_entropy"], 700.0))
+        whole = mixed(means["distance"], means["cross_entropy"], config.cross_entropy)
+        return {"loss": whole, **means, "perplexity": perplexity, "tokens": int(tokens)}
+
+    return Objective(loss, Batches(job.form.rows(job.training, job.context, seed), config.batch_size, seed), validate,
+                     frozen)  # fmt: skip
+
+
+def logits_of(model: GPT, weights: Tree, batch: Batch) -> Array:
+    """Logits (n, V) at the n places that count (see `counted`)."""
+    hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout"))
+    return model.logits(weights, counted(model, batch, hidden)[None])[0]
+
+
+def counted(model: GPT, batch: Batch, values: Array) -> Array:
+    """Of values (B, T, …) those (n, …) at places with a weight: prompts and the ends of rows need no logits.
+
+    A backend that cannot tell beforehand which they are keeps all B · T.
+    """
+    flat = values.reshape(-1, *values.shape[2:])
+    places = model.backend.nonzero(batch["weights"] != 0)
+    return flat if places is None or not places.shape[0] else model.backend.take(flat, places)
+
+
+def _teacher(job: Job) -> tuple[GPT, Tree]:
+    """The teacher's model and weights. Raises UsageError for one that does not fit the student."""
+    config, model = job.config, job.model
+    if config.teacher == START or job.load is None:
+        if is_adapted(config):
+            return model, job.weights  # training leaves them as they are
+        return model, map_leaves(lambda x: model.backend.array(np.array(model.backend.numpy(x))), job.weights)
+    found = job.load(config.teacher, config.teacher_bits)
+    if not same_tokenizer(found.tokenizer, job.tokenizer):
+        told = [f"{one.kind}, {one.vocab_size:,} tokens" for one in (found.tokenizer, job.tokenizer)]
+        raise UsageError(
+            f"The teacher {config.teacher} has another tokenizer ({told[0]}) than this run ({told[1]}).",
+            "A student needs its teacher's: copy the directory tokenizer of that run into this one before training.",
+        )
+    theirs, ours = found.model.config, model.config
+    if theirs.vocab_size != ours.vocab_size:
+        sizes = f"{theirs.vocab_size:,} and {ours.vocab_size:,}"
+        raise UsageError(f"The teacher {config.teacher} and this model have outputs of different sizes: {sizes}.",
+                         "Give both the same model.vocab_size.")  # fmt: skip
+    if theirs.context < ours.context:
+        raise UsageError(f"The teacher {config.teacher} reads {theirs.context:,} tokens, this model {ours.context:,}.",
+                         f"Lower model.context to {theirs.context}, or take another teacher.")  # fmt: skip
+    job.report(Note(f"distill: the teacher is {config.teacher}; its memory and time are not part of the plan."))
+    return found.model, found.weights
+
+
+def same_tokenizer(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers give every text the same ids."""
+    return (one.kind, one.end_of_text, one.stops) == (other.kind, other.end_of_text, other.stops) and (
+        one.token_bytes == other.token_bytes
+    )
+
+
+def _check(config: DistillConfig) -> None:
+    if not config.teacher:
+        raise UsageError("distill needs a teacher: a finished model to learn from.",
+                         "Name its run: --set distill.teacher=RUN, or RUN/STAGE.")  # fmt: skip
+
+
+DISTILL = Stage(
+    name="distill",
+    summary="Learns from a larger model's predictions (distill.teacher). Watch distance fall; 0 is the teacher itself.",
+    taught="It was taught to answer as another model does.",
+    config=DistillConfig,
+    form=CONVERSATIONS,
+    objective=imitation,
+    measure=measure_language,
+    starts_from=("sft", "pretrain"),
+    optional=True,
+    check=_check,
+    imported={"learning_rate": 2e-5, "batch_size": 4, "weight_decay": 0.0},
+    checked={"teacher": START, "learning_rate": 1e-3, "cross_entropy": 0.5, "distance": "jsd", "temperature": 2.0},
+    variations=("LoRA of two layers",),
+)

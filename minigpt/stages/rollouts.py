@@ -1,0 +1,203 @@
+"""Answers that the model in training gives to prompts, judged, as the batches of its next steps.
+
+A batch is a pure function of (weights, seed, step). Where several steps learn from the same answers, these are kept
+in the stage's directory until no checkpoint can need them, so that training resumed between them goes on exactly.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.tree import Tree, map_leaves
+from minigpt.data.batches import Batch, stream
+from minigpt.data.shards import MemoryShard
+from minigpt.events import Note
+from minigpt.generate.engine import Answer, Engine
+from minigpt.generate.sampling import GREEDY, Sampling
+from minigpt.model.lora import is_adapted
+from minigpt.stages.stage import Job
+from minigpt.store.durable import whole_file
+from minigpt.train.advantages import answer_advantages, informative
+from minigpt.train.losses import token_losses
+from minigpt.train.policy_losses import token_weights, without_unfinished
+from minigpt.train.rewards import Reward, score
+
+WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
+AT_ONCE = 64  # prompts that are answered together when a model is measured
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt: its ids up to the assistant's turn, the last user message, and the row with the given answer."""
+
+    ids: list[int]
+    text: str
+    row: dict[str, Any]
+
+
+def questions_of(owner: Any, shard: MemoryShard) -> list[Question]:
+    """The questions of a shard of the form QUESTIONS. Rows that are made up (see Job) get an empty text."""
+    found = []
+    for i in range(0, len(shard) - 1, 2):
+        ids, mask = shard.sequence(i)
+        start = int((np.asarray(mask) != 0).argmax())
+        ids = [int(token) for token in ids[: start or max(1, len(ids) // 2)]]
+        if getattr(owner, "load", True) is None:
+            found.append(Question(ids, "", {"answer": "none"}))
+            continue
+        row = json.loads(owner.tokenizer.decode(int(token) for token in shard.sequence(i + 1)[0]))
+        found.append(Question(ids, row["prompt"], row))
+    return found
+
+
+def answered(owner: Any, weights: Tree, questions: list[Question], most: int) -> list[Answer]:
+    """The greedy answers; `owner` has the model and the tokenizer."""
+    engine, found = Engine(owner.model, weights, owner.tokenizer), []
+    for first in range(0, len(questions), AT_ONCE):
+        found += engine.answer([one.ids for one in questions[first : first + AT_ONCE]], GREEDY, most)
+    return found
+
+
+def judged(job: Job, rewards: list[Reward], asked: list[Question], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What `score` finds; nothing is judged where the rows are made up (see Job)."""
+    if job.load is None:
+        return np.zeros(len(texts)), np.zeros((len(texts), len(rewards)))
+    return score(rewards, [one.text for one in asked], texts, [one.row for one in asked])
+
+
+def copied(job: Job) -> Tree:
+    """The starting weights, which training leaves as they are."""
+    if is_adapted(job.config):
+        return job.weights
+    return map_leaves(lambda x: job.model.backend.array(np.array(job.model.backend.numpy(x))), job.weights)
+
+
+class Rollouts:
+    """`rollouts(step, weights)`: the batch of a step. `figures` names the columns of its `told`."""
+
+    sampled = True
+
+    def __init__(self, job: Job, rewards: list[Reward], reference: Tree | None):
+        self.job, self.config, self.rewards, self.reference = job, job.config, rewards, reference
+        self.questions = questions_of(job, job.training)
+        self.size = min(self.config.group_size, self.config.batch_size)  # made-up rows may be few
+        self.groups = self.config.batch_size // self.size
+        names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
+        self.figures = ["reward", "reward_spread", "length", "cut_off", "no_variance", *names]
+        self.warned = False
+        self._logprobs = job.model.backend.compile(self._scored)
+
+    def __call__(self, step: int, weights: Tree) -> Batch:
+        first = step - step % self.config.updates
+        path = None if self.job.directory is None else self.job.directory / "rollouts" / f"{first:08}.npz"
+        if self.config.updates > 1 and step > first and path is not None and path.exists():
+            with np.load(path) as kept:
+                return dict(kept)
+        batch = self._sampled(step, weights)
+        if self.config.updates > 1:
+            batch["old"] = self._of_all(weights, batch)
+            if path is not None:
+                self._keep(path, batch, step)
+        return batch
+
+    def _sampled(self, step: int, weights: Tree) -> Batch:
+        """Answers to the step's prompts, judged; groups that earned the same are replaced `redraws` times."""
+        numbers = self._numbers(step)
+        answers, totals, single = self._judged(numbers, weights, step, 0)
+        for attempt in range(1, self.config.redraws + 1):
+            dull = np.flatnonzero(~informative(totals))
+            if not len(dull):
+                break
+            drawn = stream(self.job.seed + attempt, "redraw", step).integers(0, len(self.questions), len(dull))
+            numbers[dull] = drawn
+            new, totals[dull], single[dull] = self._judged(drawn, weights, step, attempt)
+            for place, group in zip(dull, new, strict=True):
+                answers[place] = group
+        return self._batch(numbers, answers, totals, single, weights)
+
+    def _numbers(self, step: int) -> np.ndarray:
+        """(G,) questions of a step: each once per epoch, in an order that (seed, epoch) decides."""
+        count, first = len(self.questions), step // self.config.updates * self.groups
+        places = [divmod(first + i, count) for i in range(self.groups)]
+        orders = {epoch: stream(self.job.seed, "order", epoch).permutation(count) for epoch, _ in places}
+        return np.array([orders[epoch][i] for epoch, i in places])
+
+    def _judged(
+        self, numbers: np.ndarray, weights: Tree, step: int, attempt: int
+    ) -> tuple[list[list[Answer]], np.ndarray, np.ndarray]:
+        """Answers to each question, their weighted rewards (G, K) and the single ones (G, K, F)."""
+        job, config, size = self.job, self.config, self.size
+        asked = [self.questions[i] for i in numbers for _ in range(size)]
+        seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
+        samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
+        engine = Engine(job.model, weights, job.tokenizer)
+        answers = engine.answer_each([one.ids for one in asked], samplings, config.max_tokens)
+        texts = [answer.text for answer in answers]
+        totals, single = judged(job, self.rewards, asked, texts)
+        shape = (len(numbers), size)
+        groups = [answers[i : i + size] for i in range(0, len(answers), size)]
+        return groups, totals.reshape(shape), single.reshape(*shape, -1)
+
+    def _batch(self, numbers, answers, totals: np.ndarray, single: np.ndarray, weights: Tree) -> Batch:
+        config = self.config
+        prompts = [self.questions[i].ids for i in numbers for _ in range(self.size)]
+        flat = [answer for group in answers for answer in group]
+        ended = np.array([answer.reason == "stop" for answer in flat])
+        rows = [answer.ids + ([answer.stop] if end else []) for answer, end in zip(flat, ended, strict=True)]
+        longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
+        length = min(-(-longest // WIDTH) * WIDTH, max(longest, self.job.context))
+        shape = (len(flat), length)
+        ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            whole, last = prompt + row, len(prompt) + len(row) - 1
+            ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
+            mask[n, len(prompt) - 1 : last] = 1.0  # the answer's tokens and its end
+        learned = (without_unfinished(mask, ended) if config.mask_unfinished else mask).astype(np.float32)
+        advantages = answer_advantages(config.advantages, totals).reshape(-1, 1) * np.ones(shape)
+        batch = {
+            "ids": ids, "targets": targets, "mask": learned, "advantages": advantages.astype(np.float32),
+            "weights": token_weights(learned, config.loss, config.max_tokens + 1),
+            "shares": token_weights(learned, "dapo"), "told": self._told(flat, totals, single),
+        }  # fmt: skip
+        self._warn(totals)
+        return batch if self.reference is None else batch | {"reference": self._of_all(self.reference, batch)}
+
+    def _told(self, answers: list[Answer], totals: np.ndarray, single: np.ndarray) -> np.ndarray:
+        """(N, M) whose columns add up to the step's figures, however its rows are divided into micro-batches."""
+        cut = float(np.mean([answer.reason != "stop" for answer in answers]))
+        length = float(np.mean([len(answer.ids) for answer in answers]))
+        figures = [totals.mean(), totals.std(axis=1).mean(), length, cut, float(np.mean(~informative(totals)))]
+        figures += list(single.reshape(-1, single.shape[-1]).mean(axis=0)) if len(self.rewards) > 1 else []
+        return np.tile(np.array(figures, np.float32) / len(answers), (len(answers), 1))
+
+    def _warn(self, totals: np.ndarray) -> None:
+        if not self.warned and self.job.load is not None and not informative(totals).any():
+            self.warned = True
+            told = f"grpo: a step's answers taught nothing, as all of one prompt earned the same ({totals.mean():.2g} "
+            told += "on average). Where that is often so, take easier or harder prompts, a larger group_size, or "
+            self.job.report(Note(f"{told}set grpo.redraws."))
+
+    def _scored(self, weights: Tree, batch: Batch):
+        return -token_losses(self.job.model, weights, batch, batch["mask"] > 0, self.config.temperature)
+
+    def _of_all(self, weights: Tree, batch: Batch) -> np.ndarray:
+        """(N, T) log-probabilities of the sampled tokens under some weights, micro-batch by micro-batch."""
+        backend, size = self.job.model.backend, self.config.micro_batch_size
+        names, found = ("ids", "targets", "mask"), []
+        for first in range(0, len(batch["ids"]), size):
+            some = {name: backend.array(batch[name][first : first + size]) for name in names}
+            found.append(np.array(backend.numpy(self._logprobs(weights, some))))
+        return np.concatenate(found)
+
+    def _keep(self, path: Path, batch: Batch, step: int) -> None:
+        """Write the answers down; those that no checkpoint can need are removed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **batch)
+        oldest = step - (self.config.keep_last + 2) * self.config.save_every - self.config.updates
+        for other in path.parent.glob("*.npz"):
+            if int(other.stem) < oldest:
+                other.unlink()

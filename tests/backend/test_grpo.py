@@ -1,0 +1,139 @@
+"""GRPO: answers are sampled, judged and learned from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minigpt.errors import UsageError
+from minigpt.events import Eval, Note, Step
+from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import Sampling
+from minigpt.model.gpt import GPT
+from minigpt.runs.pipeline import check_possible
+from minigpt.runs.training import prepared, train_stage
+from minigpt.stages.table import STAGES
+
+SETTINGS = {"steps": 12, "batch_size": 16, "group_size": 8, "updates": 1, "learning_rate": 1e-2, "warmup_steps": 1,
+            "max_tokens": 16, "kl_coefficient": 0.0, "eval_every": 12, "eval_rows": 4,
+            "rewards": ["length:40"]}  # fmt: skip
+
+
+def events_of(run, backend):
+    events = []
+    train_stage(run, "grpo", backend, events.append)
+    return [e for e in events if isinstance(e, Step)], [e for e in events if isinstance(e, Eval)], events
+
+
+def objective_of(run, backend, notes=None):
+    weights, objective, *_ = prepared(run, STAGES["grpo"], backend, run.config.grpo, (notes or []).append)
+    return weights, objective
+
+
+DIGITS = {"rewards": ["regex:[0-9]"], "max_tokens": 4, "steps": 16}
+LORA = {"lora_rank": 8, "lora_alpha": 32.0, "learning_rate": 0.02}
+
+
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["all", "lora"])
+def test_the_reward_rises(backend, copied, adapter):
+    steps, evals, events = events_of(copied("grpo", **(SETTINGS | DIGITS | adapter)), backend)
+    first, last = (np.mean([step.metrics["reward"] for step in part]) for part in (steps[:4], steps[-4:]))
+    assert last > first + 0.2, (first, last)
+    assert any("loss begins at about 0" in e.text for e in events if isinstance(e, Note))
+    assert abs(steps[0].loss) < 1e-5 and steps[0].norm > 1e-4  # a loss of 0 that has a gradient
+    assert steps[0].metrics["ratio"] == pytest.approx(1, abs=1e-6)
+    assert evals[0].metrics["loss"] == -evals[0].metrics["reward"]
+
+
+def test_a_batch_holds_what_was_sampled_and_judged(backend, copied):
+    """Against the engine and the rewards themselves: prompts, answers with their end, mask, advantages, weights."""
+    run = copied("grpo", **SETTINGS | {"kl_coefficient": 0.1, "temperature": 0.8})
+    weights, objective = objective_of(run, backend)
+    batch, again = objective.batches(3, weights), objective.batches(3, weights)
+    assert all((batch[name] == again[name]).all() for name in batch)
+    assert not np.array_equal(batch["targets"], objective.batches(4, weights)["targets"])
+    assert batch["weights"].sum() == pytest.approx(1, abs=1e-5)
+    rewards = []
+    for ids, targets, mask in zip(batch["ids"], batch["targets"], batch["mask"], strict=True):
+        places = np.flatnonzero(mask)
+        assert (np.diff(places) == 1).all() and 0 < len(places) <= 17
+        assert (targets[places[:-1]] == ids[places[:-1] + 1]).all()
+        answer = [int(token) for token in targets[places] if token not in run.tokenizer.stops]
+        rewards.append(max(0.0, 1 - abs(len(run.tokenizer.decode(answer).strip()) - 40) / 40))
+        assert run.tokenizer.show([int(t) for t in ids[: places[0] + 1]]).endswith("<|im_start|>assistant\n")
+    groups = np.array(rewards).reshape(2, 8)
+    expected = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
+    found = batch["advantages"][np.arange(16), batch["mask"].argmax(1)]
+    assert np.allclose(found, expected.ravel(), atol=1e-4)
+    assert batch["told"].sum(axis=0)[0] == pytest.approx(np.mean(rewards), abs=1e-5)
+    assert (batch["ids"][:8, :4] == batch["ids"][0, :4]).all()  # the same prompt
+
+
+def test_sampled_tokens_are_scored_at_their_temperature(backend, copied):
+    """The reference of the first step is the sampling model: log-probabilities from its bare logits."""
+    run = copied("grpo", **SETTINGS | {"kl_coefficient": 0.1, "temperature": 0.5})
+    weights, objective = objective_of(run, backend)
+    batch = objective.batches(0, weights)
+    model = GPT(run.model_config, backend)
+    logits = backend.numpy(model(weights, backend.array(batch["ids"]))).astype(np.float64) / 0.5
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.take_along_axis(logs, batch["targets"][..., None].astype(np.int64), -1)[..., 0]
+    own = batch["mask"] > 0
+    assert np.allclose(batch["reference"][own], expected[own], atol=1e-4)
+    arrays = {name: backend.array(x) for name, x in batch.items()}
+    assert float(objective.loss(weights, arrays)[1]["kl"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_answers_of_one_prompt_are_those_of_separate_prompts(backend, world_run):
+    """One reading for several answers changes none of them."""
+    engine = Engine(GPT(world_run.model_config, backend), world_run.weights("sft", backend)[0], world_run.tokenizer)
+    prompts = [[5, 6, 7], [9, 300, 12, 40], [5, 6, 7], [5, 6, 7]]
+    samplings = [Sampling(1.0, seed=i) for i in range(4)]
+    together = engine.answer_each(prompts, samplings, 12)
+    alone = [engine.answer_each([prompt], [one], 12)[0] for prompt, one in zip(prompts, samplings, strict=True)]
+    assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+    assert len({tuple(answer.ids) for answer in together}) == 4
+
+
+def test_updates_share_the_answers_of_one_sampling(backend, copied):
+    steps, _, _ = events_of(copied("grpo", **SETTINGS | {"updates": 3, "steps": 6}), backend)
+    rewards = [step.metrics["reward"] for step in steps]
+    assert rewards[0] == rewards[1] == rewards[2] != rewards[3]
+    assert steps[0].metrics["moved"] == pytest.approx(0, abs=1e-6) and steps[2].metrics["moved"] > 1e-5
+    assert sum(step.metrics["clip_low"] + step.metrics["clip_high"] for step in steps[1:3]) > 0
+
+
+def test_equal_rewards_are_named_and_drawn_again(backend, copied):
+    """An exact answer of a random model: nobody earns anything."""
+    steps, _, events = events_of(copied("grpo", **SETTINGS | {"rewards": ["exact"], "redraws": 1, "steps": 2}), backend)
+    assert steps[0].metrics["no_variance"] == 1 and steps[0].norm == 0
+    assert sum("taught nothing" in e.text for e in events if isinstance(e, Note)) == 1
+
+
+def test_a_persons_own_reward(backend, copied, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def seen(prompts, answers, rows):\n"
+                    "    assert all(row['prompt'] == p and row['answer'] for p, row in zip(prompts, rows))\n"
+                    "    return [len(a) % 5 for a in answers]\n", "utf-8")  # fmt: skip
+    rewards = {"rewards": [f"{file}:seen", "length:10"], "reward_weights": [2.0, 0.5], "steps": 1}
+    run = copied("grpo", **SETTINGS | rewards)
+    metrics = events_of(run, backend)[0][0].metrics
+    own, length = metrics[f"reward_{file}:seen"], metrics["reward_length:10"]
+    assert metrics["reward"] == pytest.approx(2 * own + 0.5 * length, abs=1e-4)
+    file.write_text("def seen(prompts, answers, rows): return ['x'] * len(answers)\n", "utf-8")
+    with pytest.raises(Exception, match="returned 'x' for row 1"):
+        train_stage(copied("grpo", "again", **SETTINGS | rewards), "grpo", backend, lambda event: None)
+
+
+def test_an_unknown_reward_is_refused_before_anything_is_written(world_run):
+    with pytest.raises(UsageError, match="exakt"):
+        check_possible(world_run.with_section("grpo", rewards=["exakt"]), ["grpo"])
+
+
+def test_the_rows_keep_prompt_and_answer(world_run):
+    shard = world_run.shards("grpo")[0]
+    for i in range(0, 10, 2):
+        row = json.loads(world_run.tokenizer.decode(shard.sequence(i + 1)[0].tolist()))
+        ids, mask = shard.sequence(i)
+        learned = world_run.tokenizer.decode(ids[np.asarray(mask) != 0].tolist())
+        assert learned == row["answer"] and row["prompt"] in world_run.tokenizer.decode(ids.tolist())
