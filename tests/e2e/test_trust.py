@@ -59,7 +59,8 @@ def undisturbed(sources, tmp_path_factory):
         ("kill", ["killed by the system or by somebody (SIGKILL)", "from its last checkpoint (restart 1 of 5)"]),
         ("abort", ["aborted inside the framework (SIGABRT)", "Its last words: terminate called after throwing"]),
         ("memory-error", ["The memory ran out during training: [malloc] Unable to allocate", "restart 1 of 5",
-                          "a step is computed in 4 micro-batches, since earlier tries with fewer died", "restart 2 of 5"]),
+                          "a step is computed in 4 micro-batches, since earlier tries with fewer died",
+                          "restart 2 of 5"]),
         ("memory-abort", ["(SIGABRT): the memory ran out", "Insufficient Memory", "with more parts per step"]),
     ],
 )  # fmt: skip
