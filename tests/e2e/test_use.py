@@ -10,7 +10,7 @@ import shutil
 import pytest
 from command import conversation, pair, write_rows
 
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 
 GREEDY = ("--temperature", 0, "--max-tokens", 6)
 FAST = ("--backend", "torch")
@@ -232,8 +232,8 @@ def test_measures_fit_together(minigpt, trained, stage):
 def test_every_stage_is_measured_where_none_is_named(minigpt, trained):
     """Each stage as alone; DPO with the loss on SFT's held-out answers, and SFT with the pairs that came after it."""
     found = json.loads(minigpt("evaluate", trained, "--json", *FAST).out)
-    alone = {name: json.loads(minigpt("evaluate", trained, "--stage", name, "--json", *FAST).out) for name in STAGES}
-    assert list(found["stages"]) == list(STAGES) == ["pretrain", "sft", "dpo"]
+    alone = {name: json.loads(minigpt("evaluate", trained, "--stage", name, "--json", *FAST).out) for name in USUAL}
+    assert list(found["stages"]) == list(USUAL) == ["pretrain", "sft", "dpo"]
     for name, values in found["stages"].items():
         assert values == {key: value for key, value in alone[name].items() if key not in ("run", "stage")}
     sft, dpo = found["stages"]["sft"], found["stages"]["dpo"]
