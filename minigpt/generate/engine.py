@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Answer:
     ids: list[int]
     text: str
     reason: str
-    stop: int | None = None
+    stop: int | None = field(default=None, compare=False)
 
 
 class Engine:
