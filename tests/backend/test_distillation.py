@@ -45,7 +45,7 @@ def log_softmax(logits):
 
 def answers_of(run, weights, backend):
     """Logits (n, V) of a model at the held-out answers, one conversation at a time, and the right tokens (n,)."""
-    shard, model = run.shards("distill")[1], GPT(run.model_config, backend)
+    shard, model = run.held_out("distill"), GPT(run.model_config, backend)
     found, targets = [], []
     for i in range(len(shard)):
         ids, mask = shard.sequence(i)
