@@ -90,7 +90,7 @@ def test_plan_shows_one_column_per_stage(minigpt):
 
 def test_what_plan_refuses(minigpt):
     minigpt("plan", "--preset", "huge").refused(2, "no preset 'huge'")
-    minigpt("plan", "--preset", "tiny", "--stages", "sft,gpo").refused(2, "no stage 'gpo'", "dpo")
+    minigpt("plan", "--preset", "tiny", "--stages", "sft,dbo").refused(2, "no stage 'dbo'", "dpo")
     minigpt("plan", *tiny(), "--time", "soon").refused(2, "--time 'soon' is not a time")
     result = minigpt("plan", *tiny(), "--backend", "torch", "--max-memory", "150MB", "--json")
     result.refused(4, "even with the smallest micro-batches", "--max-memory leaves", "is the least")
