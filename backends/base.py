@@ -70,7 +70,7 @@ class Backend(ABC):
 
     @abstractmethod
     def arange(self, start: int, stop: int) -> Array:
-        """int32 numbers start … stop-1."""
+        """int32 values start … stop-1."""
 
     @abstractmethod
     def cast(self, x: Array, dtype: str) -> Array: ...
@@ -224,7 +224,8 @@ class Backend(ABC):
     ) -> Visible:
         """What is true of the rows, in the form in which `attention` takes it: causal, and
 
-        - `segments` (B, T): numbers of the examples that share a row; a query sees its own example (queries = keys);
+        - `segments` (B, T): the example of each token, where several share a row; a query sees its own one
+          (queries = keys);
         - `positions` (B,) int32: the place of each row's first query among its keys, where rows differ in length;
           otherwise the last query has the place of the last key;
         - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all.

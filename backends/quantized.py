@@ -1,6 +1,6 @@
 """Matrices in few bits: the affine layout of mlx.core.quantize.
 
-A row of N numbers is cut into groups; a group has a scale and a bias, and number k is code_k * scale + bias.
+A row of N weights is cut into groups; a group has a scale and a bias, and weight k is code_k * scale + bias.
 32 / bits codes share one 32-bit word, the first in its lowest bits. Here a word is an int32 with these bits.
 """
 

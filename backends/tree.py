@@ -64,7 +64,7 @@ def arranged(tree: Tree, flat: dict[str, Any]) -> Tree:
 
 
 def count(weights: Tree) -> int:
-    """Numbers in all leaves of a tree (the parameter count of a model)."""
+    """Entries of all leaves of a tree (the parameter count of a model)."""
     total = 0
     for leaf in leaves(weights):
         size = 1

@@ -10,7 +10,7 @@ from backends.tree import Array
 if TYPE_CHECKING:
     from backends.base import Backend
 
-MUON_GROUP = 1 << 22  # numbers in matrices that Muon treats together
+MUON_GROUP = 1 << 22  # entries of matrices that Muon treats together
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic from Jordan et al. 2024 ("Muon")
 
 
@@ -69,7 +69,7 @@ class Updates:
         """One Muon step on matrices (Jordan et al. 2024): Nesterov momentum, then the nearest orthogonal matrix.
 
         M ← β M + (1-β) g;  U = orthogonalize((1-β) g + β M);  p ← p (1 - lr·decay) - lr · √max(1, out/in) · U.
-        Matrices of the same shape are stacked and orthogonalized together in `dtype`, MUON_GROUP numbers at once:
+        Matrices of the same shape are stacked and orthogonalized together in `dtype`, MUON_GROUP entries at once:
         its temporaries are six times as large. Returns (p, M), float32 as they were.
         """
         new_params, new_momentum = list(params), list(momentum)
@@ -105,7 +105,7 @@ class Updates:
         return self.backend.concat([x[None] for x in arrays], 0)
 
     def _sum(self, x: Array) -> Array:
-        """All numbers, row by row: added one after the other (MLX on CPUs), a million lose four digits."""
+        """All entries, row by row: added one after the other (MLX on CPUs), a million lose four digits."""
         return x.sum(axis=-1).sum() if len(x.shape) > 1 else x.sum()
 
     def _after(self, x: Array, earlier: list[Array]) -> Array:
@@ -114,7 +114,7 @@ class Updates:
 
 
 def by_shape(arrays: list[Array], most: int) -> list[list[int]]:
-    """Positions of arrays of the same shape, together at most `most` numbers or a single array."""
+    """Positions of arrays of the same shape, together at most `most` entries or a single array."""
     groups: dict[tuple, list[list[int]]] = {}
     for i, x in enumerate(arrays):
         shape = tuple(x.shape)

@@ -34,7 +34,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on behind `step`."""
+    """Training goes on after `step`."""
 
     stage: str
     step: int
@@ -107,7 +107,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Paused:
-    """Training waits behind `step` until the reason has gone; `saved`: a checkpoint of this step is there."""
+    """Training waits after `step` until the reason has gone; `saved`: a checkpoint of this step is there."""
 
     stage: str
     step: int

@@ -111,8 +111,8 @@ def training_step(backend, shape: ModelConfig, settings: TuneConfig, config: Con
 
     def step(number: int) -> None:
         value, _, grads = accumulated(backend, of_batch, state["weights"], batches(number), settings.grad_accumulation)
-        slopes, _ = optimizer.clip(grads)
-        state["weights"], state["moments"] = optimizer.update(state["weights"], slopes, state["moments"], number)
+        grads, _ = optimizer.clip(grads)
+        state["weights"], state["moments"] = optimizer.update(state["weights"], grads, state["moments"], number)
         backend.sync(value, state)
 
     return step

@@ -45,7 +45,7 @@ def _constant(value: float) -> Array:
 
 
 class ChunkedNLL(torch.autograd.Function):
-    """-log softmax(x wᵀ)[target] with one buffer of logits: autograd with checkpoints held three and left holes.
+    """-log softmax(x wᵀ)[target] with one buffer of logits: autograd with checkpoints held three, in fragmented memory.
 
     Backwards: ∂/∂logits = (softmax − one-hot) · upstream, and the sum of the rows' logits is never kept.
     """

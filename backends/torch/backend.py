@@ -26,7 +26,7 @@ DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
     "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool,
 }  # fmt: skip
-PINNED = 2**18  # numbers of a batch, not of a weight: pinned memory is not given back
+PINNED = 2**18  # entries of a batch, not of a weight: pinned memory is not given back
 SLOW_GRADIENT = 256  # tokens up to which attention's gradient on a CPU takes longer in bfloat16 than in float32
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
 
@@ -34,7 +34,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64",
 def create(device: str = "auto") -> Backend:
     """The torch backend on "gpu" (CUDA), "cpu" or, with "auto", CUDA if there is one.
 
-    Apple's GPU is left out on purpose: torch's MPS device has open bugs with silently wrong gradients.
+    Apple's GPU is not used on purpose: torch's MPS device has open bugs with silently wrong gradients.
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise BackendUnavailable("torch finds no CUDA GPU here; leave the device out or use cpu.")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from backends.processor import made_by_amd
 
-TURNED, LARGE = range(16, 49), 2**18  # rows, and numbers of a weight, that an Intel processor multiplies as W xᵀ
-NEAR, SMALL = 3072, 2**14  # numbers of all rows, and of a weight, from which an AMD processor does
+TURNED, LARGE = range(16, 49), 2**18  # rows, and entries of a weight, that an Intel processor multiplies as W xᵀ
+NEAR, SMALL = 3072, 2**14  # entries of all rows, and of a weight, from which an AMD processor does
 Array = torch.Tensor
 
 

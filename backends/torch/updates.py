@@ -34,7 +34,7 @@ class InPlace(Updates):
     ) -> tuple[list, list, list]:
         """torch's fused update, a quarter of the time of one pass per operation.
 
-        It counts steps itself. Far behind the first its corrections are 1; ours then go into the rate and eps:
+        It counts steps itself. Long after the first its corrections are 1; ours then go into the rate and eps:
         (m / c1) / (√(v / c2) + eps) = √c2 / c1 · m / (√v + √c2 · eps).
         """
         late = torch.full((), 1e12, device=params[0].device)

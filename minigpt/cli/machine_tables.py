@@ -29,7 +29,7 @@ def machine_rows(m: Any) -> list[list[str]]:
     split = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
     cores = f"{m.cores or '?'}" + (f" ({split})" if split else "")
     if m.cores and m.usable_cores < m.cores:
-        cores += f", of which this process may use {m.usable_cores:g}"
+        cores += f"; this process may use {m.usable_cores:g} of them"
     memory = _size(m.memory) + (f", limited to {gigabytes(m.memory_limit)} here" if m.memory_limit else "")
     gpu = ", ".join(
         part for part in (m.gpu, f"{m.gpu_cores} cores" * bool(m.gpu_cores),
@@ -68,9 +68,9 @@ def show_plan(name: str, plan: Any) -> None:
     note(f"{name}: memory {gigabytes(plan.memory)}{budget}, checkpoints {gigabytes(plan.disk)} of disk{took}.")
     for stage in plan.stages:
         if not stage.fits:
-            note(f"{name}: {stage.stage} does not fit even in its finest division: take a smaller model or context.")
+            note(f"{name}: {stage.stage} does not fit even in the smallest micro-batches: take a smaller model.")
         elif stage.divided:
-            note(f"{name}: {stage.stage} fits with {division(stage.division)}; the result stays the same.")
+            note(f"{name}: {stage.stage} fits with {divided(stage.division)}; the result stays the same.")
 
 
 def plan_lines(plan: Any) -> list[str]:
@@ -81,12 +81,12 @@ def plan_lines(plan: Any) -> list[str]:
     took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else "a few seconds"
     lines = [f"Plan: {plan.parameters:,} parameters, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
     return lines + [
-        f"{one.stage}: computed with {division(one.division)} to fit the memory; the result stays the same."
+        f"{one.stage}: computed with {divided(one.division)} to fit the memory; the result stays the same."
         for one in plan.stages if one.divided
     ] + [plan.note] * bool(plan.note)  # fmt: skip
 
 
-def division(values: dict) -> str:
+def divided(values: dict) -> str:
     """How a step is divided, in words."""
     count = values["grad_accumulation"]
     parts = [f"{count} micro-batch{'es' * (count != 1)} per step"]

@@ -9,7 +9,7 @@ from minigpt.cli.command import command
 
 Bits = Annotated[int, Option("--bits", metavar="N", help="4 or 8.")]
 GroupSize = Annotated[
-    int, Option("--group-size", metavar="N", help="32 or 64 numbers share a scale. Default: 64 where that divides.")
+    int, Option("--group-size", metavar="N", help="32 or 64 weights share a scale. Default: 64 where that divides.")
 ]
 Method = Annotated[
     str, Option("--method", metavar="NAME", help="round-to-nearest, or gptq, which makes up for its own errors.")

@@ -217,8 +217,8 @@ def show_parity(rows: Sequence[Any]) -> None:
         if not row.ok:
             place = f"{row.check} {row.case} {row.quantity} {row.pair}"
             out.print(f"BROKEN: {place}: {row.difference:.3e}, bound {row.bound:.0e}")
-    if any(quantity == "slope" for _, quantity, _ in groups):
-        out.print("A slope is the gradient along one direction, against central differences.")
+    if any(quantity == "gradient along a direction" for _, quantity, _ in groups):
+        out.print("Gradients along a direction are compared with central differences.")
     good = sum(row.ok for row in rows if row.check != "control")
     out.print(f"{good:,} of {len(rows) - len(controls):,} comparisons are within their bounds.")
     if controls:

@@ -131,7 +131,7 @@ class Batches:
 
 
 class Ahead:
-    """Batches of which one may be made before it is asked for: it is the same, whenever it is made.
+    """Batches that may be made one step before they are asked for: they are the same, whenever they are made.
 
     Batches that depend on the weights, which say so with `sampled = True`, are made when they are asked for.
     """

@@ -1,4 +1,4 @@
-"""The rows and texts of a file as training takes them, with notes on what is left out, split or taken otherwise."""
+"""The rows and texts of a file as training takes them, with notes on what is omitted, split or taken otherwise."""
 
 from collections.abc import Iterator
 from pathlib import Path

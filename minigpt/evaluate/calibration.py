@@ -36,7 +36,7 @@ def expected_error(sums: np.ndarray) -> np.ndarray:
 
 def calibration_error(confidences: np.ndarray, right: np.ndarray, seed: int = 0, bins: int = BINS) -> Figure:
     """ECE with its interval. Chance alone keeps it above 0: with few rows per bin it is too high, and the drawn ones
-    more so, hence the interval of percentiles moved back by that bias."""
+    more so: the interval of percentiles is therefore moved back by that bias."""
     rows = calibration_rows(confidences, right, bins)
     found = bootstrap(rows, expected_error, seed, "percentile")
     if found.rows < 2:

@@ -20,7 +20,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # sums (..., K) -> figures (...)
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, the interval that holds the true one in `LEVEL` of all cases, and the number of rows behind it."""
+    """A value, the interval that holds the true one in `LEVEL` of all cases, and the number of rows that gave it."""
 
     value: float
     low: float
@@ -79,7 +79,7 @@ def resampled_sums(rows: np.ndarray, seed: int, resamples: int = RESAMPLES) -> n
 def interval(
     value: float, drawn: np.ndarray, leave_one_out: np.ndarray | None = None, level: float = LEVEL
 ) -> tuple[float, float]:
-    """(low, high) from figures of resampled rows; corrected as BCa when there are those with one row left out.
+    """(low, high) from figures of resampled rows; corrected as BCa when there are those with one row omitted.
 
     Without spread, or where the figure is beyond all that were drawn, the percentiles stay as they are.
     """
@@ -116,7 +116,7 @@ def wilson(successes: float, rows: int, level: float = LEVEL) -> Figure:
 
 def jackknife(value: float, leave_one_out: np.ndarray, level: float = LEVEL) -> Figure:
     """A figure for which drawing rows twice would be wrong (how many different n-grams there are): its spread is
-    that of the figures (n,) with one row left out (Efron and Tibshirani 1993, eq. 11.5), and taken as normal."""
+    that of the figures (n,) with one row omitted (Efron and Tibshirani 1993, eq. 11.5), and taken as normal."""
     n = len(leave_one_out)
     if n < 2:
         return Figure(value, -np.inf, np.inf, n)

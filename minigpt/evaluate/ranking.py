@@ -109,7 +109,7 @@ class Consensus:
 
 
 def dawid_skene(ratings: np.ndarray, classes: int, iterations: int = 1000) -> Consensus:
-    """The likely truth behind ratings (items, raters) of 0 … classes - 1, -1 where a rater said nothing.
+    """The likely true classes of ratings (items, raters) of 0 … classes - 1, -1 where a rater said nothing.
 
     Expectation maximisation from the majority's labels (Dawid and Skene 1979): raters who disagree with the others
     count less.

@@ -1,6 +1,6 @@
 """Answers against right answers: BLEU, chrF, ROUGE, exact match, F1; texts by themselves: diversity, repetition.
 
-Each metric is two functions: the rows' numbers (n, K), and the figure as a function of their sums. So intervals and
+Each metric is two functions: the rows' counts (n, K), and the figure as a function of their sums. So intervals and
 paired tests (see `intervals` and `significance`) treat all alike. Chinese and Japanese are counted by character.
 """
 
@@ -27,7 +27,7 @@ References = Sequence[Sequence[str]]  # one or several right answers per row
 
 @dataclass(frozen=True)
 class Metric:
-    """`rows(answers, references)` gives numbers (n, K), `value(sums)` the figure."""
+    """`rows(answers, references)` gives counts (n, K), `value(sums)` the figure."""
 
     rows: Callable[[Answers, References], np.ndarray]
     value: Statistic = mean

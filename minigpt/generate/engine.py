@@ -202,7 +202,7 @@ class Engine:
 
 
 def _of_like_length(prompts: Sequence[list[int]], filling: int) -> list[list[int]]:
-    """The prompts' numbers in groups of which each takes at most `filling` tokens more to be as long as the longest."""
+    """The prompts' indices in groups; each needs at most `filling` more tokens to make all as long as the longest."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
         if groups and len(prompts[groups[-1][0]]) - len(prompts[i]) <= filling:

@@ -1,7 +1,7 @@
 """The brake of a run: measures what its processes take of the machine and keeps them within the limits.
 
 The number of threads is left alone on purpose: with another one the frameworks add in another order, and a throttled
-run would not give the same numbers bit for bit.
+run would not give the same weights bit for bit.
 """
 
 import os
@@ -17,7 +17,7 @@ from minigpt.machine.cgroups import usable_cores
 from minigpt.machine.limits import Limits
 from minigpt.machine.now import Conditions, conditions
 from minigpt.machine.processes import family, set_niceness, total
-from minigpt.machine.throttle import Action, Watch, decide, owed_rest, pause_ends, with_power_source
+from minigpt.machine.throttle import Action, Since, decide, owed_rest, pause_ends, with_power_source
 
 LOOK_EVERY = 2.0  # seconds between two looks at the other processes of the tree and at memory
 FEEL_EVERY = 5.0  # seconds between two looks at the machine
@@ -52,13 +52,13 @@ class Surroundings:
 
 
 class Brake:
-    """Holds a run to its limits. `rest` is called between the parts of a step, `decide` between steps."""
+    """Holds a run to its limits. `rest` is called between the micro-batches of a step, `decide` between steps."""
 
     def __init__(self, limits: Limits, backend: Backend, stop: Stoppable, machine: Surroundings | None = None):
         self.limits, self.backend, self.stop = limits, backend, stop
         self.machine = machine or Surroundings()
         self.rested = 0.0  # seconds, in all
-        self._owed, self._watch, self._felt = 0.0, Watch(), -FEEL_EVERY
+        self._owed, self._since, self._felt = 0.0, Since(), -FEEL_EVERY
         self._others = self._elsewhere = self.resident = 0
         self._looked = -LOOK_EVERY
         self._look()
@@ -94,7 +94,7 @@ class Brake:
         self._look()
         now = self._feel()
         self.limits = with_power_source(self.limits, now.battery)
-        action, self._watch = decide(self.limits, self.resident, now, self.machine.clock(), self._watch)
+        action, self._since = decide(self.limits, self.resident, now, self.machine.clock(), self._since)
         if action == "clear caches":
             self.clear()
         return action
@@ -113,7 +113,7 @@ class Brake:
                 break
         self._owed, self._time, self._cpu = 0.0, self.machine.clock(), self._used()
         self._points = [(self._time, self._cpu)]
-        self._watch = Watch(resumed=self._time)
+        self._since = Since(resumed=self._time)
         return self._time - began
 
     def usage(self) -> Usage:

@@ -126,7 +126,7 @@ def cores() -> int | None:
 
 
 def busiest() -> dict[int, tuple[str, float]] | None:
-    """id -> (name, CPU seconds) of the processes that can be seen, this one and its parent left out."""
+    """id -> (name, CPU seconds) of the processes that can be seen, without this one and its parent."""
 
     def question(psutil: Any) -> dict[int, tuple[str, float]]:
         own, found = {os.getpid(), os.getppid()}, {}

@@ -11,16 +11,16 @@ from minigpt.machine.limits import CPU_SHARE, Limits
 from minigpt.machine.now import CRITICAL, NORMAL, WARNING, Conditions
 
 CREDIT = 2.0  # machine-seconds of unused share that may be caught up with: 3.3 points of a minute
-NEAR, TOO_NEAR = 0.90, 0.95  # parts of the memory ceiling: caches are cleared, then parts get smaller
+NEAR, TOO_NEAR = 0.90, 0.95  # of the memory ceiling: caches are cleared, then micro-batches get smaller
 LONGEST, GRACE = 600.0, 60.0  # seconds: of a pause, and of work before the next one
 CLEAR_EVERY = 30.0  # seconds between two clearings under pressure
 
-Action = Literal["go on", "clear caches", "smaller parts", "pause for memory", "pause for heat"]
+Action = Literal["go on", "clear caches", "smaller micro-batches", "pause for memory", "pause for heat"]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What earlier decisions leave behind; times are seconds of the caller's clock."""
+class Since:
+    """What is kept of earlier decisions; times are seconds of the caller's clock."""
 
     cleared: float = -CLEAR_EVERY
     resumed: float = -GRACE
@@ -36,26 +36,26 @@ def owed_rest(owed: float, elapsed: float, used: float, share: float) -> float:
     return max(owed + used / share - elapsed, -CREDIT / share)
 
 
-def decide(limits: Limits, resident: int, now: Conditions, time: float, watch: Watch) -> tuple[Action, Watch]:
-    """What should happen between two steps, and the watch for the next decision.
+def decide(limits: Limits, resident: int, now: Conditions, time: float, since: Since) -> tuple[Action, Since]:
+    """What should happen between two steps, and what the next decision has to know.
 
-    Memory near the ceiling: caches are cleared, and when that did not help the step is divided further. Short memory
-    of the machine: the run pauses. Heat: a quiet run pauses early, a balanced one late, a full one leaves it to the
-    machine.
+    Memory near the ceiling: caches are cleared, and when that did not help, the step gets smaller micro-batches.
+    Short memory of the machine: the run pauses. Heat: a quiet run pauses early, a balanced one late, a full one leaves
+    it to the machine.
     """
     action: Action = "go on"
     near = limits.memory is not None and resident > NEAR * limits.memory
-    rested = time - watch.resumed >= GRACE
-    if near and watch.was_near and resident > TOO_NEAR * limits.memory:
-        action = "smaller parts"
+    rested = time - since.resumed >= GRACE
+    if near and since.was_near and resident > TOO_NEAR * limits.memory:
+        action = "smaller micro-batches"
     elif now.pressure == CRITICAL and rested:
         action = "pause for memory"
     elif too_hot(limits, now) and rested:
         action = "pause for heat"
-    elif near or (now.pressure == WARNING and time - watch.cleared >= CLEAR_EVERY):
+    elif near or (now.pressure == WARNING and time - since.cleared >= CLEAR_EVERY):
         action = "clear caches"
-    cleared = watch.cleared if action == "go on" else time
-    return action, replace(watch, was_near=near, cleared=cleared)
+    cleared = since.cleared if action == "go on" else time
+    return action, replace(since, was_near=near, cleared=cleared)
 
 
 def pause_ends(limits: Limits, action: Action, now: Conditions, waited: float) -> bool:

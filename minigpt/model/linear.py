@@ -87,9 +87,9 @@ def _with_magnitude(backend: Backend, w: Tree, y: Array) -> Array:
 
 
 def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
-    """x (B, …) with a share `rate` of its numbers 0 and the others divided by 1 - rate (Srivastava et al. 2014).
+    """x (B, …) with a share `rate` of its values 0 and the others divided by 1 - rate (Srivastava et al. 2014).
 
-    Which ones is a hash of the row's key (B,) int32 and the number's place in its row, the same on every backend,
+    Which ones is a hash of the row's key (B,) int32 and the value's place in its row, the same on every backend,
     however a batch is divided and whatever is computed again. The hash of place · GOLDEN + key is computed as
     (place + key · INVERSE) · GOLDEN: torch.compile multiplies a bare place without wrapping around.
     """

@@ -46,7 +46,7 @@ def lora_shapes(model: ModelConfig, config: TuneConfig) -> dict[str, Shape]:
 
 
 def trained_count(model: ModelConfig, config: Any) -> int:
-    """How many numbers a stage with these settings trains: those of its adapter, else all of the model."""
+    """The trainable parameters of a stage with these settings: those of its adapter, else all of the model."""
     shapes = lora_shapes(model, config) if is_adapted(config) else weight_shapes(model)
     return sum(int(np.prod(shape)) for shape in shapes.values())
 

@@ -88,7 +88,7 @@ def compare_models(backends: list[Backend], cases: Iterable[ModelCase] | None = 
 
 
 def compare_losses(backends: list[Backend], losses: dict[str, Loss] | None = None) -> list[Row]:
-    """Rows for the training losses: value and gradients against NumPy's value and slopes of LOSSES.
+    """Rows for the training losses: value and gradients against NumPy's value and central differences of LOSSES.
 
     `losses` stands in for LOSSES on the backends only, which is how the controls bring in wrong ones.
     """
@@ -119,15 +119,15 @@ def _compare_logits(backends: list[Backend], case: ModelCase) -> Iterator[Row]:
 def _compare_loss(
     check: str, name: str, backends: list[Backend], case: ModelCase, loss: Loss, right: Loss
 ) -> Iterator[Row]:
-    exact, slopes = _slopes(case, right)
+    exact, gradients = _gradients(case, right)
     results = {b.name: _value_and_grad(b, case, loss) for b in backends}
     for backend, (value, grads) in results.items():
         least = _least(grads)
         yield row(check, name, "loss", f"{backend} vs numpy", difference(value, exact), FP32)
-        for leaf, (direction, slope) in slopes.items():
+        for leaf, (direction, along) in gradients.items():
             size = max(float(np.linalg.norm(grads[leaf])), least)
-            found = abs(float((grads[leaf] * direction).sum(dtype=np.float64)) - slope) / size
-            yield row(check, f"{name}: {leaf}", "slope", f"{backend} vs numpy", found, FP32)
+            found = abs(float((grads[leaf] * direction).sum(dtype=np.float64)) - along) / size
+            yield row(check, f"{name}: {leaf}", "gradient along a direction", f"{backend} vs numpy", found, FP32)
     for (a, (_, grads)), (b, (_, others)) in itertools.combinations(results.items(), 2):
         for leaf in grads:
             found = _difference(leaf, grads, others)
@@ -187,8 +187,8 @@ def _value_and_grad(
     return backend.numpy(value), {name: backend.numpy(g) for name, g in tree.items(grads)}
 
 
-def _slopes(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray, dict[str, tuple]]:
-    """The loss, and leaf -> (a direction of random signs, the loss's slope along it by central differences)."""
+def _gradients(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray, dict[str, tuple]]:
+    """The loss, and leaf -> (a direction of random signs, the loss's gradient along it by central differences)."""
     model, weights, batch = _problem(reference(), case)
     leaves = tree.leaves(weights)
 
@@ -196,13 +196,13 @@ def _slopes(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray
         shifted = [w + shift if i == number else w for i, w in enumerate(leaves)]
         return float(loss(model, tree.rebuild(weights, shifted), batch))
 
-    slopes = {}
+    gradients = {}
     for number, name in enumerate(tree.names(weights)):
         draw = np.random.default_rng(zlib.crc32(name.encode()))
         direction = draw.choice([-1.0, 1.0], leaves[number].shape)
-        slope = (at(number, step * direction) - at(number, -step * direction)) / (2 * step)
-        slopes[name] = direction, slope
-    return np.asarray(at(0, 0.0)), slopes
+        along = (at(number, step * direction) - at(number, -step * direction)) / (2 * step)
+        gradients[name] = direction, along
+    return np.asarray(at(0, 0.0)), gradients
 
 
 def _problem(backend: Backend, case: ModelCase, dtype: str = "float32") -> tuple[GPT, tree.Tree, dict[str, Array]]:

@@ -1,1 +1,1 @@
-"""What a run will take, before it starts: costs of a model, memory, time, disk, and the division that fits."""
+"""What a run will take, before it starts: costs of a model, memory, time, disk, and the micro-batches that fit."""

@@ -27,7 +27,7 @@ class Peak:
 def compare(directory: Path, planned: StagePlan, memory: int, seconds: float, steps: int) -> Compared:
     """Write what was planned and what happened into `directory`/plan.json; returns it as an event.
 
-    A time that was planned for other steps (training was interrupted in between) is left out.
+    A time that was planned for other steps (training was interrupted in between) is omitted.
     """
     expected = planned.seconds if steps == planned.steps else None
     kept = {

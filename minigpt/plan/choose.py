@@ -108,7 +108,7 @@ def refuse(plan: Plan, settings: Config, limits: Limits, time: str | None) -> No
         need, have = gigabytes(worst.memory.total), gigabytes(plan.place.budget)
         budget = "--max-memory leaves" if limits.memory is not None else "there are"
         raise ResourceError(
-            f"{worst.stage} needs {need} of memory even in its finest division, and {budget} {have}.",
+            f"{worst.stage} needs {need} of memory even with the smallest micro-batches, and {budget} {have}.",
             f"{_smaller(settings, plan)} See minigpt plan.",
         )
     if allowed is not None and plan.seconds is not None and plan.seconds > allowed:
@@ -168,7 +168,7 @@ def fewer_steps(plan: Plan, seconds: float) -> dict[str, int]:
 
 
 def guessed_plans(check: Any, machine: Any) -> dict[str, Plan]:
-    """The plan of each preset, the smallest first, for a machine of which only the speed of matrix products is known.
+    """The plan of each preset, the smallest first, for a machine where only the speed of matrix products is known.
 
     `check` is a BackendCheck that works, `machine` a Machine. `minigpt plan` measures instead.
     """

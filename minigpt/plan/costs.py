@@ -38,7 +38,7 @@ def state_of(model: ModelConfig, config: StageConfig) -> State:
     weights = FLOAT * parameter_count(model)
     if is_adapted(config):
         bits = getattr(config, "lora_bits", 0)
-        if bits:  # packed numbers, and a scale and a bias of 32 bits each for a group of 64
+        if bits:  # packed weights, and a scale and a bias of 32 bits each for a group of 64
             weights = int(weights * (bits + 1) / 32)
         shapes = lora_shapes(model, config)
         weights += _bytes(shapes.values())

@@ -1,4 +1,5 @@
-"""The division of a step that fits a memory budget. The global batch, and so the result, stays the same."""
+"""How a step fits a memory budget: in micro-batches, with activation checkpointing, with a chunked loss. The global
+batch, and so the result, stays the same."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ CHUNK = 256  # tokens of a chunked loss: small beside everything else, and large
 
 
 def fit(config: StageConfig, fits: Callable[[StageConfig], bool]) -> StageConfig | None:
-    """The cheapest division of a step that `fits`; None when even the finest does not."""
+    """The cheapest settings with which a step `fits`; None when even the thriftiest do not."""
     return next((divided for divided in divisions(config) if fits(divided)), None)
 
 

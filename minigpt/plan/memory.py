@@ -1,4 +1,4 @@
-"""The peak memory of a training stage, part by part, from the model's shape and what each framework keeps.
+"""The peak memory of a training stage, item by item, from the model's shape and what each framework keeps.
 
 The counts of arrays say what a framework stores for the backward pass; the factors beside them were measured on
 Linux (torch 2.13 and mlx 0.32 on CPUs, 38 shapes, one thing changed at a time; see scripts/fit.py). What is not
@@ -16,7 +16,7 @@ from minigpt.sections import ModelConfig, StageConfig
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `base` is what Python and the framework take before the model; `work` what the peak has beside the parts.
+    """Bytes. `base` is what Python and the framework take before the model; `work` what the peak has beyond the others.
 
     `work` holds an update's temporaries, the copies of a checkpoint that is written, and the allocator's fragmentation.
     """
@@ -47,7 +47,7 @@ class Habits:
     recomputed: float  # the same with activation checkpointing, the recomputed layer included
     logits: float  # (N, V) float32 arrays at the loss
     chunk: float  # the same per chunk of a chunked loss
-    holes: float  # of the activations: blocks that malloc cannot use again
+    fragmentation: float  # of the activations: blocks that malloc cannot use again
     slack: float  # of everything that the framework holds: its cache
     constant: int  # bytes
     returned: int = 1 << 62  # bytes of a block that goes back to the system at once when it is freed
@@ -91,11 +91,11 @@ def stage_memory(
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
     peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
-    holes = habits.holes * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
+    fragments = habits.fragmentation * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
     if narrow * tokens * model.d_ff >= habits.returned:
-        holes /= 2  # most of the blocks are of this size
+        fragments /= 2  # most of the blocks are of this size
     slack = habits.slack * (state.weights + state.optimizer + peak)
-    work = peak - gradients - activations - logits + int(holes + slack) + habits.constant
+    work = peak - gradients - activations - logits + int(fragments + slack) + habits.constant
     if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time
         gradients, activations, logits, work = _scaled((gradients, activations, logits), peak)
     return Memory(base, state.weights, gradients, state.optimizer, activations, logits, work)

@@ -1,4 +1,4 @@
-"""The plan of a run: for each stage what it computes, what memory and time that takes, and the division that fits."""
+"""The plan of a run: for each stage what it computes, in what memory and time, and the micro-batches that fit."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -43,7 +43,10 @@ class Place:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """`seconds` is None when nothing was measured; `division` differs from what was asked where memory is short."""
+    """`seconds` is None when nothing was measured.
+
+    `division` (micro-batches, checkpointing, chunks) differs from what was asked where memory is short.
+    """
 
     stage: str
     steps: int

@@ -59,8 +59,8 @@ def _extrapolated(values: list[float], depths: list[int], layers: int) -> float:
     """The value at `layers` on the line through one or two depths; never below the deepest one measured."""
     if len(depths) == 1:
         return values[0]
-    slope = max(0.0, values[1] - values[0]) / (depths[1] - depths[0])
-    return max(values[1], values[0]) + slope * (layers - depths[1])
+    per_layer = max(0.0, values[1] - values[0]) / (depths[1] - depths[0])
+    return max(values[1], values[0]) + per_layer * (layers - depths[1])
 
 
 def _sample(backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, seconds: float) -> int:
@@ -129,7 +129,7 @@ def _made_up(model: ModelConfig, stage: Stage, rows: int) -> MemoryShard:
 
 
 class _Sizes:
-    """A tokenizer of which only the sizes of its tokens are asked; its answers have no end and no text."""
+    """A tokenizer that is only asked for the sizes of its tokens; its answers have no end and no text."""
 
     end_of_text = 0
     stops = ()

@@ -19,7 +19,7 @@ from minigpt.sections import ModelConfig
 BITS = (4, 8)
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # always in 8 bits
 GROUP_SIZES = (64, 32)  # the first that divides every matrix is the default
-SMALLEST_STEP = 1e-7  # for a group of equal numbers, or of none but zeros; float16 ends at 6e-8
+SMALLEST_STEP = 1e-7  # for a group of equal weights, or of zeros; float16 ends at 6e-8
 
 Leaves = dict[str, np.ndarray]
 Round = Callable[[str, np.ndarray], Leaves]  # (name, weight (out, in)) -> its quantized leaves

@@ -38,7 +38,7 @@ def gptq_weights(
 ) -> tuple[Tree, Grams]:  # fmt: skip
     """(`weights` in `bits` bits, the Gram matrices): each layer sees inputs that the rounded layers below it made.
 
-    NumPy leaves in and out. The embeddings, of which rows are read, are rounded plainly. Raises UsageError like
+    NumPy leaves in and out. The embeddings, whose rows are read, are rounded to nearest. Raises UsageError like
     `quantize_weights`.
     """
     group_size = check(weights, bits, group_size)

@@ -27,7 +27,7 @@ class Placed:
 def placed(sources: Sequence[str], downloads: Path, report: Report = silent) -> list[Placed]:
     """Each source with the stage that its rows fit; a folder whose files fit several stages is taken file by file.
 
-    Raises NothingUsable for a file of which no stage learns, with its first fault.
+    Raises NothingUsable for a file that no stage can learn from, with its first fault.
     """
     found: list[Placed] = []
     for source in sources:
@@ -64,7 +64,7 @@ def _stage_of(file: FileKind) -> str:
     if file.bad:
         raise NothingUsable(file.bad)
     if file.kinds:
-        raise DataError(f"{file.path}: its rows are {file.why}, of which no stage learns.")
+        raise DataError(f"{file.path}: its rows are {file.why}; no stage learns from these.")
     raise NothingUsable(f"There is no usable row in {file.path}.", "Is it empty?")
 
 

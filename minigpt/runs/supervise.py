@@ -55,7 +55,7 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
             # without a checkpoint in between is given less to do as well.
             reached = _last_checkpoint(log.parent)
             smaller, stuck_at = memory or says_gpu_timeout(said) or reached == stuck_at, reached
-            how = ", with more parts per step and the same batch" if smaller else ""
+            how = ", with more micro-batches per step and the same batch" if smaller else ""
             tell(f"It goes on from its last checkpoint{how} (restart {restart} of {restarts}).")
             time.sleep(1.0)  # the system and its drivers free what the child held
     tell(f"That was the last of {restarts} restarts. The same command goes on from the last checkpoint; see {log}.")
@@ -149,7 +149,7 @@ def _size(log: Path) -> int:
 
 
 def _tail(log: Path, start: int) -> str:
-    """What was appended to the log behind `start`, at most its last 20,000 bytes."""
+    """What was appended to the log after `start`, at most its last 20,000 bytes."""
     if not log.exists():
         return ""
     with log.open("rb") as file:

@@ -42,7 +42,7 @@ def train_stage(
 ) -> Path:
     """Train one stage of a run whose data is prepared; returns the directory of its final weights.
 
-    A finished stage is left as it is; an interrupted one goes on from its last checkpoint. `custom` replaces parts of
+    A finished stage is left as it is; an interrupted one goes on from its last checkpoint. `custom` replaces some of
     the stage's own objective.
     """
     stage, store = STAGES[name], run.store(name)
@@ -114,7 +114,7 @@ def _read_often(stage: Stage, config: StageConfig, tokens: int, context: int) ->
 def fitted(
     store: StageStore, config: StageConfig, less_memory: bool, planned: dict[str, Any] | None = None
 ) -> StageConfig:
-    """The settings with the `planned` division of a step, the one that an earlier try ended with, or a finer one.
+    """The settings with the `planned` micro-batches, those that an earlier try ended with, or smaller ones.
 
     It is kept in the stage's memory.json, so that the same command fits at once the next time.
     """
@@ -178,7 +178,7 @@ def _rate_of_zero(stage: str, config: StageConfig) -> Iterator[str]:
 
 
 def _divided(asked: StageConfig, stage: str, config: StageConfig, planned: StagePlan | None) -> Iterator[str]:
-    """What was changed for want of memory."""
+    """What was changed because memory is short."""
     if all(getattr(config, name) == getattr(asked, name) for name in DIVISION):
         return
     if planned is not None and planned.division == {name: getattr(config, name) for name in DIVISION}:

@@ -1,7 +1,7 @@
 """Files and directories that appear under their name whole or not at all, whatever ends the process.
 
 Everything is written beside its place under a name that begins with a dot and holds the process id, flushed to
-the disk and renamed. `tidy` removes what a killed process left behind.
+the disk and renamed. `tidy` removes what a killed process left.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the tokens of a tokenizer.json stand for, in bytes: read from its decoder, of which there are three kinds."""
+"""What the tokens of a tokenizer.json stand for, in bytes: read from its decoder. There are three kinds."""
 
 import re
 

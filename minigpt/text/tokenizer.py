@@ -61,7 +61,7 @@ class Tokenizer(ABC):
     def varied(self, dropout: float, seed: int) -> "Tokenizer":
         """A tokenizer that cuts a text into other tokens of this one each time: BPE-dropout (Provilkov et al. 2020).
 
-        Each merge of two pieces is left out with probability `dropout`. What it is given in which order, and the
+        Each merge of two pieces is omitted with probability `dropout`. What it is given in which order, and the
         seed, decide what it returns. Raises DataError for a kind that has no merges.
         """
         hint = "Set data.pretrain_copies to 1, or tokenizer.kind to bpe."

@@ -27,11 +27,11 @@ class Health:
     offset: int = 0
 
     def judge(self, loss: float, norm: float, learns: bool, bad_steps: int, spike: float) -> Verdict:
-        """What to do with a step of this loss and gradient norm: use it, leave it out, or go back.
+        """What to do with a step of this loss and gradient norm: use it, skip it, or go back.
 
-        A batch from which nothing `learns` is left out. Not finite: left out, and failing after `bad_steps` in a
-        row. Above `spike` × the median of the recent losses + 0.5: counted, and failing when that happens three
-        times in a row (`spike` 0 turns this off).
+        A batch without anything to learn (`learns` is false) is skipped. Not finite: skipped, and failing after
+        `bad_steps` in a row. Above `spike` × the median of the recent losses + 0.5: counted, and failing when that
+        happens three times in a row (`spike` 0 turns this off).
         """
         if not learns:
             self.skipped += 1

@@ -176,7 +176,7 @@ class Bounds:
     def __call__(self, state: State, done: Done) -> None:
         action = self.brake.decide()
         self.report(self.brake.usage())
-        if action == "smaller parts":
+        if action == "smaller micro-batches":
             self.checkpoints.save(state)
             used = self.brake.limits.said(self.brake.resident)
             raise OutOfMemory(

@@ -69,7 +69,7 @@ def adapted_coefficient(coefficient: float, kl: float, target: float, answers: i
 
 
 def moved_too_far(moved: float, target: float | None) -> bool:
-    """Whether the remaining epochs over a rollout are left out: the policy `moved` (mean KL from the one that sampled)
+    """Whether the remaining epochs over a rollout are omitted: the policy `moved` (mean KL from the one that sampled)
     more than 1.5 times `target` (OpenAI's Spinning Up); never without a target.
     """
     return target is not None and moved > 1.5 * target

@@ -21,8 +21,9 @@ Validate = Callable[[Tree], dict[str, float]]
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training minimizes: a pure `loss` whose value the batch's weights average, of which batches, and how
-    it is measured on held-out data. A batch is a function of the step and, where it is sampled, of the weights.
+    """What a training minimizes: a pure `loss`, on which batches, and how it is measured on held-out data. The
+    loss is an average with the batch's own loss weights. A batch is a function of the step and, where it is sampled, of
+    the model's weights.
 
     With a `base` (weights that no step changes) the loss takes it as its third argument.
     """
@@ -105,7 +106,7 @@ def _read(
     backend: Backend, value: Array, norm: Array, metrics: dict[str, Array], batch: Batch, health: Health,
     config: StageConfig,
 ) -> Done:  # fmt: skip
-    """The step's numbers, read before the update: after it a read would wait for that, too."""
+    """The step's loss and norm, read before the update: afterwards a read would wait for that, too."""
     backend.sync(value, norm, metrics)
     loss, size = float(value), float(norm)
     verdict = health.judge(loss, size, bool(batch["weights"].any()), config.bad_steps, config.spike)

@@ -1,6 +1,6 @@
 """Losses and reports of reward models: pairs of answers, labelled steps, and how far probabilities can be believed.
 
-Shapes: B rows, P pairs per row, S answers per row, T tokens, N numbers.
+Shapes: B rows, P pairs per row, S answers per row, T tokens, N values.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Bin:
 
 
 def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> list[Bin]:
-    """The predictions (N,) in equal bins from 0 to 1, with what came true (N,) in each; empty bins are left out.
+    """The predictions (N,) in equal bins from 0 to 1, with what came true (N,) in each; empty bins are omitted.
 
     For pairs, the probability is σ(|margin|), from ½ to 1, and the outcome whether the pair is ranked right.
     """

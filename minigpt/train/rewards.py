@@ -1,6 +1,6 @@
 """Reward functions: how good an answer is, as a number. Built in, or a person's own.
 
-A reward function takes three lists of one length and returns as many numbers:
+A reward function takes three lists of one length and returns as many scores:
 
     def reward(prompts: list[str], answers: list[str], rows: list[dict]) -> list[float]:
         ...

@@ -17,7 +17,7 @@ SETTINGS = {
 
 
 def out_of_memory(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
-    """The supervisor starts training again with more parts per step, and the losses are the same within 1e-5."""
+    """Training starts again with more micro-batches per step, and the losses are the same within 1e-5."""
     outcome, ended = Outcome("the memory ends in a step (Linux: address space limited)"), 0
     if not Path("/proc/self/status").exists():
         outcome.note = "left out: this system does not limit the address space"
@@ -32,7 +32,7 @@ def out_of_memory(directory: Path, backends: list[str], scale: float, seed: int)
             gap = max(abs(a - b) for a, b in zip(_losses(run), right, strict=True)) if code == 0 else float("inf")
             ended += (run / "pretrain" / "memory.json").exists()
             outcome.check(gap < 1e-5, f"{name}, {limit / 1e9:.2f} GB: exit {code}, difference {gap}")
-    outcome.note = f"{ended} died and went on with more parts per step; losses the same within 1e-5"
+    outcome.note = f"{ended} died and went on with more micro-batches per step; losses the same within 1e-5"
     return [outcome]
 
 

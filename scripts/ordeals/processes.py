@@ -91,7 +91,7 @@ def _interrupt(process, run: Path, number: int, code: int, rng: random.Random, o
     said = process.communicate()[1].decode()
     if process.returncode == 0:  # it had just finished
         return True
-    promised = re.search(r"Stopped during (\w+) behind step ([\d,]+)", said)
+    promised = re.search(r"Stopped during (\w+) after step ([\d,]+)", said)
     kept = promised is None or _has(run, promised[1], int(promised[2].replace(",", "")))
     outcome.check(process.returncode == code and kept and "Go on with: " in said, said[-300:])
     return True

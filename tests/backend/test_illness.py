@@ -1,4 +1,4 @@
-"""Training with losses that are not finite or jump: steps are left out, and it goes back once, then explains."""
+"""Training with losses that are not finite or jump: steps are skipped, and it goes back once, then explains."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_steps_that_are_not_finite_leave_everything_as_it_was(backend, tmp_path,
 
 
 def test_a_streak_goes_back_to_the_last_good_checkpoint_once(backend, tmp_path, injured):
-    """Steps 9 … 11 fail behind the checkpoint of step 8: the batches 8 … 10 are left out and all 24 steps are done."""
+    """Steps 9 … 11 fail after the checkpoint of step 8: the batches 8 … 10 are omitted and all 24 steps are done."""
     events, seen = [], []
     injured(lambda call, value: value * math.nan if call in (8, 9, 10) else value)
     right = Batches.__call__

@@ -182,8 +182,8 @@ def optimizer_of(backend, weights, **settings):
 
 
 def first_update(updates, weights, grads):
-    slopes, norm = updates.clip(grads)
-    return updates.update(weights, slopes, updates.init(weights), 0)[0], norm
+    grads, norm = updates.clip(grads)
+    return updates.update(weights, grads, updates.init(weights), 0)[0], norm
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -266,7 +266,7 @@ def test_a_checkpoint_holds_what_the_loop_returned(backend, tmp_path):
 
 
 def test_dropout_reaches_every_block_and_evaluation_has_none(backend):
-    """Keys (B,) decide what is left out, row by row; without keys nothing is."""
+    """Keys (B,) decide what is dropped, row by row; without keys nothing is."""
     ids = backend.array(np.arange(12, dtype=np.int32).reshape(2, 6))
     flat, rate = dict(tree.items(random_weights(MODEL))), 0.3
     writing = [name for name in flat if name.endswith(("o_proj.weight", "down_proj.weight"))]
@@ -282,7 +282,7 @@ def test_dropout_reaches_every_block_and_evaluation_has_none(backend):
     first, other = hidden(flat, rate, 1, 2), hidden(flat, rate, 9, 2)
     assert np.array_equal(first[1], other[1]) and not np.allclose(first[0], other[0])
     assert abs((hidden(silent, rate, 5, 6) == 0).mean() - rate) < 0.15  # of the embeddings; 192 draws
-    for name in writing:  # where this block's output is left out as well, the number stays 0
+    for name in writing:  # where this block's output is dropped as well, the value stays 0
         zero = hidden(silent, rate, 3, 4) == 0
         both = hidden(silent | {name: flat[name]}, rate, 3, 4)[zero] == 0
         assert 0.05 < both.mean() < 0.6, name

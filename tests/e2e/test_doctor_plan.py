@@ -43,7 +43,7 @@ def test_doctor_tells_a_script_everything(minigpt):
 @pytest.mark.parametrize(
     ("gflops", "gigabytes", "preset"),
     [(50, 8, "tiny"), (4000, 16, "small"), (60_000, 64, "medium"), (60_000, 2, "medium"), (60_000, 0.5, "tiny")],
-)  # a step in smaller parts fits medium into 2 GB
+)  # a step in smaller micro-batches fits medium into 2 GB
 def test_the_preset_that_doctor_names_follows_speed_and_memory(gflops, gigabytes, preset):
     check = BackendCheck("mlx", "", "gpu", {}, True, gflops, 4e11)
     machine = Machine("macOS", memory_available=int(gigabytes * 1e9), unified=True)
@@ -90,10 +90,10 @@ def test_plan_shows_one_column_per_stage(minigpt):
 
 def test_what_plan_refuses(minigpt):
     minigpt("plan", "--preset", "huge").refused(2, "no preset 'huge'")
-    minigpt("plan", "--preset", "tiny", "--stages", "sft,gpo").refused(2, "no stage 'gpo'", "dpo")
+    minigpt("plan", "--preset", "tiny", "--stages", "sft,dbo").refused(2, "no stage 'dbo'", "dpo")
     minigpt("plan", *tiny(), "--time", "soon").refused(2, "--time 'soon' is not a time")
     result = minigpt("plan", *tiny(), "--backend", "torch", "--max-memory", "150MB", "--json")
-    result.refused(4, "even in its finest division", "--max-memory leaves", "is the least")
+    result.refused(4, "even with the smallest micro-batches", "--max-memory leaves", "is the least")
     assert json.loads(result.out)["presets"]["tiny"]["fits"] is False
 
 

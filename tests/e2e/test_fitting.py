@@ -20,4 +20,4 @@ def test_the_ceiling_is_held_in_every_sample(tmp_path):
     small = throttle.LARGE | {"pretrain.steps": 2, "model.n_layer": 1, "data.world_texts": 300}
     rows = list(throttle.ceilings_held(tmp_path, ["torch"], [0.8], small))
     assert rows and all(row.kept for row in rows), rows
-    assert all("finished" in row.note for row in rows), rows  # in smaller parts, after a restart
+    assert all("finished" in row.note for row in rows), rows  # in smaller micro-batches, after a restart

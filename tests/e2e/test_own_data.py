@@ -26,7 +26,7 @@ def here(tmp_path):
 def test_what_a_folder_has_besides_data_is_listed(minigpt, here):
     (here / "stories/photo.webp").write_bytes(b"x")
     (here / "stories/LICENSE").write_text("x")
-    assert "stories: left out, because their type is not supported: LICENSE, photo.webp." in trained(
+    assert "stories: omitted, because their type is not supported: LICENSE, photo.webp." in trained(
         minigpt, "pretrain", "stories"
     )
 

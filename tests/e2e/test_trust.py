@@ -61,7 +61,7 @@ def undisturbed(sources, tmp_path_factory):
         ("memory-error", ["The memory ran out during training: [malloc] Unable to allocate", "restart 1 of 5",
                           "a step is computed in 4 micro-batches, since earlier tries with fewer died",
                           "restart 2 of 5"]),
-        ("memory-abort", ["(SIGABRT): the memory ran out", "Insufficient Memory", "with more parts per step"]),
+        ("memory-abort", ["(SIGABRT): the memory ran out", "Insufficient Memory", "with more micro-batches per step"]),
     ],
 )  # fmt: skip
 def test_a_training_process_that_dies_is_started_again(sources, undisturbed, tmp_path, kind, words):

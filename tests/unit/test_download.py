@@ -118,7 +118,7 @@ def test_an_interrupted_download_goes_on_in_the_next_call(server, tmp_path):
     assert 500_000 < size < len(CONTENT)
     events = []
     assert get(server, tmp_path, events.append).read_bytes() == CONTENT
-    assert server.asked[-1][1] == f"bytes={size}-" and "of which" in events[0].text
+    assert server.asked[-1][1] == f"bytes={size}-" and "of them are here" in events[0].text
     assert names(tmp_path) == ["a.jsonl", "a.jsonl.sha256"]
 
 
@@ -233,7 +233,7 @@ def test_a_data_set_is_fetched_with_its_training_files(hub, tmp_path):
     ]  # fmt: skip
     assert [file.read_bytes() for file in files] == [b'"one"\n', b'"two"\n']
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert any("left out: data/test.jsonl" in note for note in notes)
+    assert any("omitted: data/test.jsonl" in note for note in notes)
     assert any("not supported: a.bin." in note for note in notes)
     assert any("2 files to download, 12 bytes" in note for note in notes)
     hub.files.clear()

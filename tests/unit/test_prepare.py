@@ -1,4 +1,4 @@
-"""From files to shards: how rows are split, what is left out and counted, and that memory stays flat."""
+"""From files to shards: how rows are split, what is omitted and counted, and that memory stays flat."""
 
 import json
 import tracemalloc

@@ -70,8 +70,8 @@ def test_what_only_describes_a_data_set_is_left_out_and_listed(tmp_path):
     make(tmp_path, "README.md", "LICENSE.txt", "data/dataset_info.json", "data/train.jsonl", "x.bin", "y.webp")
     assert found_in(tmp_path) == (
         ["data/train.jsonl"],
-        ["left out, because they only describe data: LICENSE.txt, README.md, data/dataset_info.json.",
-         "left out, because their type is not supported: x.bin, y.webp."],
+        ["omitted, because they only describe data: LICENSE.txt, README.md, data/dataset_info.json.",
+         "omitted, because their type is not supported: x.bin, y.webp."],
     )  # fmt: skip
 
 

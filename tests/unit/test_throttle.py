@@ -7,7 +7,7 @@ import pytest
 
 from minigpt.machine.limits import Limits
 from minigpt.machine.now import CRITICAL, NORMAL, WARNING, Conditions
-from minigpt.machine.throttle import CREDIT, GRACE, LONGEST, Watch, decide, owed_rest, pause_ends, with_power_source
+from minigpt.machine.throttle import CREDIT, GRACE, LONGEST, Since, decide, owed_rest, pause_ends, with_power_source
 
 GB = 10**9
 QUIET, BALANCED, FULL = (Limits(power) for power in ("quiet", "balanced", "full"))
@@ -21,8 +21,8 @@ TABLE = [  # limits, resident, conditions, seconds since the last pause, near th
     (FOUR, int(3.61 * GB), FINE, 1e6, False, "clear caches"),
     (FOUR, int(3.99 * GB), FINE, 1e6, False, "clear caches"),  # clearing comes first, however near
     (FOUR, int(3.75 * GB), FINE, 1e6, True, "clear caches"),  # it helped
-    (FOUR, int(3.81 * GB), FINE, 1e6, True, "smaller parts"),  # it did not
-    (FOUR, int(3.81 * GB), SHORT, 1e6, True, "smaller parts"),
+    (FOUR, int(3.81 * GB), FINE, 1e6, True, "smaller micro-batches"),  # it did not
+    (FOUR, int(3.81 * GB), SHORT, 1e6, True, "smaller micro-batches"),
     (FULL, 1 * GB, SHORT, 1e6, False, "pause for memory"),
     (BALANCED, 1 * GB, SHORT, GRACE - 1, False, "go on"),  # some work between two pauses
     (BALANCED, 1 * GB, SHORT, GRACE, False, "pause for memory"),
@@ -38,13 +38,13 @@ TABLE = [  # limits, resident, conditions, seconds since the last pause, near th
 
 @pytest.mark.parametrize(("limits", "resident", "now", "since", "near", "action"), TABLE)
 def test_decisions(limits, resident, now, since, near, action):
-    found, watch = decide(limits, resident, now, 1e7, Watch(resumed=1e7 - since, was_near=near))
+    found, watch = decide(limits, resident, now, 1e7, Since(resumed=1e7 - since, was_near=near))
     assert found == action
     assert watch.was_near == (limits.memory is not None and resident > 0.9 * limits.memory)
 
 
 def test_under_pressure_caches_are_cleared_now_and_then():
-    watch, actions = Watch(), []
+    watch, actions = Since(), []
     for second in range(0, 100, 10):
         action, watch = decide(FULL, GB, TIGHT, float(second), watch)
         actions.append(action == "clear caches")

@@ -121,7 +121,7 @@ class _Table:
         return BadRow(where, f"{reason}: lines {number} to {last} ({size:,} lines) are lost", hint, size)
 
     def _are_rows(self, lines: list[str]) -> bool:
-        """Whether (nearly) all lines have the header's columns: at least three, of which one in twenty may not."""
+        """Whether (nearly) all lines have the header's columns: at least three, and one in twenty may not."""
         fitting = sum(map(self._is_row, lines))
         return fitting >= 3 and len(lines) - fitting <= 1 + len(lines) // 20
 

@@ -180,7 +180,7 @@ class _Transfer:
             message = f'"{self.name}" cannot be downloaded: {self.entry.url} is a web page, not a file.'
             raise MiniGPTError(message, "Give the address that its download button leads to.")
         size = "of unknown size" if total is None else bytes_in_words(total)
-        size += f", of which {bytes_in_words(start)} are here" if start else ""
+        size += f"; {bytes_in_words(start)} of them are here" if start else ""
         self.report(Note(f"downloading {self.name}: {size}, from {urlsplit(self.entry.url).netloc or 'disk'}"))
         free = shutil.disk_usage(self.target.parent).free
         if (total or 0) - start > free:
@@ -205,11 +205,11 @@ class _CutOff(ConnectionError):
 
 
 class _Changed(ConnectionError):
-    """The file is no longer the one of which a part is here."""
+    """The file is no longer the one whose beginning is here."""
 
 
 def _length(headers: Mapping[str, str], start: int) -> int | None:
-    """How many bytes the whole file has, of which the answer has those from `start` on."""
+    """How many bytes the whole file has; the answer has those from `start` on."""
     length = headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None
 

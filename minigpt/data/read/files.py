@@ -62,7 +62,7 @@ def _expand(path: Path, report: Report) -> list[Path]:
         if not kept:
             raise DataError(f"{path}: this pattern matches no supported file.", SUPPORTED)
         if others := [match.name for match in matches if match not in kept and match.is_file()]:
-            report(Note(f"{path}: left out, because their type is not supported: {listed(others)}."))
+            report(Note(f"{path}: omitted, because their type is not supported: {listed(others)}."))
         return kept
     raise DataError(f"{path} does not exist.", _similar_name(path))
 

@@ -1,4 +1,4 @@
-"""The data files of a directory, and what else is there: it is listed, so that nothing is left out in silence."""
+"""The data files of a directory, and what else is there: it is listed, so that nothing is omitted in silence."""
 
 import os
 import re
@@ -36,11 +36,11 @@ def files_of(directory: Path, report: Report) -> list[Path]:
         message = f"{directory}: no supported file in this directory{only}."
         raise DataError(message, "To train on such a text, name the file itself." if about else SUPPORTED)
     if about:
-        report(Note(f"{directory}: left out, because they only describe data: {listed(about)}."))
+        report(Note(f"{directory}: omitted, because they only describe data: {listed(about)}."))
     if other:
-        report(Note(f"{directory}: left out, because their type is not supported: {listed(other)}."))
+        report(Note(f"{directory}: omitted, because their type is not supported: {listed(other)}."))
     if skipped:
-        report(Note(f"{directory}: directories that are left out: {listed(skipped, 8)}."))
+        report(Note(f"{directory}: directories that are omitted: {listed(skipped, 8)}."))
     return kept
 
 

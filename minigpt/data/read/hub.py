@@ -49,7 +49,7 @@ def parsed(source: str) -> tuple[str, str, str]:
 def dataset(source: str, cache: Path, report: Report) -> list[Path]:
     """The data files of a data set or of a path inside it, downloaded into `cache` unless they are there.
 
-    Of a whole data set the files of other splits than the training one are left out. Raises DataError when it has no
+    Of a whole data set only the files of the training split are used. Raises DataError when it has no
     supported file, and MiniGPTError when it cannot be had.
     """
     repository, revision, path = parsed(source)
@@ -74,11 +74,11 @@ def _chosen(source: str, files: list[_File], path: str, report: Report) -> list[
     train = [file for file in kept if not _OTHER_SPLITS.search(file.path)]
     if not path and any(_TRAIN.search(file.path) for file in train) and len(train) < len(kept):
         others = listed([file.path for file in kept if file not in train])
-        report(Note(f"{source}: only what is for training is used; left out: {others} (name one as {source}/PATH)."))
+        report(Note(f"{source}: only what is for training is used; omitted: {others} (name one as {source}/PATH)."))
         kept = train
     unsupported = [f.path for f in inside if f not in supported and not PurePosixPath(f.path).name.startswith(".")]
     if unsupported:
-        report(Note(f"{source}: left out, because their type is not supported: {listed(unsupported)}."))
+        report(Note(f"{source}: omitted, because their type is not supported: {listed(unsupported)}."))
     return kept
 
 

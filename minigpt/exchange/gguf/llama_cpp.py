@@ -85,7 +85,7 @@ class LlamaCpp:
     def likeliest(self, ids: list[int], top: int, special: int) -> list[tuple[int, float]]:
         """(id, log-probability) of the `top` tokens that most likely follow `ids`.
 
-        The server leaves out a step that ends within a character, so it is made to choose the `special` token; what
+        The server omits a step that ends within a character, so it is made to choose the `special` token; what
         it tells are the model's own log-probabilities all the same.
         """
         chosen = self._complete(ids, 1, n_probs=top, logit_bias=[[special, 1e6]])

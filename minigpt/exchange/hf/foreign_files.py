@@ -87,7 +87,7 @@ def read_tokenizer(directory: Path, config: dict) -> ImportedTokenizer:
     tokenizer = ImportedTokenizer(files, meta)
     try:
         turn = tokenizer.end_of_turn()
-    except DataError:  # a template of which no loss mask can be made: fine as long as nobody trains on conversations
+    except DataError:  # a template that allows no loss mask: fine as long as nobody trains on conversations
         turn = None
     return ImportedTokenizer(files, meta | {"stops": [*ends, turn]}) if turn not in (None, *ends) else tokenizer
 

@@ -1,4 +1,4 @@
-"""The independent programs that read an export again, each behind the same four functions.
+"""The independent programs that read an export again, each with the same four functions.
 
 Token ids and logits are those of the other program alone: nothing here calls our model or tokenizer.
 """
