@@ -35,7 +35,7 @@ from minigpt.parity.trajectories import tiny_config
 from minigpt.runs.inputs import make_data, make_tokenizer, reader_of
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 from minigpt.train.losses import language_loss, sequence_logprobs
 from minigpt.train.preferences import PreferenceSettings, preference_losses, preference_metrics
 
@@ -102,8 +102,8 @@ def small_run(directory: Path) -> Run:
     config = tiny_config(steps=20)
     dpo = config.dpo.model_copy(update={"learning_rate": 1e-3, "beta": BETA})
     run = Run(directory, config.model_copy(update={"dpo": dpo}))
-    make_tokenizer(run, STAGES, silent)
-    for stage in STAGES:
+    make_tokenizer(run, USUAL, silent)
+    for stage in USUAL:
         make_data(run, stage, silent)
         train_stage(run, stage, get_backend("torch", "cpu"), silent)
     return run

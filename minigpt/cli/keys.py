@@ -67,7 +67,9 @@ def allowed(field: Any) -> str:
         return " | ".join(str(choice) for choice in get_args(field.annotation))
     if field.annotation is bool:
         return "true | false"
-    kind = {int: "whole number", float: "number", str: "text", list[str]: "list of texts"}.get(field.annotation, "")
+    kinds = {int: "whole number", float: "number", str: "text"}
+    kinds |= {list[str]: "list of texts", list[float]: "list of numbers"}
+    kind = kinds.get(field.annotation, "")
     found = [f"{sign} {getattr(one, name)}" for one in field.metadata for name, sign in BOUNDS.items()
              if getattr(one, name, None) is not None]  # fmt: skip
     return ", ".join([" ".join([kind, *found[:1]]).strip(), *found[1:]])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.cli import tables
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 from minigpt.units import gigabytes
 
 MEMORY, TIME = 0.15, 0.25  # bounds: how far a plan may be off
@@ -52,13 +52,13 @@ def planned_and_actual(
         for preset in presets:
             run = directory / f"{preset}-{backend}"
             _train(run, preset, backend, steps or STEPS[preset], settings or {})
-            rows += [_read(run / stage / "plan.json", preset, backend) for stage in STAGES]
+            rows += [_read(run / stage / "plan.json", preset, backend) for stage in USUAL]
     return rows
 
 
 def _train(run: Path, preset: str, backend: str, steps: int, settings: dict) -> None:
-    values = WORLD | {f"{stage}.steps": steps for stage in STAGES} | {f"{stage}.eval_rows": 8 for stage in STAGES}
-    values |= {f"data.{stage}": "['world']" for stage in STAGES} | settings
+    values = WORLD | {f"{stage}.steps": steps for stage in USUAL} | {f"{stage}.eval_rows": 8 for stage in USUAL}
+    values |= {f"data.{stage}": "['world']" for stage in USUAL} | settings
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     flags = ["--run", run, "--preset", preset, "--backend", backend, "--power", "full"]
     # A time that cannot be exceeded: with a limit even the shortest run is measured before it starts.

@@ -17,7 +17,7 @@ from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
 from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 
 
 @dataclass
@@ -78,8 +78,8 @@ def small_config(**stage: object) -> Config:
 def prepared(directory: Path, config: Config) -> Run:
     """A run with its tokenizer and data, still to be trained."""
     run = Run(directory, config)
-    make_tokenizer(run, STAGES, silent)
-    for stage in STAGES:
+    make_tokenizer(run, USUAL, silent)
+    for stage in USUAL:
         make_data(run, stage, silent)
     return run
 
@@ -96,7 +96,7 @@ def journal_of(directory: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in ("seconds", "waited")} for line in lines]
 
 
-def difference(run: Path, right: Path, stages: tuple[str, ...] = STAGES) -> str:
+def difference(run: Path, right: Path, stages: tuple[str, ...] = USUAL) -> str:
     """What differs between two trained runs, bit for bit; "" when nothing does.
 
     Compared are the final weights, the last checkpoint with its optimizer state, and the journal. Earlier

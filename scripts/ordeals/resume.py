@@ -14,7 +14,7 @@ from minigpt.runs.control import Control
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import USUAL
 from minigpt.train.stop import Stop
 
 from .ordeal import Outcome, count, difference, prepared, small_config
@@ -30,7 +30,7 @@ def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> 
         backend = get_backend(name, "cpu")
         outcome = Outcome(f"stopped behind a step and started again, {name}")
         base = prepared(directory / name, small_config(steps=CUTS + 1))
-        for stage in STAGES:
+        for stage in USUAL:
             for cut in range(1, count(CUTS, scale) + 1):
                 way = WAYS[cut % len(WAYS)]
                 lost = _cut(base, stage, backend, cut, way)

@@ -9,7 +9,7 @@ from minigpt.parity.trajectories import tiny_config
 from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import STAGES, USUAL
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def world_run(backend, tmp_path_factory):
     model = config.model.model_copy(update={"context": 80})
     config = config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
     run = Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", config)
-    make_tokenizer(run, list(STAGES), silent)
+    make_tokenizer(run, USUAL, silent)
     for stage in STAGES:
         make_data(run, stage, silent)
         if stage in ("pretrain", "sft"):

@@ -91,7 +91,8 @@ def test_ctrl_c_stops_the_answer_only(trained, tmp_path):
         place = terminal.until("(Stopped. Ctrl-D or /exit ends the conversation.)", after=place)
         place = terminal.until("you>", after=place)
         terminal.type("/save talk.jsonl\r".replace("talk", str(tmp_path / "talk")))
-        terminal.until("Saved in", after=place)
+        place = terminal.until("Saved in", after=place)
+        terminal.until("you>", after=place)  # before it Ctrl-D would reach nobody
         terminal.type("\x04")
         assert terminal.ended() == 0
     user, assistant = json.loads((tmp_path / "talk.jsonl").read_text("utf-8"))["messages"]
