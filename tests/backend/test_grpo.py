@@ -32,7 +32,7 @@ def objective_of(run, backend, notes=None):
 
 
 VOWELS = {"rewards": ["regex:[aeiou]"], "max_tokens": 4, "steps": 20, "batch_size": 32}
-LORA = {"lora_rank": 8, "lora_alpha": 32.0, "learning_rate": 0.02}
+LORA = {"lora_rank": 8, "lora_alpha": 32.0, "learning_rate": 0.05, "steps": 30}
 
 
 @pytest.mark.parametrize("adapter", [{}, LORA], ids=["all", "lora"])
