@@ -13,7 +13,7 @@ from minigpt.data.parse.fields import RowError
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.parse.layouts import detect
 from minigpt.data.read.markers import END_OF_DOCUMENT, Markers, names_in
-from minigpt.data.read.raw_rows import BadRow, Row
+from minigpt.data.read.raw_rows import BadRow, Row, texts_in
 from minigpt.text.messages import ROLES
 
 _TURN = re.compile(r"<\|im_start\|>(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
@@ -21,7 +21,7 @@ _TURN = re.compile(r"<\|im_start\|>(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 
 def unmarked(row: Row | BadRow, markers: Markers) -> Iterator[Row | BadRow]:
     """The row, or the rows that it is split or turned into; what stays in its texts is counted in `markers`."""
-    if isinstance(row, BadRow) or not any(map(names_in, _texts(row.value))):
+    if isinstance(row, BadRow) or not any(map(names_in, texts_in(row.value))):
         yield row
     elif not _is_text(row.value):
         _count(row, markers)
@@ -78,14 +78,5 @@ def _is_proper(conversation: dict) -> bool:
 
 
 def _count(row: Row, markers: Markers) -> None:
-    for text in _texts(row.value):
+    for text in texts_in(row.value):
         markers.count(text)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text inside a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)

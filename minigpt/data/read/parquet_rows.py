@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from minigpt.data.read.raw_rows import BadRow, Row, checked
+from minigpt.data.read.raw_rows import BadRow, Row, checked, texts_in
 from minigpt.errors import DataError
 
 BATCH = 512  # rows that are in memory together
@@ -49,13 +49,4 @@ def _value(one) -> object:
 def _checked(path: Path, where: str, value: object) -> Row | BadRow:
     if isinstance(value, UnicodeDecodeError):
         return BadRow(where, "not valid UTF-8", "Write the file again from texts in UTF-8.")
-    return checked(path, where, value, "\n".join(_texts(value)), table=True)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text inside a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+    return checked(path, where, value, "\n".join(texts_in(value)), table=True)

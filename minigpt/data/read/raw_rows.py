@@ -1,6 +1,7 @@
 """A row as it stands in a file: decoded or not, before anyone asks what it means."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,15 @@ class BadRow:
     reason: str
     hint: str = ""
     lines: int = 1
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text inside a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(item)
 
 
 def checked(path: Path, where: str, value: object, text: str, table: bool = False) -> Row | BadRow:
