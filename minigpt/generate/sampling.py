@@ -62,7 +62,7 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -
     if 0 < sampling.top_k < len(scores):
         kth = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores[scores < kth] = -np.inf
-    share = _softmax(scores)
+    share = softmax(scores)
     if sampling.top_p < 1:  # the fewest tokens that together reach top_p (Holtzman et al. 2020)
         order = np.argsort(-share, kind="stable")
         before = np.cumsum(share[order]) - share[order]
@@ -86,6 +86,7 @@ def _tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
         return quotients if np.isfinite(quotients).all() else (scores - scores.max()) / temperature
 
 
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = np.exp(scores - scores.max())
-    return shifted / shifted.sum()
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities (…, V) for scores (…, V)."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

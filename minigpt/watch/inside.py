@@ -9,6 +9,7 @@ from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.errors import UsageError
 from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import softmax
 from minigpt.model.gpt import GPT
 from minigpt.text.tokenizer import Tokenizer
 
@@ -48,8 +49,8 @@ def look_inside(engine: Engine, ids: list[int]) -> Inside:
     logits = model(weights, backend.array(np.array([ids], np.int32)))  # (1, T, V)
     first = backend.numpy(backend.cast(model.before, "float32"))
     stream = [first, *(backend.numpy(backend.cast(x, "float32")) for x in model.after)]
-    lens = [_softmax(_logits(model, weights, backend, x)) for x in stream[:-1]]
-    lens.append(_softmax(backend.numpy(backend.cast(logits, "float32"))[0]))  # each (T, V)
+    lens = [softmax(_logits(model, weights, backend, x)) for x in stream[:-1]]
+    lens.append(softmax(backend.numpy(backend.cast(logits, "float32"))[0]))  # each (T, V)
     last = lens[-1]
 
     def named(row: np.ndarray, count: int) -> list[tuple[str, float]]:
@@ -116,18 +117,13 @@ def attention_weights(q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarr
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scores = (q @ k.swapaxes(-1, -2)) * scale
     seen = np.tril(np.ones(scores.shape[-2:], bool)) if mask is None else mask
-    return _softmax(np.where(seen, scores, -1e30))
+    return softmax(np.where(seen, scores, -1e30))
 
 
 def _logits(model: GPT, weights: Tree, backend: Backend, hidden: np.ndarray) -> np.ndarray:
     """The output layer after the last norm, on what lies between two blocks: (1, T, d) -> (T, V)."""
     x = model.norm(weights["model"]["norm"], backend.array(hidden, model.dtype))
     return backend.numpy(backend.cast(model.logits(weights, x), "float32"))[0]
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    grown = np.exp(x - x.max(axis=-1, keepdims=True))
-    return grown / grown.sum(axis=-1, keepdims=True)
 
 
 def _neighbours(engine: Engine, ids: list[int], named: Any) -> dict[str, list[tuple[str, float]]]:
