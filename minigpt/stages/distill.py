@@ -3,17 +3,15 @@
 import math
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from backends.base import Array
-from backends.tree import Tree, map_leaves
+from backends.base import Array, Backend
+from backends.tree import Tree
 from minigpt.data.batches import Batch, Batches, in_order, stacked
 from minigpt.data.forms import CONVERSATIONS
 from minigpt.errors import UsageError
 from minigpt.events import Note
 from minigpt.model.gpt import GPT
-from minigpt.model.lora import is_adapted
 from minigpt.sections import TuneConfig
 from minigpt.stages.language import measure_language
 from minigpt.stages.stage import Job, Stage
@@ -50,10 +48,13 @@ def imitation(job: Job) -> Objective:
     def sums(weights: Tree, batch: dict[str, Array], frozen: Tree) -> dict[str, Array]:
         """Weighted sums of the distance and of the cross-entropy."""
         backend = model.backend
-        student, teaching = logits_of(model, weights, batch), logits_of(teacher, frozen, batch)  # (n, V)
-        nll = backend.token_nll(student[None], counted(model, batch, batch["targets"])[None])[0]  # (n,)
+        places = backend.nonzero(batch["weights"] != 0)
+        student, teaching = (
+            logits_of(one, tree, batch, places) for one, tree in ((model, weights), (teacher, frozen))
+        )  # (n, V) each
+        targets, factors = (at(backend, batch[name], places) for name in ("targets", "weights"))  # (n,) each
+        nll = backend.token_nll(student[None], targets[None])[0]  # (n,)
         apart = distances(backend, student, teaching, config.distance, config.temperature, config.mixture)  # (n,)
-        factors = counted(model, batch, batch["weights"])  # (n,)
         return {"distance": (apart * factors).sum(), "cross_entropy": (nll * factors).sum()}
 
     def loss(weights, batch, frozen):
@@ -78,29 +79,26 @@ def imitation(job: Job) -> Objective:
                      frozen)  # fmt: skip
 
 
-def logits_of(model: GPT, weights: Tree, batch: Batch) -> Array:
-    """Logits (n, V) at the n places that count (see `counted`)."""
+def logits_of(model: GPT, weights: Tree, batch: Batch, places: Array | None) -> Array:
+    """Logits (n, V) at the n places that count (see `at`)."""
     hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout"))
-    return model.logits(weights, counted(model, batch, hidden)[None])[0]
+    return model.logits(weights, at(model.backend, hidden, places)[None])[0]
 
 
-def counted(model: GPT, batch: Batch, values: Array) -> Array:
-    """Of values (B, T, …) those (n, …) at places with a weight: prompts and the ends of rows need no logits.
+def at(backend: Backend, values: Array, places: Array | None) -> Array:
+    """Of values (B, T, …) those (n, …) at `places` with a weight: prompts and the ends of rows need no logits.
 
-    A backend that cannot tell beforehand which they are keeps all B · T.
+    Where there are none, or a backend cannot tell beforehand which they are, all B · T are kept.
     """
     flat = values.reshape(-1, *values.shape[2:])
-    places = model.backend.nonzero(batch["weights"] != 0)
-    return flat if places is None or not places.shape[0] else model.backend.take(flat, places)
+    return flat if places is None or not places.shape[0] else backend.take(flat, places)
 
 
 def _teacher(job: Job) -> tuple[GPT, Tree]:
     """The teacher's model and weights. Raises UsageError for one that does not fit the student."""
     config, model = job.config, job.model
     if config.teacher == START or job.load is None:
-        if is_adapted(config):
-            return model, job.weights  # training leaves them as they are
-        return model, map_leaves(lambda x: model.backend.array(np.array(model.backend.numpy(x))), job.weights)
+        return model, job.starting_weights()
     found = job.load(config.teacher, config.teacher_bits)
     if not same_tokenizer(found.tokenizer, job.tokenizer):
         told = [f"{one.kind}, {one.vocab_size:,} tokens" for one in (found.tokenizer, job.tokenizer)]

@@ -11,7 +11,7 @@ from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note
 from minigpt.sections import TuneConfig
-from minigpt.stages.rollouts import Rollouts, answered, copied, judged, questions_of
+from minigpt.stages.rollouts import Rollouts, answered, judged, questions_of
 from minigpt.stages.stage import Job, Stage, Subject
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
@@ -77,7 +77,7 @@ def policy_gradient(job: Job) -> Objective:
     """The clipped policy gradient on answers that the model itself gave to the prompts (Shao et al. 2024, eq. 3)."""
     model, config, settings = job.model, job.config, settings_of(job.config)
     backend, rewards = model.backend, make_rewards(config.rewards, config.reward_weights)
-    rollouts = Rollouts(job, rewards, copied(job) if config.kl_coefficient else None)
+    rollouts = Rollouts(job, rewards, job.starting_weights() if config.kl_coefficient else None)
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):

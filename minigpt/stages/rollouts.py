@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from backends.tree import Tree, map_leaves
+from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.data.shards import MemoryShard
 from minigpt.events import Note
 from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import GREEDY, Sampling
-from minigpt.model.lora import is_adapted
 from minigpt.stages.stage import Job
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import answer_advantages, informative
@@ -66,13 +65,6 @@ def judged(job: Job, rewards: list[Reward], asked: list[Question], texts: list[s
     if job.load is None:
         return np.zeros(len(texts)), np.zeros((len(texts), len(rewards)))
     return score(rewards, [one.text for one in asked], texts, [one.row for one in asked])
-
-
-def copied(job: Job) -> Tree:
-    """The starting weights, which training leaves as they are."""
-    if is_adapted(job.config):
-        return job.weights
-    return map_leaves(lambda x: job.model.backend.array(np.array(job.model.backend.numpy(x))), job.weights)
 
 
 class Rollouts:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.tree import Tree
+import numpy as np
+
+from backends.tree import Tree, map_leaves
 from minigpt.data.forms import Form
 from minigpt.data.shards import Shard
 from minigpt.events import Report
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT
+from minigpt.model.lora import is_adapted
 from minigpt.sections import StageConfig, TuneConfig
 from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.loop import Objective
@@ -42,6 +45,13 @@ class Job:
     @property
     def context(self) -> int:
         return self.model.config.context
+
+    def starting_weights(self) -> Tree:
+        """The weights that training starts from, to be read while it goes on: a copy where it writes over them."""
+        if is_adapted(self.config):
+            return self.weights
+        backend = self.model.backend
+        return map_leaves(lambda x: backend.array(np.array(backend.numpy(x))), self.weights)
 
 
 @dataclass(frozen=True)
