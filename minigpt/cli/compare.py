@@ -7,8 +7,8 @@ import typer
 
 from minigpt.cli import flags
 from minigpt.cli.command import command
-from minigpt.cli.report import Language, LogX, LogY, Metric, Png, Svg
-from minigpt.errors import UsageError, check_name
+from minigpt.cli.report import Language
+from minigpt.errors import check_name
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Two or more run directories, or names in runs/.")]
 HtmlOut = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves.")]
@@ -17,15 +17,10 @@ HtmlOut = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Wr
 @command("minigpt compare runs/a runs/b --html compare.html")
 def compare(
     runs: Runs,
+    curve: flags.Curve,
     json: flags.AsJson = False,
     html: HtmlOut = None,
     lang: Language = "en",
-    stage: flags.Stage = None,
-    svg: Svg = None,
-    png: Png = None,
-    metric: Metric = "loss",
-    log_x: LogX = False,
-    log_y: LogY = False,
 ) -> None:
     """Compare runs: settings, results, answers.
 
@@ -33,21 +28,16 @@ def compare(
     """
     from minigpt.cli import console, tables
     from minigpt.store.durable import write_whole
-    from minigpt.watch.compare import compare_page, compare_runs, curve_of, said
+    from minigpt.watch.compare import compare_page, compare_runs, said
     from minigpt.watch.pages import LANGUAGES
     from minigpt.watch.read import find_run
     from minigpt.watch.report import figure
-    from minigpt.watch.svg import write_curve
 
     check_name("language", lang, LANGUAGES)
     directories = [find_run(run) for run in runs]
     compared = compare_runs(directories)
-    for path, suffix in ((svg, ".svg"), (png, ".png")):
-        if path is not None:
-            if path.suffix.lower() != suffix:
-                raise UsageError(f"{path} does not end in {suffix}.", f"Name a file such as curve{suffix}.")
-            write_curve(curve_of(directories, stage, metric, log_x, log_y), path)
-            console.note(f"Curve: {path}")
+    for path in curve.write(directories):
+        console.note(f"Curve: {path}")
     if html is not None:
         write_whole(html, compare_page(compared, lang))
         console.note(f"Page: {html}")

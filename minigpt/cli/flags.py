@@ -3,6 +3,7 @@
 What only one command has stands in its file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -23,7 +24,7 @@ Data = Annotated[
     ),
 ]
 Stage = Annotated[
-    str | None, Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: the last finished.")
+    str | None, Option("--stage", metavar="STAGE", help="Such as sft. Default: the last that is finished.")
 ]
 Verify = Annotated[
     bool, Option("--verify/--no-verify", help="Let the tools that are installed read it again and compare.")
@@ -236,3 +237,33 @@ class Follow:
     track: Annotated[
         str | None, Option("--track", metavar="NAME", help="Also log to wandb or trackio, where it is installed.")
     ] = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of one or several runs, as a picture in a file."""
+
+    title: ClassVar[str] = "One curve as a picture"
+
+    stage: Stage = None
+    svg: Annotated[Path | None, Option("--svg", metavar="FILE", help="Write it as SVG.")] = None
+    png: Annotated[Path | None, Option("--png", metavar="FILE", help="Write it as PNG (needs cairosvg).")] = None
+    metric: Annotated[
+        str, Option("--metric", metavar="NAME", help="Which curve: loss, accuracy, norm, …")
+    ] = "loss"
+    log_x: Annotated[bool, Option("--log-x", help="Its steps on a log axis.")] = False
+    log_y: Annotated[bool, Option("--log-y", help="Its values on a log axis.")] = False
+
+    def write(self, directories: Sequence[Path]) -> list[Path]:
+        """Write the files that are asked for. Raises UsageError for a name with another ending."""
+        from minigpt.watch.compare import curve_of
+        from minigpt.watch.svg import write_curve
+
+        written = []
+        for path, suffix in ((self.svg, ".svg"), (self.png, ".png")):
+            if path is not None:
+                if path.suffix.lower() != suffix:
+                    raise UsageError(f"{path} does not end in {suffix}.", f"Name a file such as curve{suffix}.")
+                write_curve(curve_of(directories, self.stage, self.metric, self.log_x, self.log_y), path)
+                written.append(path)
+        return written
