@@ -7,7 +7,6 @@ import pytest
 from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
-from minigpt.errors import UsageError
 from minigpt.model.gpt import flops_per_token, kept_values, parameter_count
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, state_of
@@ -18,7 +17,6 @@ from minigpt.plan.speed import Speed, throttled
 from minigpt.sections import ModelConfig, StageConfig, TuneConfig
 from minigpt.stages.dpo import DPOConfig
 from minigpt.stages.table import STAGES
-from minigpt.units import parse_time
 
 SHAPE = {"n_layer": 4, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 704, "context": 256, "vocab_size": 2048}
 WIDE = {"batch_size": 1, "d_model": 768, "d_ff": 2048}
@@ -190,19 +188,6 @@ def test_logits_are_planned_for_the_built_in_worlds_answers_and_for_all_tokens_o
     place = Place("torch", "cpu", "float32", 0, None)
     logits = [make_plan(c, {stage: 0}, place, lambda *w: None).stages[0].memory.logits for c in (config, own)]
     assert logits[1] > 0 and (logits[0] < 0.5 * logits[1] if less else logits[0] == logits[1])
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("20m", 1200), ("20", 1200), ("1h", 3600), ("1h30m", 5400), ("90s", 90), ("1.5 h", 5400)]
-)
-def test_times(text, seconds):
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "soon", "-5m", "5 days", "h", "1m1h"])
-def test_what_is_no_time_is_refused(text):
-    with pytest.raises(UsageError, match="--time .* is not a time"):
-        parse_time(text)
 
 
 # Parameters as their authors state them, in millions; nanochat's d20 has squared ReLUs of 4 d instead of SwiGLU.
