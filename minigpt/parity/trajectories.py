@@ -53,8 +53,8 @@ def compare_trajectories(backends: list[Backend]) -> list[Row]:
     return rows
 
 
-def tiny_config(**stage: object) -> Config:
-    """A model small enough that sixty steps take seconds; `stage` settings hold for every stage."""
+def tiny_config(stages: Sequence[str] = tuple(STAGES), **stage: object) -> Config:
+    """A model small enough that sixty steps take seconds, with data for `stages`; `stage` settings hold for all."""
     common = {"steps": STEPS, "batch_size": 4, "warmup_steps": 2, "eval_every": STEPS, "eval_rows": 4,
               "save_every": STEPS // 2, "grad_clip": 0.5, "dtype": "float32"} | stage  # fmt: skip
     return build_config(
@@ -62,7 +62,7 @@ def tiny_config(**stage: object) -> Config:
             "model": {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32, "d_ff": 64, "context": 128}
             | {"qk_norm": True},
             "tokenizer": {"vocab_size": 800},
-            "data": {name: ["world"] for name in STAGES}
+            "data": {name: ["world"] for name in stages}
             | {"world_texts": 400, "world_instructions": 300, "world_pairs": 60},
         }
         | {name: common | dict(row.checked) for name, row in STAGES.items()}

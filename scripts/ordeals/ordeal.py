@@ -72,7 +72,7 @@ def count(full: int, scale: float) -> int:
 
 def small_config(**stage: object) -> Config:
     """A model and data so small that a stage of 20 steps takes about a second."""
-    return tiny_config(**{"batch_size": 4, "eval_every": 5, "save_every": 4, "log_every": 1} | stage)
+    return tiny_config(USUAL, **{"batch_size": 4, "eval_every": 5, "save_every": 4, "log_every": 1} | stage)
 
 
 def prepared(directory: Path, config: Config) -> Run:
