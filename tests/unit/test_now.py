@@ -22,7 +22,7 @@ from minigpt.machine.now import (
     mac_pressure,
     memory_total,
 )
-from minigpt.machine.processes import family, max_resident, parse_ps, parse_stat, resident, total, tree
+from minigpt.machine.processes import family, parse_ps, parse_stat, resident, total, tree
 from minigpt.machine.readings import Process
 from minigpt.machine.tools import run as output
 
@@ -153,6 +153,7 @@ def way(request, monkeypatch):
     """Both ways of reading: psutil, and the system's texts where that is missing or raises."""
     if request.param != "psutil":
         monkeypatch.setattr(readings, "asked", lambda question: None)
+    return request.param
 
 
 def test_a_child_that_works_is_counted(way):
@@ -173,11 +174,18 @@ def test_a_child_that_works_is_counted(way):
 
 
 def test_what_this_process_has_resident(way):
-    """A block that is touched counts while it is there, and in the peak."""
-    before = resident()
-    block = bytearray(os.urandom(1 << 20) * 64)
-    grown, peak = resident() - before, max_resident()
-    assert 60e6 < grown < 100e6 and peak >= before + grown and len(block) == 64 << 20
+    """A block that is touched counts while it is there, and in the peak, in a new process."""
+    code = (
+        "import os, sys; from minigpt.machine import readings\n"
+        "from minigpt.machine.processes import max_resident, resident\n"
+        "if sys.argv[1] != 'psutil': readings.asked = lambda question: None\n"
+        "before = resident()\n"
+        "block = bytearray(os.urandom(1 << 20) * 64)\n"
+        "print(before, resident() - before, max_resident(), len(block))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code, way], capture_output=True, text=True, check=True).stdout
+    before, grown, peak, length = map(int, found.split())
+    assert 60e6 < grown < 100e6 and peak >= before + grown and length == 64 << 20
 
 
 def test_niceness_of_a_process(way):
