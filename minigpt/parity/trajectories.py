@@ -22,6 +22,7 @@ STEPS = 20
 # small second moments at first. Measured: 5e-6 in the loss, 1.3e-5 in a weight. A wrong formula shows from step 2 on.
 LOSS, WEIGHTS = 5e-5, 2e-4
 WAYS = [(1, False), (1, True), (4, False), (4, True)]  # accumulation, checkpointing
+PLAIN_AND_BOTH = WAYS[::3]
 # Ways of training beside the plain one of all weights.
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.1, "learning_rate": 2e-3}
 VARIATIONS = {
@@ -30,9 +31,9 @@ VARIATIONS = {
 }  # fmt: skip
 
 
-def compare_trajectories(backends: list[Backend]) -> list[Row]:
-    """Each stage from the same start, for all backends × accumulation 1, 4 × checkpointing off, on; then
-    adapters and dropout.
+def compare_trajectories(backends: list[Backend], ways: Sequence[tuple[int, bool]] = WAYS) -> list[Row]:
+    """Each stage from the same start, for all backends × `ways` (accumulation, checkpointing); then adapters and
+    dropout, plain and with both.
 
     Compares the loss at every step and the last weights with those of the first backend's plain run; then a
     run that one backend begins and the other finishes.
@@ -44,10 +45,10 @@ def compare_trajectories(backends: list[Backend]) -> list[Row]:
             make_data(base, stage, silent)
         rows: list[Row] = []
         for stage in STAGES:
-            rows += _compare_stage(base, stage, stage, {}, backends, WAYS)
+            rows += _compare_stage(base, stage, stage, {}, backends, ways)
         for stage, row in STAGES.items():
             for name in row.variations:
-                rows += _compare_stage(base, f"{stage} {name}", stage, VARIATIONS[name], backends, WAYS[::3])
+                rows += _compare_stage(base, f"{stage} {name}", stage, VARIATIONS[name], backends, PLAIN_AND_BOTH)
         for first, second in itertools.permutations(backends, 2):
             rows.append(_compare_handover(base, first, second))
     return rows

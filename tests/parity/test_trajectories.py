@@ -1,4 +1,4 @@
-"""Twenty training steps of pretrain, SFT and DPO: the same curve on both backends, however a step is divided."""
+"""Twenty training steps of every stage: the same curve on both backends, however a step is divided."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from minigpt.train import gradients
 
 @pytest.fixture(scope="module")
 def rows(both):
-    return trajectories.compare_trajectories(both)
+    return trajectories.compare_trajectories(both, trajectories.PLAIN_AND_BOTH)  # `minigpt parity` tries all ways
 
 
 def two_stages(*variations):
@@ -26,9 +26,9 @@ def test_every_curve_and_the_last_weights_agree(rows):
 
 
 def test_all_variants_were_compared(rows):
-    # stages x backends x accumulation 1, 4 x checkpointing off, on x (loss, weights); adapters; a handover each way
-    variations = sum(len(row.variations) for row in STAGES.values())
-    assert len(rows) == len(STAGES) * 2 * 2 * 2 * 2 + variations * 2 * 2 * 2 + 2
+    # stages and their variations x backends x (plain, divided and checkpointed) x (loss, weights); a handover each way
+    trained = len(STAGES) + sum(len(row.variations) for row in STAGES.values())
+    assert len(rows) == trained * 2 * 2 * 2 + 2
 
 
 def test_a_mean_of_means_is_caught(both, monkeypatch):
@@ -40,7 +40,8 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
 
     monkeypatch.setattr(gradients, "split", wrong)
     monkeypatch.setattr(trajectories, "STAGES", two_stages())
-    found = trajectories.compare_trajectories(both[:1])
+    monkeypatch.setattr(trajectories, "STEPS", 4)
+    found = trajectories.compare_trajectories(both[:1], trajectories.PLAIN_AND_BOTH)
     assert any(not row.ok for row in found if "sft" in row.case and "accumulation 4" in row.case)
 
 
@@ -52,5 +53,5 @@ def test_a_mask_that_depends_on_the_part_is_caught(both, monkeypatch):
     monkeypatch.setattr(adapter, "dropout_leaves", lambda tree, keys, rate: right(tree, 0 * keys + len(keys), rate))
     monkeypatch.setattr(trajectories, "STAGES", two_stages("LoRA"))
     monkeypatch.setattr(trajectories, "STEPS", 4)
-    found = trajectories.compare_trajectories(both[:1])
+    found = trajectories.compare_trajectories(both[:1], trajectories.PLAIN_AND_BOTH)
     assert any(not row.ok for row in found if "LoRA" in row.case and "accumulation 4" in row.case)
