@@ -27,9 +27,9 @@ def compare(
     Only settings that differ are shown; curves come with --html or --svg.
     """
     from minigpt.cli import console, tables
+    from minigpt.pages.texts import LANGUAGES
     from minigpt.store.durable import write_whole
     from minigpt.watch.compare import compare_page, compare_runs, said
-    from minigpt.watch.pages import LANGUAGES
     from minigpt.watch.read import find_run
     from minigpt.watch.report import figure
 

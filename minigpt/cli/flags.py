@@ -256,8 +256,8 @@ class Curve:
 
     def write(self, directories: Sequence[Path]) -> list[Path]:
         """Write the files that are asked for. Raises UsageError for a name with another ending."""
+        from minigpt.pages.svg import write_curve
         from minigpt.watch.compare import curve_of
-        from minigpt.watch.svg import write_curve
 
         written = []
         for path, suffix in ((self.svg, ".svg"), (self.png, ".png")):

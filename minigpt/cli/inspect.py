@@ -34,11 +34,11 @@ def inspect(
     Attention per layer and head, the logit lens, probabilities of tokens, neighbours of embeddings.
     """
     from minigpt.cli import console, tables
+    from minigpt.pages.texts import LANGUAGES
     from minigpt.store.durable import write_whole
     from minigpt.text.chatml import render
     from minigpt.watch.inside import look_inside
     from minigpt.watch.inside_page import blocks_of, inside_page, visible
-    from minigpt.watch.pages import LANGUAGES
 
     check_name("language", lang, LANGUAGES)
     text = opening.valid(prompt, "--prompt")

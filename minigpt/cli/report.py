@@ -30,7 +30,7 @@ def report(
     With --svg or --png one curve is written instead.
     """
     from minigpt.cli import console
-    from minigpt.watch.pages import LANGUAGES
+    from minigpt.pages.texts import LANGUAGES
     from minigpt.watch.read import find_run
     from minigpt.watch.report import write_report
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from minigpt.errors import UsageError
 from minigpt.evaluate.significance import mcnemar
+from minigpt.pages.html import Html, page, table, tag
+from minigpt.pages.svg import Line, chart
+from minigpt.pages.texts import words
 from minigpt.watch.curves import metrics_of
 from minigpt.watch.journal import PLACES, Journal
-from minigpt.watch.pages import Html, page, table, tag, words
 from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results
 from minigpt.watch.report import figure, lines_of
-from minigpt.watch.svg import Line, chart
 
 WHOLE = 64 << 20  # bytes of journals that are read whole; of more only some lines are
 MOST_CURVES = 8  # that can be told apart in one chart

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.watch.journal import Journal, thinned
+from minigpt.pages.svg import thinned
+from minigpt.watch.journal import Journal
 
 POINTS = 1200  # of a curve on a page: two for each of 600 columns of pixels
 NOT_DRAWN = {"tokens", "seconds", "waited", "rested", "time", "went_back_from", "validation_tokens", "validation_bytes",

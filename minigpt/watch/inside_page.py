@@ -6,8 +6,9 @@ import zlib
 
 import numpy as np
 
+from minigpt.pages.html import Html, page, table, tag
+from minigpt.pages.texts import words
 from minigpt.watch.inside import Inside
-from minigpt.watch.pages import Html, page, table, tag, words
 
 SHADES = " ░▒▓█"
 

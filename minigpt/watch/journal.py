@@ -110,25 +110,6 @@ class Journal:
         return next((value for value in reversed(values) if not math.isnan(value)), None)
 
 
-def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `points` of the points (N,), (N,): the lowest and the highest one of each stretch, and both ends.
-
-    A line through them covers the same pixels as one through all of them, when a stretch is not wider than a pixel.
-    """
-    count, buckets = len(steps), max(1, points // 2)
-    if count <= max(points, 4):
-        return steps, values
-    width = math.ceil(count / buckets)
-    padded = np.full(math.ceil(count / width) * width, np.nan)
-    padded[:count] = values
-    rows = padded.reshape(-1, width)
-    starts = np.arange(len(rows)) * width
-    low = starts + np.where(np.isnan(rows), np.inf, rows).argmin(axis=1)
-    high = starts + np.where(np.isnan(rows), -np.inf, rows).argmax(axis=1)
-    kept = np.unique(np.concatenate([[0], np.minimum(low, count - 1), np.minimum(high, count - 1), [count - 1]]))
-    return steps[kept], values[kept]
-
-
 def _parsed(line: bytes) -> dict[str, Any] | None:
     if len(line) > LONGEST:
         return None

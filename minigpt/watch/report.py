@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from minigpt import __version__, units
+from minigpt.pages.html import Html, page, table, tag
+from minigpt.pages.svg import Line, chart
+from minigpt.pages.texts import words
 from minigpt.store.durable import write_whole
 from minigpt.watch.curves import curve, metrics_of
 from minigpt.watch.example import example
 from minigpt.watch.journal import Journal
-from minigpt.watch.pages import Html, page, table, tag, words
 from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results, size_of
-from minigpt.watch.svg import Line, chart
 
 NAME = "report.html"
 LATER = ("learning_rate", "norm", "tokens_per_second")  # curves that are shown last, folded

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.pages import html, texts
 from minigpt.store.requests import ask_sample, ask_stop, pending
-from minigpt.watch import pages
 from minigpt.watch.curves import Journals, drawn, speed
 from minigpt.watch.example import example
 from minigpt.watch.read import (
@@ -122,8 +122,8 @@ def serve(root: Path, chosen: Path, port: int | None = None) -> ThreadingHTTPSer
 
 def live_page() -> str:
     """The page itself."""
-    scripts = [pages.part("chart.js"), pages.part("watch.js")]
-    return pages.page("MiniGPT", pages.part("watch.html"), scripts, pages.strings())
+    scripts = [html.part("common.js"), html.part("chart.js"), html.part("watch.js", "minigpt.watch")]
+    return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, texts.both())
 
 
 class _Server(ThreadingHTTPServer):

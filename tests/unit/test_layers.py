@@ -12,8 +12,8 @@ FRAMEWORKS = {"mlx": "backends/mlx/", "torch": "backends/torch/"}  # named below
 # The rooms of minigpt from the top floor to the bottom: an import, lazy ones too, points to a lower floor.
 FLOORS = (
     "__main__", "cli", "serve watch handbook experiments", "library", "demo parity exchange", "evaluate", "runs",
-    "plan", "config", "stages", "train", "quantize generate", "model", "data", "machine", "text store", "sections",
-    "events", "units", "errors",
+    "plan", "config", "stages", "train", "quantize generate", "model", "data", "machine", "text store pages",
+    "sections", "events", "units", "errors",
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
 # Only where something is exported, imported or scored, lazily.

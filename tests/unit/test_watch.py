@@ -21,16 +21,17 @@ import numpy as np
 import pytest
 
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.pages import texts
+from minigpt.pages.html import page, policy, tag
+from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
 from minigpt.store.lock import holder, locked
 from minigpt.store.requests import ask_sample, ask_stop, pending, take_sample
 from minigpt.watch.compare import compare_page, compare_runs, curve_of, sign_test
 from minigpt.watch.curves import curve, drawn, metrics_of
-from minigpt.watch.journal import Journal, thinned
-from minigpt.watch.pages import page, policy, tag
+from minigpt.watch.journal import Journal
 from minigpt.watch.read import find_run, read_run, read_samples
 from minigpt.watch.report import report_page, write_report
 from minigpt.watch.server import live_page, serve
-from minigpt.watch.svg import Line, chart, ticks, write_curve
 
 
 def write_lines(path, rows, end=""):
@@ -184,6 +185,9 @@ def test_samples_of_several_forms(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
+from minigpt.pages import texts
+from minigpt.pages.html import page, policy, tag
+from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
 from minigpt.store.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -220,6 +224,28 @@ def check_page(text, scripted):
     assert re.findall(r"https?:|//[a-z]+\.|@import|url\(| style=| on[a-z]+=", markup) == []
     assert not re.search(r"https?://|innerHTML|insertAdjacentHTML|document\.write|eval\(", text)
     assert len(gzip.compress(text.encode())) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [({}, "en"), ({"LANG": "C.UTF-8"}, "en"), ({"LANG": "zh_CN.UTF-8"}, "zh"), ({"LANG": "zh-Hant"}, "zh"),
+     ({"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}, "en"), ({"LC_ALL": "", "LC_MESSAGES": "zh_TW"}, "zh"),
+     ({"LANG": "en_US.UTF-8", "LANGUAGE": "zh_CN:en"}, "zh"), ({"LANG": "C", "LANGUAGE": "zh_CN"}, "en"),
+     ({"LANG": "de_DE.UTF-8"}, "en")],
+)  # fmt: skip
+def test_the_language_of_a_locale(environment, language):
+    assert texts.system_language(environment) == language
+
+
+def test_the_table_of_texts_is_whole():
+    """Each text stands in both languages, the Chinese ones without a sign that only Latin sentences end with."""
+    for part in texts.parts():
+        for word, both in texts.both(part).items():
+            assert len(both) == 2 and all(both), (part, word)
+            assert set(re.findall(r"{(\w*)}", both[0])) == set(re.findall(r"{(\w*)}", both[1])), (part, word)
+            assert not re.search(r"[\u4e00-\u9fff][,.;:!?]", both[1]), (part, word)
+    with pytest.raises(UsageError, match="language 'fr'"):
+        texts.words("fr")
 
 
 def test_every_page_is_one_strict_file(tmp_path):

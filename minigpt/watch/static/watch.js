@@ -1,62 +1,16 @@
 // The live page: asks the server for what the run's files say now, and draws it. All text is set as textContent.
 "use strict";
 
-const WORDS = JSON.parse(document.getElementById("data").textContent);
-const $ = id => document.getElementById(id);
-const kept = name => { try { return localStorage.getItem("minigpt." + name); } catch { return null; } };
-const keep = (name, value) => { try { localStorage.setItem("minigpt." + name, value); } catch { /* private window */ } };
 const place = new URLSearchParams(location.hash.slice(1));
 const chosen = {run: place.get("run"), stage: place.get("stage"), others: (place.get("with") || "").split("|").filter(Boolean), range: null};
-let language = kept("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
 let list = [], run = null, curves = {}, charts = new Map(), seen = {}, turn = 0;
-
-const say = name => (WORDS[name] || [name, name])[language === "zh" ? 1 : 0];
-const words = () => new Proxy({}, {get: (_, name) => say(String(name))});
-
-function make(tag, text, attributes) {
-  const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
-  for (const [name, value] of Object.entries(attributes || {})) element[name] = value;
-  return element;
-}
-
-// Put new children into an element, but only when they would look different: a reader's selection stays.
-function fill(id, key, children) {
-  const now = JSON.stringify([language, key]);
-  if (seen[id] === now) return;
-  seen[id] = now;
-  $(id).replaceChildren(...children());
-}
-
-async function ask(path, options) {
-  const answer = await fetch(path, {cache: "no-store", ...options});
-  const found = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(found.error || answer.statusText), {told: true});
-  return found;
-}
-
-// ---- numbers -----------------------------------------------------------------------------------------------
-
-function seconds(s) {
-  if (!(s >= 0) || !Number.isFinite(s)) return "–";
-  s = Math.round(s);
-  const zh = language === "zh", pad = n => String(n).padStart(2, "0");
-  if (s < 60) return s + (zh ? " 秒" : " s");
-  if (s < 3600) return `${Math.floor(s / 60)}${zh ? " 分 " : " min "}${pad(s % 60)}${zh ? " 秒" : " s"}`;
-  return `${Math.floor(s / 3600)}${zh ? " 小时 " : " h "}${pad(Math.floor(s % 3600 / 60))}${zh ? " 分" : " min"}`;
-}
-const bytes = n => n === null || n === undefined ? "–" : n >= 1e9 ? (n / 1e9).toFixed(1) + " GB" : n >= 1e6 ? (n / 1e6).toFixed(0) + " MB" : (n / 1e3).toFixed(1) + " kB";
-const figure = v => typeof v !== "number" ? "–" : Number.isInteger(v) ? v.toLocaleString() : Math.abs(v) < 1 && Math.abs(v) >= 1e-3 ? String(+v.toFixed(4)) : precise(v);
-const human = name => name.replaceAll("_", " ");
 
 // ---- what is shown -----------------------------------------------------------------------------------------
 
 function labels() {
-  document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
-  const texts = {"overlay-title": "overlay", "curves-title": "curves", "samples-title": "samples", reset: "reset", language: "language"};
+  const texts = {"overlay-title": "overlay", "curves-title": "curves", "samples-title": "samples", reset: "reset"};
   for (const [id, word] of Object.entries(texts)) $(id).textContent = say(word);
   for (const [id, word] of [["log-x", "log_x"], ["log-y", "log_y"], ["smooth", "smooth"]]) $(id).parentElement.querySelector("span").textContent = say(word);
-  $("theme").setAttribute("aria-label", say("theme"));
   $("stages").setAttribute("aria-label", say("stage"));
   $("progress").setAttribute("aria-label", say("steps"));
 }
@@ -279,18 +233,14 @@ $("stop").onclick = () => request("stop");
 $("sample").onclick = () => request("sample");
 $("reset").onclick = () => { zoomed(null); };
 for (const id of ["log-x", "log-y", "smooth"]) $(id).oninput = showCurves;
-$("language").onclick = () => { language = language === "zh" ? "en" : "zh"; keep("language", language); labels(); refresh(); };
-$("theme").onclick = () => {
-  const dark = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim() === "#12151a";
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
-  keep("theme", document.documentElement.dataset.theme);
-  for (const chart of charts.values()) chart.draw();
-};
-if (kept("theme")) document.documentElement.dataset.theme = kept("theme");
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const chart of charts.values()) chart.draw(); });
 addEventListener("hashchange", () => {
   const to = new URLSearchParams(location.hash.slice(1));
   if (to.get("run") && to.get("run") !== chosen.run) { chosen.followed = null; choose({run: to.get("run"), stage: to.get("stage"), others: []}); }
+});
+choices(() => {
+  labels();
+  for (const chart of charts.values()) chart.draw();
+  refresh();
 });
 labels();
 refresh();

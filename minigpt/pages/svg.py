@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt.errors import UsageError
-from minigpt.watch.journal import thinned
-from minigpt.watch.pages import Html, tag
+from minigpt.pages.html import Html, tag
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 30
@@ -115,6 +114,25 @@ def _look(line: Line, alone: bool) -> dict[str, object]:
     if alone:
         return {"fill": "none", "stroke": COLORS[line.color % 8], "stroke_width": 1.6, "stroke_dasharray": dash}
     return {"class_": f"curve c{line.color % 8}", "stroke_dasharray": dash}
+
+
+def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `points` of the points (N,), (N,): the lowest and the highest one of each stretch, and both ends.
+
+    A line through them covers the same pixels as one through all of them, when a stretch is not wider than a pixel.
+    """
+    count, buckets = len(steps), max(1, points // 2)
+    if count <= max(points, 4):
+        return steps, values
+    width = math.ceil(count / buckets)
+    padded = np.full(math.ceil(count / width) * width, np.nan)
+    padded[:count] = values
+    rows = padded.reshape(-1, width)
+    starts = np.arange(len(rows)) * width
+    low = starts + np.where(np.isnan(rows), np.inf, rows).argmin(axis=1)
+    high = starts + np.where(np.isnan(rows), -np.inf, rows).argmax(axis=1)
+    kept = np.unique(np.concatenate([[0], np.minimum(low, count - 1), np.minimum(high, count - 1), [count - 1]]))
+    return steps[kept], values[kept]
 
 
 def ticks(low: float, high: float, count: int, log: bool = False) -> list[float]:

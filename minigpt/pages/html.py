@@ -9,8 +9,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-LANGUAGES = ("en", "zh")
-
 
 class Html(str):
     """Text that is HTML already. All other text is escaped where it is put into a page."""
@@ -52,20 +50,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str, t
 
 
 @cache
-def part(name: str) -> str:
-    """A file that pages share: style.css, chart.js, …"""
-    return (resources.files("minigpt.watch") / "static" / name).read_text("utf-8")
-
-
-@cache
-def strings() -> dict[str, list[str]]:
-    """Word -> [English, Chinese]."""
-    return json.loads(part("strings.json"))
-
-
-def words(language: str) -> dict[str, str]:
-    """Word -> its text in a language, "en" or "zh"."""
-    return {name: texts[LANGUAGES.index(language)] for name, texts in strings().items()}
+def part(name: str, package: str = "minigpt.pages") -> str:
+    """A file of a room's static/: style.css and chart.js are shared, a page's own script lies in its room."""
+    return (resources.files(package) / "static" / name).read_text("utf-8")
 
 
 def page(title: str, body: str, scripts: Sequence[str] = (), data: Any = None, language: str = "en") -> str:

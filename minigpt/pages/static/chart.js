@@ -1,5 +1,5 @@
 // Line charts on a canvas: several series over one another, log axes, smoothing, zoom, hover, keyboard.
-// A chart keeps all its points and draws, per pixel column, the lowest and the highest one.
+// Stands after common.js. A chart keeps all its points and draws, per pixel column, the lowest and the highest one.
 "use strict";
 
 const PAD = {left: 58, right: 10, top: 8, bottom: 24};
@@ -249,5 +249,3 @@ function short(v) {
   if (a >= 1e4) return +(v / 1e3).toPrecision(3) + "k";
   return String(+v.toPrecision(4));
 }
-
-function precise(v) { return Math.abs(v) >= 1e5 || (v !== 0 && Math.abs(v) < 1e-3) ? v.toExponential(3) : String(+v.toPrecision(5)); }
