@@ -61,9 +61,9 @@ def _written(run: Path) -> tuple:
 def signals(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
     """SIGINT and SIGTERM to the supervising process, one after another to the same run."""
     outcomes = []
+    right = _finished(directory, "right", backends[0])
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         rng, outcome = random.Random(seed), Outcome(f"asked to stop with {number.name}")
-        right = _finished(directory, f"{number.name}-right", backends[0])
         runs = 0
         while outcome.tried < count(20, scale):
             runs += 1

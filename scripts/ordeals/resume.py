@@ -87,7 +87,6 @@ def _copy(base: Run, name: str, stage: str, way: tuple) -> Run:
 
 
 def _run(base: Run, name: str, stage: str, way: tuple) -> Run:
-    changes = dict(zip(("optimizer", "accumulation", "checkpointing"), way, strict=True))
-    section = getattr(base.config, stage).model_copy(update=changes)
+    changes = dict(zip(("optimizer", "grad_accumulation", "activation_checkpointing"), way, strict=True))
     directory = base.directory.parent / f"{base.directory.name}-{name}"
-    return Run(directory, base.config.model_copy(update={stage: section}))
+    return Run(directory, base.config.with_section(stage, **changes))
