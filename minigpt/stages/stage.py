@@ -13,6 +13,7 @@ from minigpt.data.shards import Shard
 from minigpt.events import Report
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT
+from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
 from minigpt.sections import StageConfig, TuneConfig
 from minigpt.text.tokenizer import Tokenizer
@@ -85,6 +86,8 @@ class Stage:
     objective: Callable[[Job], Objective]
     measure: Callable[[Subject], dict[str, float]]
     starts_from: tuple[str, ...] = ()
+    head: str = WRITES  # what its model has on top of the trunk, a row of minigpt.model.heads.HEADS
+    scored_at: str = ""  # where its model scores an answer: see minigpt.generate.scorer; "": it does not
     answers: bool = True
     optional: bool = False
     check: Callable[[Any], None] = lambda config: None
