@@ -13,7 +13,6 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.scored import line_ends
 from minigpt.errors import UsageError
-from minigpt.generate.engine import Answer
 from minigpt.model.gpt import GPT
 from minigpt.text.tokenizer import Tokenizer, same_tokenizer
 
@@ -46,39 +45,34 @@ class Scorer:
                 "A reward model judges the tokens themselves: train one that starts from the same run.",
             )
 
-    def scores(self, prompts: Sequence[list[int]], answers: Sequence[Answer]) -> list[Scored]:
-        """The score of each answer to its prompt. Those of one answer do not depend on the others beside it.
+    def scores(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Scored]:
+        """The score of each answer (its tokens, with the one that ended it) to its prompt.
 
-        An answer without a token, or a line, has the score of the prompt's last token.
+        That of one answer does not depend on the others beside it. An answer without a token, or without a line, has
+        the score of the prompt's last token.
         """
         found: list[Scored] = []
         for first in range(0, len(answers), AT_ONCE):
             found += self._some(prompts[first : first + AT_ONCE], answers[first : first + AT_ONCE])
         return found
 
-    def _some(self, prompts: Sequence[list[int]], answers: Sequence[Answer]) -> list[Scored]:
+    def _some(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Scored]:
         backend, context = self.model.backend, self.model.config.context
-        rows = [prompt + tokens_of(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        width = -(-max(map(len, rows)) // WIDTH) * WIDTH
-        ids = np.zeros((len(rows), min(width, context + WIDTH)), np.int32)
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        if (longest := max(map(len, rows))) > context + 1:  # the token that ends an answer may be one too many
+            message = f"The reward model {self.name} reads {context:,} tokens; an answer and its prompt have"
+            raise UsageError(f"{message} {longest:,}.", "Allow shorter answers (max_tokens).")
+        ids = np.zeros((len(rows), -(-longest // WIDTH) * WIDTH), np.int32)
         for n, row in enumerate(rows):
-            if len(row) > context:
-                message = f"The reward model {self.name} reads {context:,} tokens; an answer and its prompt have"
-                raise UsageError(f"{message} {len(row):,}.", "Allow shorter answers (max_tokens).")
             ids[n, : len(row)] = row
         with backend.inference():
             scores = backend.numpy(self._scores(self.weights, backend.array(ids)))  # (B, T)
         return [self._scored(line, len(prompt), answer)
                 for line, prompt, answer in zip(scores, prompts, answers, strict=True)]  # fmt: skip
 
-    def _scored(self, scores: np.ndarray, prompt: int, answer: Answer) -> Scored:
+    def _scored(self, scores: np.ndarray, prompt: int, answer: list[int]) -> Scored:
         """From the scores (T,) of all tokens of a row."""
         if self.at == END:
-            return Scored(float(scores[prompt + len(tokens_of(answer)) - 1]))
-        steps = tuple(float(scores[prompt + place]) for place in line_ends(self.tokenizer, answer.ids))
+            return Scored(float(scores[prompt + len(answer) - 1]))
+        steps = tuple(float(scores[prompt + place]) for place in line_ends(self.tokenizer, answer))
         return Scored(min(steps, default=float(scores[prompt - 1])), steps)
-
-
-def tokens_of(answer: Answer) -> list[int]:
-    """The ids of an answer with the token that ended it."""
-    return answer.ids if answer.stop is None else [*answer.ids, answer.stop]

@@ -20,7 +20,7 @@ from minigpt.plan.actual import Peak, compare
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
 from minigpt.runs.control import UNSTEERED, Control
-from minigpt.runs.loading import load_engine
+from minigpt.runs.loading import load_engine, load_scorer
 from minigpt.runs.run import Run, run_at
 from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
 from minigpt.sections import StageConfig, with_new_names
@@ -87,7 +87,8 @@ def prepared(
     start = "" if store.begun() else fingerprint
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start,
-            lambda path, bits: load_engine(*run_at(path), backend, bits, report=report))
+            lambda path, bits: load_engine(*run_at(path), backend, bits, report=report),
+            lambda path: load_scorer(*(run_at(path) if path else (run, None)), backend))
     )  # fmt: skip
     for note in _read_often(stage, config, len(training.ids), shape.context):
         report(Note(note))

@@ -12,6 +12,7 @@ from minigpt.data.forms import Form
 from minigpt.data.shards import Shard
 from minigpt.events import Report
 from minigpt.generate.engine import Engine
+from minigpt.generate.scorer import Scorer
 from minigpt.model.gpt import GPT
 from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
@@ -42,6 +43,7 @@ class Job:
     directory: Path | None = None
     start: str = ""
     load: Callable[[str, int], Engine] | None = None
+    load_scorer: Callable[[str], Scorer] | None = None  # the reward model of a run likewise; "": of this run
 
     @property
     def context(self) -> int:
