@@ -32,7 +32,7 @@ class GRPOConfig(TuneConfig):
     of `train.advantages.ADVANTAGES`, the other settings are those of `train.policy_losses.PolicySettings`.
     """
 
-    rewards: list[str] = Field(["exact"], description="exact, contains, arithmetic, …, FILE.py:NAME, run: a reward model")
+    rewards: list[str] = Field(["exact"], description="exact, arithmetic, …, FILE.py:NAME, or run: a reward model")
     reward_weights: list[float] = Field([], description="one for each reward; none: all count the same")
     group_size: int = Field(8, ge=2, description="answers to one prompt that are compared")
     updates: int = Field(1, ge=1, description="steps that learn from the same answers")
