@@ -3,7 +3,7 @@
 The whole configuration of a run, and how preset, file and flags become one, is in `minigpt.config`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,8 @@ class ModelConfig(Section):
     The defaults after `qk_norm` are those of our own models; other values are for models that come from elsewhere.
     """
 
+    head: ClassVar[str] = "vocabulary"  # a row of minigpt.model.heads.HEADS
+
     n_layer: int = Field(4, ge=1, description="blocks")
     n_head: int = Field(4, ge=1, description="query heads")
     n_kv_head: int = Field(2, ge=1, description="key/value heads, which groups of query heads share")
@@ -102,6 +104,12 @@ class ModelConfig(Section):
         if self.max_positions and self.max_positions < self.context:
             raise ValueError(f"context = {self.context} is more than max_positions = {self.max_positions}")
         return self
+
+
+class ScoringModel(ModelConfig):
+    """The same trunk under a head that gives each token one score: a reward or value model."""
+
+    head: ClassVar[str] = "score"
 
 
 class TokenizerConfig(Section):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigpt.evaluate.calibration import calibration_error
+from minigpt.evaluate.calibration import error_interval
 from minigpt.evaluate.intervals import bootstrap, jackknife, mean, wilson, with_ones
 from minigpt.evaluate.ranking import win_rate
 from minigpt.evaluate.significance import mcnemar, paired_bootstrap, paired_interval, permutation
@@ -77,7 +77,7 @@ def jackknife_of_ratio(generator: np.random.Generator) -> bool:
 
 def boastful_calibration(generator: np.random.Generator) -> bool:
     confidence = generator.uniform(0.5, 1.0, 1000)
-    return holds(calibration_error(confidence, generator.random(1000) < confidence - 0.2), 0.2)
+    return holds(error_interval(confidence, generator.random(1000) < confidence - 0.2), 0.2)
 
 
 def equal_shares(generator: np.random.Generator) -> bool:

@@ -4,10 +4,10 @@
 from minigpt.cli.console import note
 from minigpt.cli.tables import label, table
 
-SHARES = ("chosen_is_likelier", "exact_match", "manner")  # of 1, shown as percentages
+SHARES = ("chosen_is_likelier", "accuracy", "exact_match", "manner")  # of 1, shown as percentages
 HEADS = {
     "bits_per_byte": "bits per byte", "chosen_is_likelier": "chosen likelier", "exact_match": "right answers",
-    "manner": "short, polite",
+    "manner": "short, polite", "accuracy": "judged right",
 }  # fmt: skip
 
 
@@ -17,11 +17,20 @@ def show_evaluation(result: dict) -> None:
         _show_stages(stages)
     rows = []
     for name, value in result.items():
-        if name == "stages":
+        if name == "stages" or isinstance(value, list):
             continue
         shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
         rows.append([label(name), shown])
     table("", ["", ""], rows)
+    if "reliability" in result:
+        _show_reliability(result["reliability"])
+
+
+def _show_reliability(lines: list[dict]) -> None:
+    """Of what was said with such a probability, how much was true."""
+    rows = [[f"{line['low']:.2f} to {line['high']:.2f}", f"{line['count']:,}", f"{line['predicted']:.3f}",
+             f"{line['observed']:.3f}"] for line in lines]  # fmt: skip
+    table("Reliability", ["probability", "count", "predicted", "true"], rows)
 
 
 def _show_stages(stages: dict[str, dict[str, float]]) -> None:

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from minigpt.cli import flags, opening
 from minigpt.cli.answering import Answering, fresh_seed, refuse_lengths, streamed
+from minigpt.cli.best_of import Choosing, ranked, scorer_at
 from minigpt.cli.command import command
 from minigpt.cli.prompts import texts_of
 from minigpt.cli.speculating import check_speculation, speculation_of, tell_speculation
@@ -45,24 +46,28 @@ class Prompting:
     "minigpt generate runs/demo 'Ann has'",
     "minigpt generate runs/demo --chat -p 'What is 3 plus 4?' --temperature 0",
     "minigpt generate runs/demo --prompts questions.txt --chat --json > answers.json",
+    "minigpt generate runs/demo --chat -p 'Can you help me?' --best-of 8 --reward runs/demo",
 )
 def generate(
     chosen: flags.Chosen,
     prompting: Prompting,
     sampling: flags.Sampling,
     faster: flags.Faster,
+    choosing: Choosing,
     where: flags.Where,
     json: flags.AsJson = False,
 ) -> None:
     """Continue a text, or answer one message with --chat.
 
-    Text that is piped in is the prompt, too. Without any the text begins from nothing.
+    Text that is piped in is the prompt, too. Without any the text begins from nothing. With --best-of a reward model
+    judges several answers (minigpt train reward makes one), and the best one is printed; --json has all.
     """
     from minigpt.cli import console
     from minigpt.generate.sampling import with_seeds
 
     settings, seeded = fresh_seed(sampling)
     chat, samples = prompting.chat, prompting.samples
+    choosing.check(settings, samples, faster.draft is not None or faster.lookup)
     texts = texts_of(prompting.text, prompting.prompt, prompting.prompts, chat)
     check_speculation(faster, len(texts) * samples)
     engine, stage = opening.engine_at(chosen.path, chosen.stage, where, faster)
@@ -74,6 +79,9 @@ def generate(
     if seeded:
         console.note(f"Seed {settings.seed}: --seed {settings.seed} gives the same again.")
     shown = ["" if chat else text for text in texts]
+    if choosing.best_of is not None:
+        _best(engine, choosing, texts, ids, settings, sampling.max_tokens, json)
+        return
     if len(ids) == samples == 1:
         if json:
             found = engine.streamed(ids[0], settings, sampling.max_tokens, speculation)
@@ -87,6 +95,25 @@ def generate(
     with console.json_list() if json else nullcontext(console.write) as write:
         for (n, _), answer in zip(jobs, answers, strict=True):
             write(_row(texts[n], answer) if json else f"{shown[n]}{answer.text}\n\n")
+
+
+def _best(
+    engine: "Engine", choosing: Choosing, texts: list[str], ids: list[list[int]], settings: "Sampling",
+    max_tokens: int, json: bool,
+) -> None:  # fmt: skip
+    """For each prompt several answers, of which the best is printed."""
+    from minigpt.cli import console
+    from minigpt.generate.sampling import with_seeds
+
+    scorer, count = scorer_at(choosing.reward, engine), choosing.best_of
+    with console.json_list() if json else nullcontext(console.write) as write:
+        for text, prompt in zip(texts, ids, strict=True):
+            answers = list(_in_batches(engine, [(prompt, one) for one in with_seeds(settings, count)], max_tokens))
+            found = ranked(scorer.scores([prompt] * count, [answer.tokens for answer in answers]), answers, text)
+            write(found if json else f"{found['answer']}\n\n")
+            if not json:
+                scores = sorted(row["score"] for row in found["all"])
+                console.note(f"Score {found['score']:.2f}, the best of {count} (lowest {scores[0]:.2f}).")
 
 
 def _in_batches(

@@ -1,6 +1,6 @@
-"""What a row of any supported file becomes: a text, a conversation or a preference pair."""
+"""What a row of any supported file becomes: a text, a conversation, a preference pair or labelled steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minigpt.text.messages import Message
 
@@ -29,15 +29,29 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt for DPO: `prompt + chosen` is preferred to `prompt + rejected`."""
+    """Two answers to one prompt: `prompt + chosen` is preferred to `prompt + rejected`, by `margin` if it is known."""
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    margin: float | None = field(default=None, repr=False)  # no part of the text that decides which rows are held out
 
     def texts(self) -> list[str]:
         """What each message of the prompt and of both answers says."""
         return [message["content"] for message in self.prompt + self.chosen + self.rejected]
 
 
-Example = Text | Conversation | Preference
+@dataclass(frozen=True)
+class Steps:
+    """An answer in steps, each of which is right or wrong, for a process reward model."""
+
+    prompt: list[Message]
+    steps: list[str]  # a line each
+    labels: list[bool]
+
+    def texts(self) -> list[str]:
+        """What each message of the prompt says, and the steps."""
+        return [*(message["content"] for message in self.prompt), *self.steps]
+
+
+Example = Text | Conversation | Preference | Steps

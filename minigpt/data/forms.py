@@ -1,6 +1,6 @@
 """The forms of training data: what a row is, how it becomes token ids, and how these fill the rows of a batch.
 
-A stage names one of TEXTS, CONVERSATIONS and PAIRS, or a variation (`dataclasses.replace`).
+A stage names one of TEXTS, CONVERSATIONS, PAIRS and STEPS, or a variation (`dataclasses.replace`).
 """
 
 import json
@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from minigpt.data.batches import PackedRows, PairRows, Rows, TextRows, ValidationText
-from minigpt.data.examples import Conversation, Example, Preference, Text
+from minigpt.data.examples import Conversation, Example, Preference, Steps, Text
 from minigpt.data.parse.fields import EXAMPLES
+from minigpt.data.scored import RIGHT, WRONG, PairScores, StepScores, line_ends
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
 from minigpt.errors import DataError
@@ -114,6 +115,36 @@ def _question(tokenizer: Tokenizer, messages: list) -> list[Tokens]:
     return [(ids, [0] * len(opening) + mask[len(opening) :]), (row, [0] * len(row))]
 
 
+def _encode_scored_pairs(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    """Both answers, and as JSON how much better the chosen one is."""
+    for pair, encoded in zip(examples, _encode_pairs(tokenizer, examples), strict=True):
+        if isinstance(encoded, DataError):
+            yield encoded
+            continue
+        margin = tokenizer.encode(json.dumps(pair.margin))
+        yield [*encoded, (margin, [0] * len(margin))]
+
+
+def _encode_steps(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    for example in examples:
+        yield _or_error(lambda steps: [_steps(tokenizer, steps)], example)
+
+
+def _steps(tokenizer: Tokenizer, example: Steps) -> Tokens:
+    """Prompt and answer; the mask is WRONG or RIGHT at the last token of each step, else 0."""
+    prompt, _ = render(tokenizer, example.prompt, generation_prompt=True)
+    answer = {"role": "assistant", "content": "\n".join(example.steps)}
+    ids, _ = render(tokenizer, [*example.prompt, answer])
+    ends = line_ends(tokenizer, ids[len(prompt) :])[: len(example.steps)]
+    if len(ends) < len(example.steps):
+        message = f"The answer has {len(ends)} lines as the chat template writes it, and {len(example.steps)} steps."
+        raise DataError(message, "Omit the row.")
+    mask = [0] * len(ids)
+    for place, label in zip(ends, example.labels, strict=True):
+        mask[len(prompt) + place] = RIGHT if label else WRONG
+    return ids, mask
+
+
 def _as_conversation(example: Example) -> Example | None:
     """A conversation; of a pair the chosen answer."""
     if isinstance(example, Preference):
@@ -180,3 +211,26 @@ QUESTIONS = replace(
     ),
     note=lambda forms: "",
 )  # fmt: skip
+# Prompts of pairs; the chosen answer is what a reward function is told.
+PAIR_QUESTIONS = replace(
+    QUESTIONS,
+    world=World(
+        lambda seed, count, split: world.preferences(seed + FRESH, count, split), "world_pairs", 3_000,
+        "preference pairs of the built-in world",
+    ),
+)  # fmt: skip
+SCORED_PAIRS = replace(
+    PAIRS, encode=_encode_scored_pairs, rows=PairScores, held_out=PairScores, names=("chosen", "rejected", "margin")
+)
+STEPS = Form(
+    kind=Steps,
+    needs="answers in labelled steps",
+    unit="answer",
+    example=EXAMPLES["steps"],
+    accept=lambda example: example if isinstance(example, Steps) else None,
+    encode=_encode_steps,
+    rows=StepScores,
+    held_out=StepScores,
+    cut=False,
+    world=World(world.solutions, "world_solutions", 3_000, "sums in steps of the built-in world", tokens=75),
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from minigpt.data.examples import Conversation, Preference, Text
+from minigpt.data.examples import Conversation, Preference, Steps, Text
 from minigpt.data.parse.fields import RowError, fields_of
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.parse.layouts import detect, is_labelled, is_prompt
@@ -17,8 +17,8 @@ from minigpt.data.rows import rows_of
 from minigpt.events import Report, silent
 
 LOOKED_AT = 1000  # rows of each file
-KINDS = ("texts", "conversations", "pairs", "labelled answers", "prompts", "mixed", "nothing")
-KIND_OF = {Text: "texts", Conversation: "conversations", Preference: "pairs"}
+KINDS = ("texts", "conversations", "pairs", "labelled steps", "labelled answers", "prompts", "mixed", "nothing")
+KIND_OF = {Text: "texts", Conversation: "conversations", Preference: "pairs", Steps: "labelled steps"}
 
 
 @dataclass(frozen=True)

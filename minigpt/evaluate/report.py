@@ -11,6 +11,7 @@ from minigpt.data.shards import Shard
 from minigpt.evaluate.world import evaluate_world
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
+from minigpt.model.heads import WRITES
 from minigpt.runs.inputs import reader_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.placing import stage_of_source
@@ -35,14 +36,19 @@ def evaluate_run(
     last = run.weights(stage)[1]
     result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
-        return result | _measure_files(run, load_engine(run, last, backend, bits, report=report), data, limit)
+        return result | _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
     run.held_out(last)  # complains, before anything is measured, when the run has no data for it
     names = run.finished_stages() if stage is None and not bits else [last]
     stages = {}
     for name in names:
-        engine = load_engine(run, name, backend, bits, report=report)
+        engine = _loaded(run, name, backend, bits, report)
         stages[name] = _measure_stage(run, engine, name, limit, tests)
     return result | stages[last] | ({"stages": stages} if stage is None and not bits else {})
+
+
+def _loaded(run: Run, stage: str, backend: Backend, bits: int, report: Report = silent) -> Engine:
+    """A stage's model with its weights; one that scores is measured in the same way."""
+    return load_engine(run, stage, backend, bits, report=report, writes=False)
 
 
 def _measure_stage(run: Run, engine: Engine, stage: str, limit: int | None, tests: int) -> dict[str, float]:
@@ -58,20 +64,24 @@ def _measure_stage(run: Run, engine: Engine, stage: str, limit: int | None, test
 def _kinds(run: Run, stage: str) -> list[str]:
     """The stages in whose way, and on whose held-out rows, the model after `stage` is measured; its own come first.
 
-    After a stage that learns from pairs the loss on answers is told, too, and before it how the pairs are ranked.
+    After a stage that learns from pairs the loss on answers is told, too, and before it how the pairs are ranked. A
+    model that scores is measured in its own way only.
     """
+    if STAGES[stage].head != WRITES:
+        return [stage]
     kinds, before = [stage], STAGES[stage].starts_from
     if STAGES[stage].form.sequences > 1:
         kinds += [name for name in before if STAGES[name].form.sequences == 1 and run.store(name).finished()][:1]
     for name in run.finished_stages():
         started = [one for one in STAGES[name].starts_from if run.store(one).finished()][:1]
-        kinds += [name] if STAGES[name].form.sequences > 1 and stage in started else []
+        pairs = STAGES[name].form.sequences > 1 and STAGES[name].head == WRITES
+        kinds += [name] if pairs and stage in started else []
     return [kind for kind in dict.fromkeys(kinds) if run.data(kind).is_dir()]
 
 
-def _measure_files(run: Run, engine: Engine, data: list[str], limit: int | None) -> dict[str, float]:
+def _measure_files(run: Run, stage: str, engine: Engine, data: list[str], limit: int | None) -> dict[str, float]:
     downloads = run.directory / "data" / "downloads"
-    kind = stage_of_source(data[0], downloads)
+    kind = stage if STAGES[stage].head != WRITES else stage_of_source(data[0], downloads)
     with tempfile.TemporaryDirectory() as directory:
         reader = reader_of(run.config, kind, downloads, train=data, validation=data, copies=1)
         prepared = prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
@@ -97,10 +107,10 @@ def before_and_after(
     if not run.data(stage).is_dir():
         return {}
     shard, form = run.held_out(stage), STAGES[stage].form
-    engines = [load_engine(run, stage, backend, n) for n in (0, bits)]
+    engines = [_loaded(run, stage, backend, n) for n in (0, bits)]
     before, after = (measure(run, engine, stage, shard, limit) for engine in engines)
     found = {name: (before[name], after[name]) for name in SHOWN if name in before}
-    if form.sequences == 1:
+    if form.sequences == 1 and STAGES[stage].head == WRITES:
         trees = (engine.weights for engine in engines)
         rows = form.held_out(shard, run.config.model.context, run.config.seed)
         apart = divergence(engines[0].model, *trees, rows, DIVERGENCE_BATCH, limit)

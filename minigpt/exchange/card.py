@@ -13,10 +13,20 @@ from minigpt import __version__
 from minigpt.exchange.hf.architectures import model_type_of
 from minigpt.exchange.readers.checks import Check
 from minigpt.model.gpt import parameter_count
+from minigpt.model.heads import WRITES
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST, STAGES
 from minigpt.store.checkpoint import read_state
 
+SCORES = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")
+model = AutoModelForSequenceClassification.from_pretrained("DIRECTORY")
+ids = tokenizer.apply_chat_template(messages)["input_ids"]
+ids = ids[: max(i for i, token in enumerate(ids) if token in model.config.eos_token_id) + 1]  # the answer's end
+score = model(torch.tensor([ids])).logits[0, 0]
+"""
 TAGS = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf"}
 SETTINGS = (
     "steps", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "lora_rank", "beta", "loss",
@@ -41,12 +51,15 @@ model = AutoModelForCausalLM.from_pretrained("DIRECTORY")
 def model_card(run: Run, stage: str, to: str, dtype: str, checks: Sequence[Check]) -> str:
     """The text of README.md for a `stage` of a run, written for the tool `to`; `checks` are what its readers found."""
     stages = [name for name in list(STAGES)[: list(STAGES).index(stage) + 1] if run.store(name).finished()]
+    stages = [name for name in stages if name == stage or STAGES[name].head == WRITES]
+    if STAGES[stage].head != WRITES:  # what it was made from only
+        stages = [name for name in stages if name == stage or name in _before(stage)]
     blocks = [
         front_matter(run, stages, to),
         f"# {run.directory.resolve().name}, after {stage}",
         _summary(run, stages, dtype),
         "## Use",
-        f"```\n{USE[to]}```",
+        f"```\n{USE[to] if STAGES[stage].head == WRITES else SCORES}```",
         "## Training",
         _training(run, stages),
         "## Measured",
@@ -62,15 +75,23 @@ def model_card(run: Run, stage: str, to: str, dtype: str, checks: Sequence[Check
 def front_matter(run: Run, stages: Sequence[str], to: str) -> str:
     """What Hugging Face's hub reads. No licence: that is for the owner of the model and its data to say."""
     tags = ["minigpt", model_type_of(run.model_config), *stages]
-    head = [f"library_name: {TAGS[to]}", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    task = "text-generation" if STAGES[stages[-1]].head == WRITES else "text-classification"
+    head = [f"library_name: {TAGS[to]}", f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
     return "\n".join(["---", *head, "---"])
 
 
+def _before(stage: str) -> set[str]:
+    """The stages that a model after `stage` may have gone through before."""
+    earlier = set(STAGES[stage].starts_from)
+    return earlier.union(*map(_before, earlier))
+
+
 def _summary(run: Run, stages: Sequence[str], dtype: str) -> str:
-    c = run.model_config
+    c = run.shape_of(stages[-1])
     came = read_state(run.store(stages[0]).final).get("imported")
     history = [f"imported ({came})" if came and stage == FIRST else stage for stage in stages]
-    what = f"A language model of {parameter_count(c):,} parameters ({model_type_of(c)})"
+    kind = "language" if c.head == WRITES else "reward"
+    what = f"A {kind} model of {parameter_count(c):,} parameters ({model_type_of(c)})"
     rounded = "" if dtype == "float32" else "; the measurements below are from before that"
     lines = [
         f"{what}, made with MiniGPT {__version__}: {' → '.join(history)}. Weights are stored as {dtype}{rounded}.",

@@ -22,10 +22,12 @@ from minigpt.exchange.readers.readers import MLXReader, cannot_read
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
+from minigpt.model.heads import WRITES
 from minigpt.quantize.codes import is_quantized
 from minigpt.runs.quantized import quantized_weights
 from minigpt.runs.run import Run
 from minigpt.sections import ModelConfig
+from minigpt.stages.table import STAGES
 from minigpt.store.durable import whole_directory
 from minigpt.text.tokenizer import Tokenizer
 
@@ -58,6 +60,9 @@ def export_run(
     Raises UsageError for a wrong name, and ResourceError when the disk is full; nothing half-written stays then.
     """
     check_name("export target", to, TARGETS)
+    if stage is not None and run.store(stage).finished() and STAGES[stage].head != WRITES and to != "hf":
+        message = f"The model of {stage} gives scores, which is nothing that {to} can hold."
+        raise UsageError(message, "Export it with --to hf: transformers opens it.")
     check_name("dtype", dtype, {"gguf": tuple(FORMATS), "mlx": (*DTYPES, *INTEGERS)}.get(to, DTYPES))
     weights, stage = quantized_weights(run, stage, INTEGERS[dtype])[:2] if dtype in INTEGERS else run.weights(stage)
     if out is None:
@@ -70,9 +75,9 @@ def export_run(
 
     if to == "gguf":
         arrays, name = dict(items(weights)), f"{run.directory.resolve().name} {stage}"
-        size, checks = export_gguf(run.model_config, arrays, run.tokenizer, out, name, dtype, backend, card)
+        size, checks = export_gguf(run.shape_of(stage), arrays, run.tokenizer, out, name, dtype, backend, card)
     else:
-        size, checks = export_directory(run.model_config, weights, run.tokenizer, out, dtype, backend, to, card)
+        size, checks = export_directory(run.shape_of(stage), weights, run.tokenizer, out, dtype, backend, to, card)
     return Exported(out, to, stage, dtype, size, checks)
 
 

@@ -1,4 +1,7 @@
-"""`minigpt import`: a model's directory from elsewhere as a run, whose pretraining counts as finished."""
+"""`minigpt import`: a model's directory from elsewhere as a run, whose first stage counts as finished.
+
+That is pretraining, or, of a model that scores, the training of a reward model.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +20,10 @@ from minigpt.exchange.readers.readers import MLXReader, Reader, TransformersRead
 from minigpt.exchange.writing import writing
 from minigpt.generate.engine import Engine
 from minigpt.model.gpt import GPT, parameter_count, to_backend
+from minigpt.model.heads import WRITES
 from minigpt.runs.run import Run
 from minigpt.sections import ModelConfig
-from minigpt.stages.table import FIRST, STAGES
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import save_checkpoint
 from minigpt.store.durable import whole_directory
 from minigpt.text.imported import ImportedTokenizer
@@ -61,8 +65,9 @@ def import_directory(source: Path, out: Path, context: int | None, backend: Back
         run = Run(temporary, run_config(model))
         run.save_config(backend)
         tokenizer.save(temporary / "tokenizer")
-        state = {"step": 0, "metrics": {}, "stage": FIRST, "imported": architecture}
-        save_checkpoint(run.store(FIRST).final, {"weights": weights}, state)
+        stage = next(name for name, row in STAGES.items() if row.head == model.head)
+        state = {"step": 0, "metrics": {}, "stage": stage, "imported": architecture}
+        save_checkpoint(run.store(stage).final, {"weights": weights}, state)
     return Imported(out, source, architecture, parameter_count(model), model.context, tokenizer.chats, checks)
 
 
@@ -99,4 +104,7 @@ def run_config(model: ModelConfig) -> Config:
 def open_directory(source: Path, backend: Backend, kv_bits: int = 0) -> Engine:
     """A Hugging Face directory ready to answer, as it is."""
     model, weights, tokenizer, _ = read_model(source)
+    if model.head != WRITES:
+        message = f"The model in {source} gives answers a score; it writes none."
+        raise UsageError(message, "Make a run of it with minigpt import, and let it judge: --best-of 8 --reward RUN.")
     return Engine(GPT(model, backend), to_backend(backend, weights), tokenizer, kv_bits)

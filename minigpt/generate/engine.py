@@ -34,6 +34,11 @@ class Answer:
     reason: str
     stop: int | None = field(default=None, compare=False)
 
+    @property
+    def tokens(self) -> list[int]:
+        """The ids with the token that ended it."""
+        return self.ids if self.stop is None else [*self.ids, self.stop]
+
 
 class Engine:
     """A model with its weights and tokenizer, ready to answer."""

@@ -19,6 +19,7 @@ from backends.tree import Tree, map_leaves, unflatten
 from minigpt.model.attention import Attention, Queries
 from minigpt.model.embeddings import Embeddings
 from minigpt.model.feed_forward import FeedForward
+from minigpt.model.heads import head_of, scores
 from minigpt.model.linear import dropout
 from minigpt.model.norms import Norm
 from minigpt.sections import ModelConfig
@@ -87,6 +88,10 @@ class GPT:
         """Hidden states (…, d) to logits (…, V)."""
         return self.embeddings.logits(weights, hidden)
 
+    def scores(self, weights: Tree, hidden: Array) -> Array:
+        """Hidden states (…, d) to one score each (…,) in float32, for a tree with the leaf `score.weight`."""
+        return scores(self.backend, weights, hidden)
+
     def head(self, weights: Tree) -> Tree:
         """The output layer's leaves; tied embeddings are used again as the output matrix."""
         return self.embeddings.head(weights)
@@ -140,7 +145,8 @@ def _leaves(config: ModelConfig) -> Iterator[tuple[str, Any, str, tuple[int, ...
     layers = [("model.", Embeddings, Embeddings.shapes(config))]
     for i in range(config.n_layer):
         layers += [(f"model.layers.{i}.{name}.", layer, layer.shapes(config)) for name, layer in block(config).items()]
-    layers += [("model.norm.", Norm, Norm.shapes(config)), ("", Embeddings, Embeddings.head_shapes(config))]
+    head = head_of(config)
+    layers += [("model.norm.", Norm, Norm.shapes(config)), ("", head, head.shapes(config))]
     for before, layer, shapes in layers:
         yield from ((before + leaf, layer, leaf, shape) for leaf, shape in shapes.items())
 
@@ -158,7 +164,7 @@ def parameter_count(config: ModelConfig) -> int:
 def flops_per_token(config: ModelConfig, width: int) -> float:
     """Arithmetic of one token, forwards and backwards, in rows of `width` tokens (Chowdhery et al. 2022)."""
     layers = sum(layer.flops_per_token(config, width) for layer in block(config).values())
-    return config.n_layer * layers + Embeddings.flops_per_token(config, width)
+    return config.n_layer * layers + head_of(config).flops_per_token(config, width)
 
 
 def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:

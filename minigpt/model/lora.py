@@ -14,6 +14,7 @@ import numpy as np
 from backends.tree import Tree, items, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.model.heads import head_of
 from minigpt.sections import ModelConfig, TuneConfig
 
 TRAINED = ("lora_a", "lora_b", "lora_magnitude")
@@ -27,7 +28,7 @@ def is_adapted(config: Any) -> bool:
 
 
 def lora_shapes(model: ModelConfig, config: TuneConfig) -> dict[str, Shape]:
-    """Name -> shape of every leaf that a stage with these settings trains.
+    """Name -> shape of every leaf that a stage with these settings trains; a head of its own is trained whole.
 
     Raises UsageError for a target that the model does not have, and for a rank that is larger than a layer.
     """
@@ -42,7 +43,7 @@ def lora_shapes(model: ModelConfig, config: TuneConfig) -> dict[str, Shape]:
         shapes[f"{layer}.lora_b"] = (out, config.lora_rank)
         if config.dora:
             shapes[f"{layer}.lora_magnitude"] = (out,)
-    return shapes
+    return shapes | head_of(model).whole(model)
 
 
 def trained_count(model: ModelConfig, config: Any) -> int:
@@ -79,11 +80,13 @@ def init_adapter(weight_of: Callable[[str], np.ndarray], shapes: Mapping[str, Sh
     """NumPy leaves of an adapter that changes nothing yet, as in PEFT and mlx-lm.
 
     B is 0, A uniform in ±1/√in from Philox with a stream per leaf, a magnitude the norm of its row of the weight
-    (out, in) that `weight_of` gives for a layer's name.
+    (out, in) that `weight_of` gives for a layer's name. A leaf `weight` is that weight itself.
     """
 
     def first_values(name: str, shape: Shape) -> np.ndarray:
         layer, _, kind = name.rpartition(".")
+        if kind == "weight":
+            return weight_of(layer).astype(np.float32)
         if kind == "lora_magnitude":
             return np.linalg.norm(weight_of(layer), axis=1).astype(np.float32)
         return np.zeros(shape, np.float32) if kind == "lora_b" else _uniform(name, shape, seed)

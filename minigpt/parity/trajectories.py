@@ -64,7 +64,7 @@ def tiny_config(stages: Sequence[str] = tuple(STAGES), **stage: object) -> Confi
             | {"qk_norm": True},
             "tokenizer": {"vocab_size": 800},
             "data": {name: ["world"] for name in stages}
-            | {"world_texts": 400, "world_instructions": 300, "world_pairs": 60},
+            | {"world_texts": 400, "world_instructions": 300, "world_pairs": 60, "world_solutions": 60},
         }
         | {name: common | dict(row.checked) for name, row in STAGES.items()}
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from backends.updates import MUON_GROUP
 from minigpt.data.forms import Form
 from minigpt.model.gpt import kept_values
+from minigpt.model.heads import head_of
 from minigpt.plan.costs import FLOAT, row_width, state_of
 from minigpt.sections import ModelConfig, StageConfig
 
@@ -83,7 +84,7 @@ def stage_memory(
         kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
     answered = int(tokens * (counted if framework[1] == "cpu" else 1.0))
     logits = int(loss_bytes(model, config, habits, answered))
-    if not config.loss_chunk and FLOAT * answered * model.vocab_size >= habits.returned:
+    if not config.loss_chunk and FLOAT * answered * head_of(model).outputs(model) >= habits.returned:
         passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
     activations = int(kept + passing)
     sets = min(habits.lanes, config.micro_batch_size) + (config.grad_accumulation > 1)
@@ -103,7 +104,7 @@ def stage_memory(
 
 def loss_bytes(model: ModelConfig, config: StageConfig, habits: Habits, tokens: int) -> float:
     """Bytes of logits and of what the loss makes of them."""
-    row = FLOAT * model.vocab_size
+    row = FLOAT * head_of(model).outputs(model)
     if config.loss_chunk:
         return habits.chunk * min(config.loss_chunk, tokens) * row + row * model.d_model
     return habits.logits * tokens * row

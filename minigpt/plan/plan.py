@@ -8,6 +8,7 @@ from typing import Any
 from minigpt.config import Config
 from minigpt.data.forms import WORLD, Form
 from minigpt.model.gpt import flops_per_token, parameter_count
+from minigpt.model.heads import with_head
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, disk_bytes, row_width, step_tokens
 from minigpt.plan.fit import DIVISION, divisions, fit
@@ -110,7 +111,8 @@ def make_plan(
     for name, done in stages.items():
         found = (rows or {}).get(name) or expected_rows(config, STAGES[name])
         counted = answered(config, STAGES[name])
-        planned.append(_stage(model, STAGES[name], config.of(name), done, place, speed_of, found, counted))
+        shape = with_head(model, STAGES[name].head)
+        planned.append(_stage(shape, STAGES[name], config.of(name), done, place, speed_of, found, counted))
     sections = {stage: config.of(stage) for stage in stages}
     return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections),
                 tuple(planned), place)  # fmt: skip

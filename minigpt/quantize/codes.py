@@ -92,7 +92,7 @@ def is_quantized(weights: Tree) -> bool:
 
 def is_matrix(name: str, leaf: np.ndarray) -> bool:
     """Whether a leaf is the matrix of a linear layer or the token embeddings."""
-    return name.endswith(".weight") and len(leaf.shape) == 2 and "position" not in name
+    return name.endswith(".weight") and len(leaf.shape) == 2 and min(leaf.shape) > 1 and "position" not in name
 
 
 def fits(name: str, leaf: np.ndarray, group_size: int) -> bool:

@@ -10,6 +10,7 @@ from minigpt.data.forms import WORLD
 from minigpt.data.read.named import check_source
 from minigpt.errors import Interrupted, UsageError, out_of_memory
 from minigpt.events import Report
+from minigpt.model.heads import with_head
 from minigpt.model.lora import is_adapted, lora_shapes
 from minigpt.runs.claim import claim
 from minigpt.runs.control import UNSTEERED, Control
@@ -80,4 +81,5 @@ def _check_adapter(config: Config, stage: str) -> None:
     """Raises UsageError when a stage's adapter does not fit the model."""
     if is_adapted(section := config.of(stage)):
         vocabulary = config.model.vocab_size or config.tokenizer.vocab_size
-        lora_shapes(config.model.model_copy(update={"vocab_size": vocabulary}), section)
+        shape = with_head(config.model.model_copy(update={"vocab_size": vocabulary}), STAGES[stage].head)
+        lora_shapes(shape, section)

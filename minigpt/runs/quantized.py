@@ -58,7 +58,7 @@ def quantize_stage(
     weights, stage = run.weights(stage)
     group_size = check(weights, bits, group_size)
     batches = calibration(run, stage, required=method == "gptq")
-    model = GPT(run.model_config, backend)
+    model = GPT(run.shape_of(stage), backend)
     count = model.config.n_layer
     if method == "gptq":
         quantized, grams = gptq_weights(
@@ -90,7 +90,7 @@ def quantized_weights(run: Run, stage: str | None, bits: int) -> tuple[Tree, str
     if read_state(directory).get("source") != run.fingerprint(stage):
         return quantize_weights(weights, bits), stage, f"rounded to nearest now, since {directory} is of older weights"
     trees, state = load_checkpoint(directory)
-    return arranged(trees["weights"], run.model_config, directory), stage, f"{directory}, {named(state['method'])}"
+    return arranged(trees["weights"], run.shape_of(stage), directory), stage, f"{directory}, {named(state['method'])}"
 
 
 def loaded_quantized(
@@ -98,7 +98,7 @@ def loaded_quantized(
 ) -> tuple[Tree, str]:
     """(arrays of the backend, stage) in the form in which the backend answers fastest, see `for_answers`."""
     weights, stage, source = quantized_weights(run, stage, bits)
-    arrays, how = for_answers(backend, weights, run.model_config, bits)
+    arrays, how = for_answers(backend, weights, run.shape_of(stage), bits)
     report(Note(f"Weights in {bits} bits: {source}{how}."))
     return arrays, stage
 

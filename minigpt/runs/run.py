@@ -23,6 +23,7 @@ from minigpt.config import Config, build_config, differences, to_toml
 from minigpt.data.shards import Shard
 from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.model.heads import WRITES, with_head
 from minigpt.runs.readme import readme
 from minigpt.sections import ModelConfig
 from minigpt.stages.table import STAGES
@@ -63,6 +64,10 @@ class Run:
             )
         return self.config.model.model_copy(update={"vocab_size": size})
 
+    def shape_of(self, stage: str) -> ModelConfig:
+        """The shape of a stage's model, with the head that its row says."""
+        return with_head(self.model_config, STAGES[stage].head)
+
     def store(self, stage: str) -> StageStore:
         return StageStore(self.directory / stage)
 
@@ -85,19 +90,30 @@ class Run:
     def finished_stages(self) -> list[str]:
         return [stage for stage in STAGES if self.store(stage).finished()]
 
-    def weights(self, stage: str | None = None, backend: Backend | None = None) -> tuple[Tree, str]:
-        """(final weights, stage) of a finished stage, by default the last one. NumPy arrays without a backend."""
+    def last(self, head: str = WRITES) -> str:
+        """The last finished stage whose model has that head. Raises UsageError when there is none."""
         finished = self.finished_stages()
         if not finished:
             hint = f"Go on with it: minigpt run --run {self.directory}, with the same data and settings."
             raise UsageError(f"No stage of {self.directory} is finished yet.", hint)
-        stage = stage or finished[-1]
+        if not (fitting := [stage for stage in finished if STAGES[stage].head == head]):
+            able = [name for name, stage in STAGES.items() if stage.head == head]
+            what = "writes" if head == WRITES else "judges"
+            message = f"No finished stage of {self.directory} has a model that {what}: {', '.join(finished)}."
+            raise UsageError(message, f"Train one: minigpt train {able[0]} --run {self.directory}.")
+        return fitting[-1]
+
+    def weights(self, stage: str | None = None, backend: Backend | None = None) -> tuple[Tree, str]:
+        """(final weights, stage) of a finished stage, by default the last one that writes. NumPy arrays without a
+        backend.
+        """
+        stage, finished = stage or self.last(), self.finished_stages()
         if stage not in finished:
             raise UsageError(
                 f"{self.directory} has no finished stage {stage!r}.", f"Finished are: {', '.join(finished)}."
             )
         trees, _ = load_checkpoint(self.store(stage).final)
-        weights = model_weights(trees["weights"], self.model_config, self.store(stage).final)
+        weights = model_weights(trees["weights"], self.shape_of(stage), self.store(stage).final)
         return (weights if backend is None else map_leaves(backend.array, weights)), stage
 
     def fingerprint(self, stage: str) -> str:

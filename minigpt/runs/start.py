@@ -9,6 +9,7 @@ import numpy as np
 from backends.tree import Tree, leaves
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights
+from minigpt.model.heads import headed
 from minigpt.model.lora import is_adapted
 from minigpt.quantize.codes import dequantize_weights, is_quantized
 from minigpt.runs.quantized import quantized_weights
@@ -20,16 +21,17 @@ from minigpt.store.stage import Complete, State, check_base
 
 
 def starting_weights(run: Run, stage: str, config: StageConfig) -> Tree:
-    """NumPy weights: random ones for a stage that starts from none, else the final ones of the stage before.
+    """NumPy weights: random ones for a stage that starts from none, else the final ones of the stage before, with a
+    new head where the stage's model has another one.
 
     For an adapter with `lora_bits` their matrices are quantized: the ones that `minigpt quantize` saved, if it did.
     """
     before = stage_before(run, stage)
     if before is None:
-        return init_weights(run.model_config, run.config.seed)
-    if is_adapted(config) and config.lora_bits:
-        return quantized_weights(run, before, config.lora_bits)[0]
-    return run.weights(before)[0]
+        return init_weights(run.shape_of(stage), run.config.seed)
+    bits = config.lora_bits if is_adapted(config) else 0
+    weights = quantized_weights(run, before, bits)[0] if bits else run.weights(before)[0]
+    return headed(weights, run.shape_of(stage))
 
 
 def start_fingerprint(run: Run, stage: str, weights: Tree, numpy: Callable[[Any], np.ndarray] = np.asarray) -> str:
@@ -69,6 +71,6 @@ def completion(run: Run, stage: str) -> Complete | None:
     def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
         base = starting_weights(run, stage, config)
         check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
-        return final_trees(dequantize_weights(base, run.model_config), adapter, config)
+        return final_trees(dequantize_weights(base, run.shape_of(stage)), adapter, config)
 
     return complete

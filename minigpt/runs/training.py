@@ -14,12 +14,13 @@ from minigpt.events import Note, Report, StageFinished, StageStarted
 from minigpt.machine import choose_dtype
 from minigpt.machine.formats import dtype_note
 from minigpt.model.gpt import GPT, parameter_count, to_backend
+from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
 from minigpt.plan.actual import Peak, compare
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
 from minigpt.runs.control import UNSTEERED, Control
-from minigpt.runs.loading import load_engine
+from minigpt.runs.loading import load_engine, load_scorer
 from minigpt.runs.run import Run, run_at
 from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
 from minigpt.sections import StageConfig, with_new_names
@@ -54,7 +55,7 @@ def train_stage(
     config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
     config = config.model_copy(update={"dtype": _dtype(run, name, backend)})
     backend.runtime.repeat_exactly(config.deterministic)
-    report(StageStarted(name, config.steps, parameter_count(run.model_config), backend.name, backend.device,
+    report(StageStarted(name, config.steps, parameter_count(run.shape_of(name)), backend.name, backend.device,
                         config.dtype))  # fmt: skip
     slow = dtype_note(backend, run.config.of(name).dtype, run.model_config.d_model)
     for note in [*_notes(run, stage, config, planned), *[slow] * bool(slow)]:
@@ -78,7 +79,7 @@ def prepared(
     run: Run, stage: Stage, backend: Backend, config: StageConfig, report: Report, custom: Custom = STAGES_OWN
 ) -> tuple[Tree, Objective, list[Hook], str]:
     """(weights to train, objective, hooks, fingerprint of the frozen weights) of a stage with its starting weights."""
-    name, shape, seed = stage.name, run.model_config, run.config.seed
+    name, shape, seed = stage.name, run.shape_of(stage.name), run.config.seed
     model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
     weights = to_backend(backend, starting_weights(run, name, config))
     fingerprint = start_fingerprint(run, name, weights, backend.numpy)
@@ -86,12 +87,13 @@ def prepared(
     start = "" if store.begun() else fingerprint
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start,
-            lambda path, bits: load_engine(*run_at(path), backend, bits, report=report))
+            lambda path, bits: load_engine(*run_at(path), backend, bits, report=report),
+            lambda path: load_scorer(*(run_at(path) if path else (run, None)), backend))
     )  # fmt: skip
     for note in _read_often(stage, config, len(training.ids), shape.context):
         report(Note(note))
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
-    prompts = prompts_of(held_out, shape.context)
+    prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
     samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
     return weights, objective, [samples, *custom.hooks], fingerprint if is_adapted(config) else ""
 
@@ -162,7 +164,7 @@ def _notes(run: Run, stage: Stage, config: StageConfig, planned: StagePlan | Non
         yield f"{name}: starts from the weights of {before} ({run.store(before).final})."
     yield from _rate_of_zero(name, config)
     yield from _divided(run.config.of(name), name, config, planned)
-    if note := adapter_note(run.model_config, name, config):
+    if note := adapter_note(run.shape_of(name), name, config):
         yield note
 
 

@@ -44,7 +44,8 @@ def adapted(
     layers = linear_layers(model)
 
     def weight_of(layer: str) -> np.ndarray:
-        return backend.numpy(matrix(backend, layer_at(weights, layer), layers[layer][1]))
+        width = layers[layer][1] if layer in layers else 0  # a head's matrix is never quantized
+        return backend.numpy(matrix(backend, layer_at(weights, layer), width))
 
     adapter = init_adapter(weight_of, lora_shapes(model, config), seed)
     base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))

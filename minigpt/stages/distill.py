@@ -15,7 +15,7 @@ from minigpt.model.gpt import GPT
 from minigpt.sections import TuneConfig
 from minigpt.stages.language import measure_language
 from minigpt.stages.stage import Job, Stage
-from minigpt.text.tokenizer import Tokenizer
+from minigpt.text.tokenizer import same_tokenizer
 from minigpt.train.distillation import distances, mixed
 from minigpt.train.loop import Objective
 
@@ -116,13 +116,6 @@ def _teacher(job: Job) -> tuple[GPT, Tree]:
                          f"Lower model.context to {theirs.context}, or take another teacher.")  # fmt: skip
     job.report(Note(f"distill: the teacher is {config.teacher}; its memory and time are not part of the plan."))
     return found.model, found.weights
-
-
-def same_tokenizer(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers give every text the same ids."""
-    return (one.kind, one.end_of_text, one.stops) == (other.kind, other.end_of_text, other.stops) and (
-        one.token_bytes == other.token_bytes
-    )
 
 
 def _check(config: DistillConfig) -> None:

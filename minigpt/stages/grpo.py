@@ -11,7 +11,7 @@ from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note
 from minigpt.sections import TuneConfig
-from minigpt.stages.rollouts import Rollouts, answered, judged, questions_of
+from minigpt.stages.rollouts import Rollouts, answered, judged, questions_of, rewards_of
 from minigpt.stages.stage import Job, Stage, Subject
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
@@ -32,7 +32,7 @@ class GRPOConfig(TuneConfig):
     of `train.advantages.ADVANTAGES`, the other settings are those of `train.policy_losses.PolicySettings`.
     """
 
-    rewards: list[str] = Field(["exact"], description="built-in ones (exact, contains, arithmetic, …) or FILE.py:NAME")
+    rewards: list[str] = Field(["exact"], description="exact, arithmetic, …, FILE.py:NAME, or run: a reward model")
     reward_weights: list[float] = Field([], description="one for each reward; none: all count the same")
     group_size: int = Field(8, ge=2, description="answers to one prompt that are compared")
     updates: int = Field(1, ge=1, description="steps that learn from the same answers")
@@ -76,7 +76,7 @@ def settings_of(config: GRPOConfig) -> PolicySettings:
 def policy_gradient(job: Job) -> Objective:
     """The clipped policy gradient on answers that the model itself gave to the prompts (Shao et al. 2024, eq. 3)."""
     model, config, settings = job.model, job.config, settings_of(job.config)
-    backend, rewards = model.backend, make_rewards(config.rewards, config.reward_weights)
+    backend, rewards = model.backend, rewards_of(job)
     rollouts = Rollouts(job, rewards, job.starting_weights() if config.kl_coefficient else None)
     held_out = questions_of(job, job.held_out)
 
@@ -98,7 +98,7 @@ def policy_gradient(job: Job) -> Objective:
         some = [held_out[i * len(held_out) // config.eval_rows] for i in range(config.eval_rows)]
         some = some if len(held_out) > config.eval_rows else held_out
         answers = answered(job, weights, some, config.max_tokens)
-        total, _ = judged(job, rewards, some, [answer.text for answer in answers])
+        total, _ = judged(job, rewards, some, answers)
         lengths = sum(len(answer.ids) for answer in answers)
         return {"loss": -float(total.mean()), "reward": float(total.mean()), "length": lengths / len(some),
                 "prompts": len(some)}  # fmt: skip

@@ -22,7 +22,7 @@ from minigpt.store.durable import whole_file
 from minigpt.train.advantages import answer_advantages, informative
 from minigpt.train.losses import token_losses
 from minigpt.train.policy_losses import token_weights, without_unfinished
-from minigpt.train.rewards import Reward, score
+from minigpt.train.rewards import Reward, RewardFunction, make_rewards, score
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
 AT_ONCE = 64  # prompts that are answered together when a model is measured
@@ -60,11 +60,34 @@ def answered(owner: Any, weights: Tree, questions: list[Question], most: int) ->
     return found
 
 
-def judged(job: Job, rewards: list[Reward], asked: list[Question], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def judged(
+    job: Job, rewards: list[Reward], asked: list[Question], answers: list[Answer]
+) -> tuple[np.ndarray, np.ndarray]:
     """What `score` finds; nothing is judged where the rows are made up (see Job)."""
     if job.load is None:
-        return np.zeros(len(texts)), np.zeros((len(texts), len(rewards)))
-    return score(rewards, [one.text for one in asked], texts, [one.row for one in asked])
+        return np.zeros(len(answers)), np.zeros((len(answers), len(rewards)))
+    rows = [question.row | {"prompt_ids": question.ids, "answer_ids": answer.tokens}
+            for question, answer in zip(asked, answers, strict=True)]  # fmt: skip
+    return score(rewards, [one.text for one in asked], [answer.text for answer in answers], rows)
+
+
+def rewards_of(job: Job) -> list[Reward]:
+    """The rewards that a stage's settings name; a run's reward model must read this run's tokens."""
+
+    def judge(path: str) -> RewardFunction:
+        if job.load_scorer is None:
+            return lambda prompts, answers, rows: [0.0] * len(answers)
+        scorer = job.load_scorer(path)
+        scorer.check(job.tokenizer)
+        job.report(Note(f"The reward model {scorer.name} judges; its memory is not part of the plan."))
+
+        def scores(prompts: list[str], answers: list[str], rows: list[dict]) -> list[float]:
+            found = scorer.scores([row["prompt_ids"] for row in rows], [row["answer_ids"] for row in rows])
+            return [one.score for one in found]
+
+        return scores
+
+    return make_rewards(job.config.rewards, job.config.reward_weights, judge)
 
 
 class Rollouts:
@@ -127,8 +150,7 @@ class Rollouts:
         samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
         engine = Engine(job.model, weights, job.tokenizer)
         answers = engine.answer_each([one.ids for one in asked], samplings, config.max_tokens)
-        texts = [answer.text for answer in answers]
-        totals, single = judged(job, self.rewards, asked, texts)
+        totals, single = judged(job, self.rewards, asked, answers)
         shape = (len(numbers), size)
         groups = [answers[i : i + size] for i in range(0, len(answers), size)]
         return groups, totals.reshape(shape), single.reshape(*shape, -1)
@@ -138,7 +160,7 @@ class Rollouts:
         prompts = [self.questions[i].ids for i in numbers for _ in range(self.size)]
         flat = [answer for group in answers for answer in group]
         ended = np.array([answer.reason == "stop" for answer in flat])
-        rows = [answer.ids + ([answer.stop] if end else []) for answer, end in zip(flat, ended, strict=True)]
+        rows = [answer.tokens for answer in flat]
         longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
         length = min(-(-longest // WIDTH) * WIDTH, max(longest, self.job.context))
         shape = (len(flat), length)

@@ -12,7 +12,9 @@ from minigpt.data.forms import Form
 from minigpt.data.shards import Shard
 from minigpt.events import Report
 from minigpt.generate.engine import Engine
+from minigpt.generate.scorer import Scorer
 from minigpt.model.gpt import GPT
+from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
 from minigpt.sections import StageConfig, TuneConfig
 from minigpt.text.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ class Job:
     directory: Path | None = None
     start: str = ""
     load: Callable[[str, int], Engine] | None = None
+    load_scorer: Callable[[str], Scorer] | None = None  # the reward model of a run likewise; "": of this run
 
     @property
     def context(self) -> int:
@@ -85,6 +88,8 @@ class Stage:
     objective: Callable[[Job], Objective]
     measure: Callable[[Subject], dict[str, float]]
     starts_from: tuple[str, ...] = ()
+    head: str = WRITES  # what its model has on top of the trunk, a row of minigpt.model.heads.HEADS
+    scored_at: str = ""  # where its model scores an answer: see minigpt.generate.scorer; "": it does not
     answers: bool = True
     optional: bool = False
     check: Callable[[Any], None] = lambda config: None

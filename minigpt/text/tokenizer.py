@@ -133,3 +133,10 @@ def utf8(text: str) -> bytes:
             f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}.",
             "It is half of a character; repair the text where it was cut.",
         ) from None
+
+
+def same_tokenizer(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers give every text the same ids."""
+    return (one.kind, one.end_of_text, one.stops) == (other.kind, other.end_of_text, other.stops) and (
+        one.token_bytes == other.token_bytes
+    )

@@ -1,13 +1,20 @@
-"""Losses and reports of reward models: pairs of answers, labelled steps, and how far probabilities can be believed.
+"""Losses of reward models, for pairs of answers and for labelled steps, and how far they can be believed.
 
 Shapes: B rows, P pairs per row, S answers per row, T tokens, N values.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from backends.base import Array, Backend
+from backends.tree import Tree
+from minigpt.model.gpt import GPT
+from minigpt.train.calibration import Bin, reliability
+
+
+def answer_scores(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """Scores (B, S) in float32 at the places that `batch["ends"]` (B, S, T) marks; a token sees its own answer only."""
+    hidden = model.hidden(weights, batch["ids"], segments=batch["segments"], dropout_keys=batch.get("dropout"))
+    return scores_at(model.scores(weights, hidden), batch["ends"])
 
 
 def scores_at(token_scores: Array, ends: Array) -> Array:
@@ -51,40 +58,9 @@ def step_losses(backend: Backend, scores: Array, labels: Array) -> Array:
     return -backend.log_sigmoid(backend.where(labels > 0, scores, -scores))
 
 
-@dataclass(frozen=True)
-class Bin:
-    """A line of the reliability table: predictions with a probability from `low` to `high`."""
-
-    low: float
-    high: float
-    count: int
-    predicted: float  # mean probability
-    observed: float  # share that came true
-
-
-def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> list[Bin]:
-    """The predictions (N,) in equal bins from 0 to 1, with what came true (N,) in each; empty bins are omitted.
-
-    For pairs, the probability is σ(|margin|), from ½ to 1, and the outcome whether the pair is ranked right.
-    """
-    probabilities, outcomes = np.asarray(probabilities, np.float64), np.asarray(outcomes, np.float64)
-    places = np.minimum((probabilities * bins).astype(int), bins - 1)
-    table = []
-    for place in range(bins):
-        inside = places == place
-        if inside.any():
-            means = float(probabilities[inside].mean()), float(outcomes[inside].mean())
-            table.append(Bin(place / bins, (place + 1) / bins, int(inside.sum()), *means))
-    return table
-
-
-def calibration_error(table: list[Bin]) -> float:
-    """Expected calibration error: Σ count |observed - predicted| / N (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
-    total = sum(line.count for line in table)
-    return sum(line.count * abs(line.observed - line.predicted) for line in table) / max(total, 1)
-
-
 def pair_reliability(margins: np.ndarray, bins: int = 10) -> list[Bin]:
-    """`reliability` of the margins r_chosen - r_rejected (N,) of held-out pairs."""
+    """`reliability` of the margins r_chosen - r_rejected (N,) of held-out pairs: the probability is σ(|margin|), from ½
+    to 1, and the outcome whether the pair is ranked right.
+    """
     margins = np.asarray(margins, np.float64)
     return reliability(1.0 / (1.0 + np.exp(-np.abs(margins))), margins > 0, bins)

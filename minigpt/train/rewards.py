@@ -6,8 +6,11 @@ A reward function takes three lists of one length and returns as many scores:
         ...
 
 `prompts` are the questions (the last user message), `answers` what the model wrote (without its end token), `rows` the
-data rows that the prompts come from, with every field that they had (`answer`, `label`, …). Larger is better; a
-bool counts as 0 or 1. What it raises or returns wrongly is reported with the row that caused it.
+data rows that the prompts come from, with every field that they had (`answer`, `label`, …), and with `prompt_ids` and
+`answer_ids`, the tokens themselves. Larger is better; a bool counts as 0 or 1. What it raises or returns wrongly is
+reported with the row that caused it.
+
+A reward model is a function, too: "run" is that of the run in training, "run:PATH" or PATH that of another run.
 """
 
 import importlib.util
@@ -22,6 +25,7 @@ import numpy as np
 from minigpt.errors import DataError, MiniGPTError, UsageError, check_name
 from minigpt.train.builtin_rewards import REWARDS
 
+RUN = "run"
 RewardFunction = Callable[[list[str], list[str], list[dict]], Sequence[float]]
 
 
@@ -34,18 +38,23 @@ class Reward:
     weight: float = 1.0
 
 
-def make_rewards(names: Sequence[str], weights: Sequence[float] = ()) -> list[Reward]:
+def make_rewards(
+    names: Sequence[str], weights: Sequence[float] = (), judge: Callable[[str], RewardFunction] | None = None
+) -> list[Reward]:
     """The rewards called `names`: a name in REWARDS, with its argument after a colon where it takes one
-    ("regex:^\\\\d+$"), or "file.py:function". `weights` are 1 where none are given.
+    ("regex:^\\\\d+$"), "file.py:function", or a run. `weights` are 1 where none are given.
+
+    `judge` makes a function of the reward model of a run ("": that of the run in training); without it such a reward is
+    only looked for, and must not be called.
 
     Raises UsageError for names that mean nothing, files that do not import, and as many weights as there are not names.
     """
     if not names:
-        raise UsageError("There is no reward.", f"Name one of {', '.join(REWARDS)}, or your own as file.py:function.")
+        raise UsageError("There is no reward.", f"Name {', '.join(REWARDS)}, {RUN}, or your own as file.py:function.")
     if weights and len(weights) != len(names):
         raise UsageError(f"There are {len(names)} rewards and {len(weights)} weights for them.",
                          "Give one weight for each reward, or none.")  # fmt: skip
-    return [Reward(name, _function(name), weight)
+    return [Reward(name, _function(name, judge), weight)
             for name, weight in zip(names, weights or [1.0] * len(names), strict=True)]  # fmt: skip
 
 
@@ -60,19 +69,40 @@ def score(
     return single @ np.array([reward.weight for reward in rewards]), single
 
 
-def _function(name: str) -> RewardFunction:
-    """A built-in reward, or a function of a file."""
+def run_of(name: str) -> str | None:
+    """The path of the run (or RUN/STAGE) whose reward model a reward's name means; "" for the run in training, None
+    for another reward. Raises UsageError for a path that is no run.
+    """
+    if name == RUN:
+        return ""
+    given = name.removeprefix(f"{RUN}:")
+    path = Path(given).expanduser()
+    if any((place / "config.toml").is_file() for place in (path, path.parent)):
+        return str(path)
+    if given != name:
+        raise UsageError(f"The reward {name} names no run: {path} has no config.toml.", "Give a run's directory.")
+    return None
+
+
+def _function(name: str, judge: Callable[[str], RewardFunction] | None) -> RewardFunction:
+    """A built-in reward, a function of a file, or a run's reward model."""
+    if (run := run_of(name)) is not None:
+        return judge(run) if judge is not None else _not_opened
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         return _own(Path(path), attribute)
     kind, colon, argument = name.partition(":")
-    check_name("reward", kind, tuple(REWARDS))
+    check_name("reward", kind, (*REWARDS, RUN))
     row = REWARDS[kind]
     if row.argument and not argument:
         raise UsageError(f"The reward {kind} needs {row.argument}.", f"Write it after a colon: {kind}:{row.example}")
     if colon and not row.argument:
         raise UsageError(f"The reward {kind} takes no argument, but got {argument!r}.", f"Write {kind} alone.")
     return row.make(argument) if row.argument else row.make()
+
+
+def _not_opened(prompts: list[str], answers: list[str], rows: list[dict]) -> list[float]:
+    raise AssertionError("a reward model that was only looked for")
 
 
 def _own(path: Path, attribute: str) -> RewardFunction:

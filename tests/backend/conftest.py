@@ -16,7 +16,7 @@ from minigpt.stages.table import STAGES, USUAL
 def world_run(backend, tmp_path_factory):
     """A run whose tokenizer and data are there, pretrained and fine-tuned for two steps."""
     config = tiny_config(steps=2, batch_size=2, warmup_steps=0, eval_rows=2, save_every=2)
-    small = {"world_texts": 60, "world_instructions": 60, "world_pairs": 30}
+    small = {"world_texts": 60, "world_instructions": 60, "world_pairs": 30, "world_solutions": 30}
     model = config.model.model_copy(update={"context": 80})
     config = config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
     run = Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", config)

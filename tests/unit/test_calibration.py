@@ -5,7 +5,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from minigpt.evaluate.calibration import brier, calibration_error, reliability
+from minigpt.evaluate.calibration import brier, error_interval
+from minigpt.train.calibration import calibration_error, reliability
 
 GENERATOR = np.random.default_rng(0)
 
@@ -23,9 +24,10 @@ def test_error_and_table_against_a_loop():
                 expected += abs(right[inside].sum() - confidence[inside].sum()) / n
         table = reliability(confidence, right, bins)
         counts = [len(inside) for inside in members if inside]
-        if [b.accuracy.rows for b in table] != counts:  # c · bins rounds to the other side of an edge
+        if [b.count for b in table] != counts:  # c · bins rounds to the other side of an edge
             continue
-        assert calibration_error(confidence, right, bins=bins).value == pytest.approx(expected, abs=1e-6)
+        assert error_interval(confidence, right, bins=bins).value == pytest.approx(expected, abs=1e-6)
+        assert calibration_error(table) == pytest.approx(expected, abs=1e-9)
 
 
 def test_table_is_scikit_learns():
@@ -33,8 +35,8 @@ def test_table_is_scikit_learns():
     right = GENERATOR.random(500) < confidence**2
     share, predicted = calibration_curve(right, confidence, n_bins=10)
     table = reliability(confidence, right, 10)
-    np.testing.assert_allclose([b.accuracy.value for b in table], share, atol=1e-9)
-    np.testing.assert_allclose([b.confidence for b in table], predicted, atol=1e-9)
+    np.testing.assert_allclose([b.observed for b in table], share, atol=1e-9)
+    np.testing.assert_allclose([b.predicted for b in table], predicted, atol=1e-9)
 
 
 def test_brier_is_scikit_learns():
@@ -45,7 +47,7 @@ def test_brier_is_scikit_learns():
 
 def test_known_calibration():
     confidence = GENERATOR.uniform(0.5, 1, 20_000)
-    honest = calibration_error(confidence, GENERATOR.random(20_000) < confidence)
-    boastful = calibration_error(confidence, GENERATOR.random(20_000) < confidence - 0.2)
+    honest = error_interval(confidence, GENERATOR.random(20_000) < confidence)
+    boastful = error_interval(confidence, GENERATOR.random(20_000) < confidence - 0.2)
     assert honest.value < 0.02 and honest.low < 0.01
     assert boastful.low < 0.2 < boastful.high and boastful.low > 0.18

@@ -6,10 +6,11 @@ import pytest
 from minigpt.errors import UsageError
 from minigpt.parity.reference import reference
 from minigpt.train.advantages import answer_advantages, gae, last_tokens, whitened
+from minigpt.train.calibration import calibration_error, reliability
 from minigpt.train.kl import KL_ESTIMATORS, check_kl, kl_estimate
 from minigpt.train.policy_losses import POLICY_LOSSES, PolicySettings, policy_losses, token_weights
 from minigpt.train.preferences import PREFERENCE_LOSSES, Answers, PreferenceSettings, answer_losses
-from minigpt.train.reward_losses import calibration_error, pair_reliability, reliability
+from minigpt.train.reward_losses import pair_reliability
 
 B = reference()
 
@@ -122,8 +123,8 @@ def test_padding_is_never_read():
 
 
 def test_calibration_by_hand():
-    """Two of four came true at .75 to .8, none of one at .2: errors .27 (mean .77) and .2, weighted 4 : 1."""
-    table = reliability(np.array([0.76, 0.77, 0.78, 0.77, 0.2]), np.array([1, 0, 1, 0, 0]), 5)
+    """Two of four came true at .75 to .8, none of one at .21: errors .27 (mean .77) and .21, weighted 4 : 1."""
+    table = reliability(np.array([0.76, 0.77, 0.78, 0.77, 0.21]), np.array([1, 0, 1, 0, 0]), 5)
     assert [(line.low, line.count) for line in table] == [(0.2, 1), (0.6, 4)]
-    assert calibration_error(table) == pytest.approx(0.8 * 0.27 + 0.2 * 0.2)
+    assert calibration_error(table) == pytest.approx(0.8 * 0.27 + 0.2 * 0.21)
     assert sum(line.count for line in pair_reliability(np.array([-3.0, 0.1, 200.0]))) == 3

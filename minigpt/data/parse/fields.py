@@ -8,6 +8,7 @@ EXAMPLES = {
     "text": '{"text": "Once upon a time ..."}',
     "messages": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
     "pair": '{"prompt": "Hi", "chosen": "Hello! How can I help?", "rejected": "What?"}',
+    "steps": '{"prompt": "2 + 3 + 4?", "completions": ["2 + 3 = 5", "5 + 4 = 8"], "labels": [true, false]}',
 }
 _OTHER_NAMES = dict.fromkeys(("content", "document", "body", "article", "story"), "text")
 _OTHER_NAMES |= dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages")

@@ -1,4 +1,4 @@
-"""From a raw row to a Text, a Conversation or a Preference, whichever of the common layouts it is written in.
+"""From a raw row to a Text, a Conversation, a Preference or Steps, whichever of the common layouts it is written in.
 
 | layout            | keys of the row                                                                  |
 | text              | text (or the row is a bare JSON string)                                          |
@@ -9,15 +9,17 @@
 | minimind          | conversations: [{role, content}, ...]                                            |
 | dpo               | prompt, chosen, rejected: texts or messages, which may repeat the prompt         |
 | dpo-implicit      | chosen, rejected: whole message lists, or "\\n\\nHuman: ..." texts, begin alike |
+| steps             | prompt, completions: the steps of an answer, labels: whether each one is right   |
 
 Every layout but text may carry `system`; other keys ("id", "task") are not used, see unused.py. An assistant's message
-may have `weight` 0: it is not learned. Nothing is repaired in silence: what does not fit is a RowError that names
-`file:line`, the fault and the remedy.
+may have `weight` 0: it is not learned. A pair may have a `margin`: how much better the chosen answer is. Nothing is
+repaired in silence: what does not fit is a RowError that names `file:line`, the fault and the remedy.
 """
 
 import difflib
+import math
 
-from minigpt.data.examples import Conversation, Example, Preference, Text
+from minigpt.data.examples import Conversation, Example, Preference, Steps, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, fields_of, filled, short
 from minigpt.data.parse.layouts import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
 from minigpt.data.parse.messages import in_turn, messages_of
@@ -44,6 +46,8 @@ def _parse(layout: str, fields: dict) -> Example:
         return _preference(fields)
     if layout == "dpo-implicit":
         return _implicit_preference(fields)
+    if layout == "steps":
+        return _steps(fields)
     if layout in ("alpaca", "prompt/completion"):
         messages = _question_and_answer(fields)
     else:
@@ -97,7 +101,7 @@ def _preference(fields: dict) -> Preference:
     prompt = _question(fields) if key in QUESTION + DETAIL else messages_of(fields[key], f'"{key}"', "user")
     chosen, rejected = (messages_of(fields[side], f'"{side}"', "assistant") for side in ("chosen", "rejected"))
     chosen, rejected = _without_prompt(chosen, prompt), _without_prompt(rejected, prompt)
-    return _checked_pair(_system(fields) + _history(fields) + prompt, chosen, rejected)
+    return _checked_pair(_system(fields) + _history(fields) + prompt, chosen, rejected, _margin(fields))
 
 
 def _without_prompt(answer: list[Message], prompt: list[Message]) -> list[Message]:
@@ -126,13 +130,41 @@ def _implicit_preference(fields: dict) -> Preference:
     if not shared:
         reason = '"chosen" and "rejected" do not begin with the same user message'
         raise RowError("", reason, f"Write {EXAMPLES['pair']}")
-    return _checked_pair(_system(fields) + chosen[:shared], chosen[shared:], rejected[shared:])
+    return _checked_pair(_system(fields) + chosen[:shared], chosen[shared:], rejected[shared:], _margin(fields))
 
 
-def _checked_pair(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> Preference:
-    prompt = [message for message in prompt if message["content"]]  # an empty system message has none
-    if not prompt or prompt[-1]["role"] != "user":
-        raise RowError("", "the prompt does not end with a user message", "Move answers out of the prompt.")
+def _margin(fields: dict) -> float | None:
+    """How much better the chosen answer is, where the row says so."""
+    value = fields.get("margin")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RowError("", f'"margin" is {short(value)}, which is no number', "Write a number, or omit it.")
+    return float(value)
+
+
+def _steps(fields: dict) -> Steps:
+    """A question, the lines of an answer, and for each of them whether it is right."""
+    prompt = _checked_prompt(_system(fields) + _history(fields) + _question(fields))
+    steps, labels = fields["completions"], fields["labels"]
+    for name, value in (("completions", steps), ("labels", labels)):
+        if not isinstance(value, list) or not value:
+            raise RowError("", f'"{name}" is no list of steps', f"Write {EXAMPLES['steps']}")
+    if len(steps) != len(labels):
+        raise RowError("", f"there are {len(steps)} completions and {len(labels)} labels", "Give one label a step.")
+    steps = [filled(step, f'step {number} of "completions"').strip() for number, step in enumerate(steps, 1)]
+    for number, (step, label) in enumerate(zip(steps, labels, strict=True), 1):
+        if len(step.splitlines()) > 1:
+            raise RowError("", f"step {number} has a line break", "A step is one line: write it on one, or as several.")
+        if not isinstance(label, bool) and label not in (0, 1):
+            raise RowError("", f"the label of step {number} is {short(label)}", "Write true or false.")
+    return Steps(prompt, steps, [bool(label) for label in labels])
+
+
+def _checked_pair(
+    prompt: list[Message], chosen: list[Message], rejected: list[Message], margin: float | None
+) -> Preference:
+    prompt = _checked_prompt(prompt)
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         try:
             in_turn(prompt + answer)
@@ -142,7 +174,14 @@ def _checked_pair(prompt: list[Message], chosen: list[Message], rejected: list[M
         raise _same_answers()
     if not all(is_learned(message) for message in chosen + rejected if message["role"] == "assistant"):
         raise RowError("", "an answer of the pair has the weight 0", "Only answers in the prompt may have it.")
-    return Preference(prompt, chosen, rejected)
+    return Preference(prompt, chosen, rejected, margin)
+
+
+def _checked_prompt(prompt: list[Message]) -> list[Message]:
+    prompt = [message for message in prompt if message["content"]]  # an empty system message has none
+    if not prompt or prompt[-1]["role"] != "user":
+        raise RowError("", "the prompt does not end with a user message", "Move answers out of the prompt.")
+    return prompt
 
 
 def _same_answers() -> RowError:

@@ -6,7 +6,7 @@ QUESTION = ("prompt", "instruction", "question", "query")
 DETAIL = ("input", "context")
 ANSWER = ("completion", "output", "response", "answer")
 SYSTEM = ("system", "system_prompt")
-KEYS = ("text", "messages", "conversations", "chosen", "rejected", "history")
+KEYS = ("text", "messages", "conversations", "chosen", "rejected", "history", "completions", "labels")
 KEYS += QUESTION + DETAIL + ANSWER + SYSTEM
 
 
@@ -18,6 +18,8 @@ def detect(value: object, called: str = "keys") -> str:
     fields = fields_of(value)
     if fields.keys() >= {"chosen", "rejected"}:
         return "dpo" if dpo_prompt(fields) else "dpo-implicit"
+    if fields.keys() >= {"completions", "labels"}:
+        return "steps"
     if "messages" in fields:
         return "messages"
     if "conversations" in fields:
@@ -40,9 +42,11 @@ def keys_used(fields: dict) -> set[str]:
     if layout in ("messages", "sharegpt", "minimind"):
         return names | {"messages" if layout == "messages" else "conversations"}
     if layout == "dpo-implicit":
-        return names | {"chosen", "rejected"}
+        return names | {"chosen", "rejected", "margin"}
     names |= {*QUESTION, *DETAIL, "history"}
-    return names | ({"chosen", "rejected", dpo_prompt(fields)} if layout == "dpo" else {*ANSWER})
+    if layout == "steps":
+        return names | {"completions", "labels"}
+    return names | ({"chosen", "rejected", "margin", dpo_prompt(fields)} if layout == "dpo" else {*ANSWER})
 
 
 def is_labelled(fields: dict) -> bool:
@@ -53,7 +57,7 @@ def is_labelled(fields: dict) -> bool:
 
 def is_prompt(fields: dict) -> bool:
     """Whether a row has a question and no answer."""
-    others = (*ANSWER, "text", "messages", "conversations", "chosen", "rejected")
+    others = (*ANSWER, "completions", "text", "messages", "conversations", "chosen", "rejected")
     asks = one_of(fields, QUESTION, several=True) is not None
     return asks and not any(name in fields for name in others)
 
@@ -84,6 +88,7 @@ def _unknown(fields: dict, called: str) -> RowError:
         (("rejected",), "chosen"),
         (("instruction",), "output"),
         (("question",), "answer"),
+        (("completions",), "labels"),
         (QUESTION + DETAIL, "completion"),
         (ANSWER, "prompt"),
     ):

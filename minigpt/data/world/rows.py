@@ -16,6 +16,7 @@ from minigpt.data.world.tasks import Combination, fill, held_out
 MULTI_TURN = 0.5  # share of training conversations with two exchanges
 MANNERS = dict(polite=0.3, rambling=0.4, rude=0.3)  # of the answers to requests that SFT learns from
 REQUEST_PAIRS = 0.6  # share of preference pairs about requests; the others are about tasks
+MISTAKES = 0.5  # share of the solutions in steps that have one
 POLITE_LENGTH = {"en": 80, "zh": 30}  # characters
 TASKS = tuple(tasks.SHARES)  # read, arithmetic, translate, story, name
 PATIENCE = 10_000  # draws without a new row, after which a test split ends
@@ -60,6 +61,14 @@ def preferences(seed: int, count: int, split: str) -> Iterator[dict]:
     About another task both give the right answer, the rejected one wrapped in the wrong manner.
     """
     return _rows("preferences", seed, count, split, _preference)
+
+
+def solutions(seed: int, count: int, split: str) -> Iterator[dict]:
+    """Draws sums and differences done in steps `{"prompt", "completions", "labels", "task", "language"}`.
+
+    About half of them have a mistake in one step; a label says whether all is right up to the end of its step.
+    """
+    return _rows("solutions", seed, count, split, _solution)
 
 
 def _rows(stream: str, seed: int, count: int, split: str,
@@ -139,6 +148,14 @@ def _preference(rng: random.Random, split: str) -> Draft:
         combined = _combinations(exchanges)
     prompt = [_message("user", question)]
     return dict(prompt=prompt, chosen=chosen, rejected=rejected, task=task, language=language), combined
+
+
+def _solution(rng: random.Random, split: str) -> Draft:
+    language = rng.choice(words.LANGUAGES)
+    question, steps, combined = tasks.in_steps(rng, language, rng.random() < MISTAKES)
+    lines, labels = zip(*steps, strict=True)
+    row = dict(prompt=[_message("user", question)], completions=list(lines), labels=list(labels))
+    return row | dict(task="steps", language=language), combined
 
 
 def _ask(rng: random.Random, language: str) -> tuple[str, str, str, Combination]:

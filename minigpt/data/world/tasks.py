@@ -109,6 +109,33 @@ def arithmetic(rng: random.Random, language: str) -> Exchange:
     return Exchange("arithmetic", question, answer, asked)
 
 
+def in_steps(
+    rng: random.Random, language: str, mistaken: bool
+) -> tuple[str, list[tuple[str, bool]], list[Combination]]:
+    """A sum or difference, its solution as (line, whether all is right so far), and what it combines.
+
+    The second number is taken in two or three parts. A mistake is carried on: what follows from it is wrong, too.
+    """
+    operation = rng.choice(("plus", "minus"))
+    b = rng.randint(3, MAX_OPERAND)
+    a = rng.randint(1, MAX_OPERAND) if operation == "plus" else rng.randint(b, 2 * MAX_OPERAND)
+    bare, equation, *_ = patterns.ARITHMETIC[operation][language]
+    noun = words.FOODS[0]  # the bare questions are not about things
+    question = fill(rng.choice(bare), language, noun=noun, a=a, b=b)
+    cuts = sorted(rng.sample(range(1, b), rng.randint(1, 2)))
+    parts = [high - low for low, high in zip([0, *cuts], [*cuts, b], strict=True)]
+    wrong = rng.randrange(len(parts)) if mistaken else len(parts)
+    lines, combined, sign = [], [sum_of(operation, a, b)[3]], 1 if operation == "plus" else -1
+    for number, part in enumerate(parts):
+        combined.append(sum_of(operation, a, part)[3])
+        result = a + sign * part
+        result = max(0, result + rng.choice((-2, -1, 1, 2))) if number == wrong else result
+        line = fill(equation, language, noun=noun, a=a, b=part, c=result) + words.STOP[language]
+        lines.append((line, number < wrong))
+        a = result
+    return question, lines, combined
+
+
 def sum_of(operation: str, a: int, b: int) -> tuple[int, int, int, Combination]:
     """The two numbers, the result, and the combination: one for x + y, y + x, (x + y) - x and (x + y) - y."""
     c, parts = (a + b, (a, b)) if operation == "plus" else (a - b, (a - b, b))

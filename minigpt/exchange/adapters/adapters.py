@@ -20,11 +20,12 @@ from minigpt.exchange.hf.tensor_files import rounded
 from minigpt.exchange.readers.checks import Check, refuse_differences
 from minigpt.exchange.readers.readers import MLXReader, Reader, TransformersReader, cannot_read, is_installed
 from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.heads import WRITES
 from minigpt.model.lora import TRAINED, join, merge, target_layers
 from minigpt.quantize.codes import dequantize_weights
 from minigpt.runs.run import Run
 from minigpt.runs.start import stage_before, start_fingerprint, starting_weights
-from minigpt.stages.table import ADAPTING
+from minigpt.stages.table import ADAPTING, STAGES
 from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
 from minigpt.store.stage import check_base
 
@@ -50,10 +51,10 @@ def export_adapter(
     dropout = run.config.of(stage).lora_dropout
     checks: list[Check] = []
     with written(out, sum(leaf.nbytes for leaf in leaves(adapter))) as temporary:
-        write_adapter(temporary, to, layers_of(adapter), run.model_config, dropout, dtype)
+        write_adapter(temporary, to, layers_of(adapter), run.shape_of(stage), dropout, dtype)
         if backend is not None:
-            base = dequantize_weights(base, run.model_config)
-            checks = [_check(run, temporary, out.parent, base, adapter, dtype, backend)]
+            base = dequantize_weights(base, run.shape_of(stage))
+            checks = [_check(run, stage, temporary, out.parent, base, adapter, dtype, backend)]
         refuse_differences(checks)
     return Exported(out, to, stage, dtype, sum(path.stat().st_size for path in out.iterdir()), checks)
 
@@ -82,24 +83,30 @@ def _adapter_of(run: Run, stage: str) -> tuple[Tree, dict]:
 # ---- what the other tool reads -----------------------------------------------------------------------------
 
 
-def _check(run: Run, directory: Path, room: Path, base: Tree, adapter: Tree, dtype: str, backend: Backend) -> Check:
+def _check(
+    run: Run, stage: str, directory: Path, room: Path, base: Tree, adapter: Tree, dtype: str, backend: Backend
+) -> Check:
     """The largest difference between the tool's logits of base and adapter and ours of the merged weights.
 
     The base is written into a temporary directory in `room` for it.
     """
     reader, package, join_theirs = READERS[format_of(directory)]
-    config = run.model_config
+    config = run.shape_of(stage)
     with tempfile.TemporaryDirectory(dir=room) as temporary:
         whole = Path(temporary)
         write_model(config, base, run.tokenizer, whole, "float32", "pt")
         installed = is_installed(reader) and importlib.util.find_spec(package)
         if reason := cannot_read(reader, whole) if installed else "not installed":
             return Check(package, "logits with the adapter", None, LOGITS, reason)
-        ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, min(64, config.context))).astype(np.int32)
+        ids = np.random.default_rng(0).integers(1, config.vocab_size, (2, min(64, config.context))).astype(np.int32)
         theirs = join_theirs(reader(whole), directory).logits(ids)
     stored = unflatten({name: rounded(x, dtype) if x.ndim else x for name, x in items(adapter)})
     weights = to_backend(backend, merge(join(base, stored)))
-    ours = backend.numpy(GPT(config, backend)(weights, backend.array(ids)))
+    model = GPT(config, backend)
+    if config.head == WRITES:
+        ours = backend.numpy(model(weights, backend.array(ids)))
+    else:  # of the last token, as the tool has it
+        ours = backend.numpy(model.scores(weights, model.hidden(weights, backend.array(ids))))[:, -1:]
     return Check(package, "logits with the adapter", float(np.abs(ours - theirs).max()), LOGITS)
 
 
@@ -149,7 +156,7 @@ def import_adapter(run: Run, source: Path, stage: str = ADAPTING[0], backend: Ba
     With a `backend` the tool, where it is installed, must compute the same. Raises UsageError when the adapter does
     not fit the model, or the run has that stage already, MiniGPTError for a difference; the run stays as it was then.
     """
-    check_name("stage of an adapter", stage, ADAPTING)
+    check_name("stage of an adapter", stage, tuple(name for name in ADAPTING if STAGES[name].head == WRITES))
     if run.store(stage).begun():
         message = f"{run.directory} has a stage {stage} already."
         raise UsageError(message, "Choose another --stage, or import into a copy of the run.")
@@ -157,7 +164,7 @@ def import_adapter(run: Run, source: Path, stage: str = ADAPTING[0], backend: Ba
     layers = read_adapter(source, run.model_config)
     adapter = tree_of(layers)
     base = run.weights(before)[0]
-    checks = [_check(run, source, run.directory, base, adapter, "float32", backend)] if backend else []
+    checks = [_check(run, stage, source, run.directory, base, adapter, "float32", backend)] if backend else []
     refuse_differences(checks)
     trees = {"weights": merge(join(base, adapter)), "adapter": adapter}
     state = {"step": 0, "metrics": {}, "stage": stage, "base": run.fingerprint(before), "imported": str(source)}

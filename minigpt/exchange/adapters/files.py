@@ -56,13 +56,18 @@ def tree_of(layers: Layers) -> Tree:
 
 def write_adapter(directory: Path, to: str, layers: Layers, model: ModelConfig, dropout: float, dtype: str) -> None:
     """Write both files of format `to` into `directory`. Raises UsageError when the format cannot say it."""
-    theirs = to_theirs(layers, model, to)
-    {"peft": _write_peft, "mlx-adapter": _write_mlx}[to](directory, theirs, model, dropout, dtype)
+    whole = {layer: leaves for layer, leaves in layers.items() if "lora_a" not in leaves}  # a head of its own
+    theirs = to_theirs({layer: leaves for layer, leaves in layers.items() if layer not in whole}, model, to)
+    if whole and to != "peft":
+        raise UsageError("mlx-lm has no models that score.", "Export the adapter with --to peft.")
+    {"peft": _write_peft, "mlx-adapter": _write_mlx}[to](directory, theirs | whole, model, dropout, dtype)
 
 
 def _write_peft(directory: Path, layers: Layers, model: ModelConfig, dropout: float, dtype: str) -> None:
     names = {kind: theirs for theirs, kind in LEAF.items() if theirs != "m"}
-    tensors = {}
+    whole = {layer: leaves["weight"] for layer, leaves in layers.items() if "lora_a" not in leaves}
+    tensors = {f"base_model.model.{layer}.weight": weight for layer, weight in whole.items()}
+    layers = {layer: leaves for layer, leaves in layers.items() if layer not in whole}
     for layer, leaves in layers.items():
         for kind, theirs in names.items():
             if kind in leaves:
@@ -72,12 +77,14 @@ def _write_peft(directory: Path, layers: Layers, model: ModelConfig, dropout: fl
     alphas = {layer: _number(ranks[layer] * float(leaves["lora_scale"])) for layer, leaves in layers.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "inference_mode": True,
+        "peft_type": "LORA", "task_type": "SEQ_CLS" if whole else "CAUSAL_LM",
+        "base_model_name_or_path": None, "inference_mode": True,
         "r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "bias": "none", "use_dora": _is_dora(layers),
         "target_modules": _targets(layers, their_layers(model, "peft"), lambda layer: layer.rpartition(".")[2]),
         "rank_pattern": {layer: r for layer, r in ranks.items() if r != rank},
         "alpha_pattern": {layer: a for layer, a in alphas.items() if a != alpha},
-        "fan_in_fan_out": is_fused(model), "modules_to_save": None, "init_lora_weights": True, "use_rslora": False,
+        "fan_in_fan_out": is_fused(model), "modules_to_save": list(whole) or None, "init_lora_weights": True,
+        "use_rslora": False,
     }  # fmt: skip
     write_json(directory / CONFIG, config)
     write_tensors(directory / PEFT_FILE, tensors.items(), dtype, {"format": "pt"})

@@ -3,6 +3,7 @@
 from typing import Any
 
 from minigpt.errors import UsageError
+from minigpt.model.heads import WRITES
 from minigpt.sections import ModelConfig, RopeScaling
 
 HF = dict[str, Any]
@@ -11,6 +12,12 @@ HF = dict[str, Any]
 CLASSES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "mistral": "MistralForCausalLM", "gpt2": "GPT2LMHeadModel",
+}  # fmt: skip
+# and of the model that scores
+SCORING_CLASSES = {
+    "llama": "LlamaForSequenceClassification", "qwen2": "Qwen2ForSequenceClassification",
+    "qwen3": "Qwen3ForSequenceClassification", "mistral": "MistralForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
 }  # fmt: skip
 
 
@@ -40,11 +47,20 @@ def model_type_of(config: ModelConfig) -> str:
 
 
 def config_json(config: ModelConfig, dtype: str, stop: int | list[int]) -> HF:
-    """The content of config.json for weights stored as `dtype`; `stop` are the ids that end a text."""
+    """The content of config.json for weights stored as `dtype`; `stop` are the ids that end a text.
+
+    A model that scores takes the last token of a row that is no padding, which must be no id that ends an answer.
+    """
     kind = model_type_of(config)
     shape = _gpt2_shape(config) if kind == "gpt2" else _llama_shape(config, kind)
     common = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_embeddings, "eos_token_id": stop}
-    return {"architectures": [CLASSES[kind]], "model_type": kind, "dtype": dtype, "torch_dtype": dtype} | common | shape
+    scores = config.head != WRITES
+    if scores:
+        ends = [stop] if isinstance(stop, int) else stop
+        padding = next(token for token in range(config.vocab_size) if token not in ends)
+        common |= {"pad_token_id": padding, "num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    name = (SCORING_CLASSES if scores else CLASSES)[kind]
+    return {"architectures": [name], "model_type": kind, "dtype": dtype, "torch_dtype": dtype} | common | shape
 
 
 def _llama_shape(c: ModelConfig, kind: str) -> HF:

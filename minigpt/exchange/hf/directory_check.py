@@ -12,11 +12,13 @@ from minigpt.exchange.readers.probes import random_conversations, random_texts
 from minigpt.exchange.readers.readers import READERS, Reader, cannot_read, is_installed
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
+from minigpt.model.heads import WRITES
 from minigpt.text.chatml import render
 from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
 
 LOGITS = 1e-4  # the largest difference of a logit, both computed in float32
+ANSWERS = 8  # that are scored
 HELLO: list[Message] = [{"role": "user", "content": "Hello! Who are you?"}]
 
 
@@ -38,11 +40,13 @@ def check_directory(
 def check_reader(reader: Reader, engine: Engine, text_count: int, chat_count: int) -> list[Check]:
     """Logits within 1e-4; token ids, chats and the greedy answer must be the same."""
     tokenizer = engine.tokenizer
+    writes = engine.model.config.head == WRITES
     shape = " x ".join(map(str, _ids(engine).shape))
     texts = random_texts(tokenizer, text_count, marks=True)
     differing = sum(reader.encode(text) != tokenizer.encode(text) for text in texts)
     checks = [
-        Check(reader.name, f"logits, {shape} tokens", _logits(reader, engine), LOGITS),
+        Check(reader.name, f"logits, {shape} tokens", _logits(reader, engine), LOGITS) if writes else
+        Check(reader.name, f"scores of {ANSWERS} answers", _scores(reader, engine), LOGITS),
         Check(reader.name, f"token ids of {text_count:,} texts", differing, 0),
     ]
     if tokenizer.chats:
@@ -50,7 +54,7 @@ def check_reader(reader: Reader, engine: Engine, text_count: int, chat_count: in
         differing = sum(differs(reader, tokenizer, talk) for talk in talks)
         checks.append(Check(reader.name, f"token ids of {len(talks):,} chats", differing, 0))
     prompt = render(tokenizer, HELLO, True)[0] if tokenizer.chats else tokenizer.prompt(HELLO[0]["content"])
-    if len(prompt) < engine.model.config.context:
+    if writes and len(prompt) < engine.model.config.context:
         checks.append(Check(reader.name, "greedy answer, tokens", _answer(reader, engine, prompt), 0))
     return checks
 
@@ -92,6 +96,18 @@ def _logits(reader: Reader, engine: Engine) -> float:
     ids, backend = _ids(engine), engine.model.backend
     ours = backend.numpy(engine.model(engine.weights, backend.array(ids)))
     found = float(np.abs(reader.logits(ids) - ours).max())
+    return found if np.isfinite(found) else float("inf")
+
+
+def _scores(reader: Reader, engine: Engine) -> float:
+    """The largest difference of a score; they read the answers side by side, padded, we read each one alone."""
+    model, draw = engine.model, np.random.default_rng(0)
+    context, backend = min(model.config.context, 96), model.backend
+    rows = [draw.integers(1, model.config.vocab_size, draw.integers(2, context)) for _ in range(ANSWERS)]
+    rows = [row[row != reader.padding].astype(np.int32) for row in rows]
+    hidden = [model.hidden(engine.weights, backend.array(row[None])) for row in rows]
+    ours = np.array([float(backend.numpy(model.scores(engine.weights, one))[0, -1]) for one in hidden])
+    found = float(np.abs(reader.scores(rows) - ours).max())
     return found if np.isfinite(found) else float("inf")
 
 

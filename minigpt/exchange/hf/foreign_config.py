@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from minigpt.errors import UsageError
-from minigpt.exchange.hf.architectures import CLASSES, HF
+from minigpt.exchange.hf.architectures import CLASSES, HF, SCORING_CLASSES
 from minigpt.exchange.hf.quantized import TO_FLOATS
+from minigpt.model.heads import JUDGES, WRITES, with_head
 from minigpt.sections import ModelConfig, RopeScaling
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -64,9 +65,19 @@ def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
     values["tie_embeddings"] = hf.get("tie_word_embeddings", kind == "gpt2")
     values["context"] = min(context or values["max_positions"], values["max_positions"])
     try:
-        return ModelConfig(**values)
+        return with_head(ModelConfig(**values), _head(hf, where))
     except ValidationError as error:
         raise _misfit(error, where) from None
+
+
+def _head(hf: HF, where: str) -> str:
+    """What the model has on top. Raises UsageError for a classifier of several labels."""
+    if hf.get("architectures") != [SCORING_CLASSES[hf["model_type"]]]:
+        return WRITES
+    labels = hf.get("num_labels", len(hf.get("id2label") or "ab"))  # transformers writes no 2, the default
+    if labels != 1:
+        raise UsageError(f"{where}: a classifier of {labels} labels is not supported, only a score (num_labels 1).")
+    return JUDGES
 
 
 def _check_key(key: str, value: Any, known: set[str], where: str) -> None:

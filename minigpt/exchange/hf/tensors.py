@@ -6,6 +6,7 @@ import numpy as np
 
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
+from minigpt.model.heads import ScoreHead
 from minigpt.sections import ModelConfig
 
 Arrays = dict[str, np.ndarray]
@@ -19,6 +20,7 @@ GPT2_LAYER = {
     "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2", "self_attn.o_proj": "attn.c_proj",
     "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
 }  # fmt: skip
+SCORE = ScoreHead.leaf
 CONV1D = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")  # stored (in, out), the other way round
 
 
@@ -35,6 +37,8 @@ def to_hugging_face(kind: str, flat: Arrays) -> Arrays:
             continue
         name = _gpt2_name(name)
         found[name] = np.ascontiguousarray(array.T) if name.endswith(CONV1D) else array
+    if SCORE in found:  # GPT-2's classifier has the prefix that its language model does without
+        return {name if name == SCORE else f"transformer.{name}": array for name, array in found.items()}
     return found
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from backends import get_backend
 from minigpt.text.messages import Message
 
+CLASSIFIES = "ForSequenceClassification"  # what the name of a model that scores ends in
+
 
 class TransformersReader:
     """Hugging Face transformers, on torch and the CPU, computing in float32."""
@@ -26,11 +28,27 @@ class TransformersReader:
         transformers.logging.disable_progress_bar()
         self.backend = get_backend("torch", "cpu")
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32", local_files_only=True)
-        self.model = model.eval()
+        kind = transformers.AutoModelForCausalLM
+        if json.loads((directory / "config.json").read_text("utf-8"))["architectures"][0].endswith(CLASSIFIES):
+            kind = transformers.AutoModelForSequenceClassification
+        self.model = kind.from_pretrained(directory, dtype="float32", local_files_only=True).eval()
+
+    @property
+    def padding(self) -> int | None:
+        """What a model that scores does not read at the end of a row; None: it reads one row at a time."""
+        return self.model.config.pad_token_id
+
+    def scores(self, rows: list[np.ndarray]) -> np.ndarray:
+        """The scores (N,) of rows of ids, which are read together where the model knows a padding."""
+        if self.padding is None:
+            return np.array([self.logits(row[None])[0, 0] for row in rows])
+        ids = np.full((len(rows), max(map(len, rows))), self.padding, np.int32)
+        for line, row in zip(ids, rows, strict=True):
+            line[: len(row)] = row
+        return self.logits(ids)[:, 0]
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """(B, T, V) for ids (B, T)."""
+        """(B, T, V) for ids (B, T); of a model that scores (B, 1)."""
         return self.backend.numpy(self.model(self.backend.array(ids)).logits)
 
     def encode(self, text: str) -> list[int]:
@@ -93,6 +111,8 @@ def is_installed(reader: type[Reader]) -> bool:
 def cannot_read(reader: type[Reader], directory: Path) -> str | None:
     """Why this reader would compute something else from a sound export; None where it computes the same."""
     config = json.loads((directory / "config.json").read_text("utf-8"))
+    if reader is MLXReader and config["architectures"][0].endswith(CLASSIFIES):
+        return "mlx-lm has no models that score"
     if reader is not MLXReader:
         return "mlx's quantized weights are for mlx-lm" if "quantization" in config else None
     kind, scaling = config["model_type"], config.get("rope_scaling") or {}

@@ -16,14 +16,14 @@ from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.parity.rl import data
 from minigpt.parity.rl import definitions as right
-from minigpt.train import advantages, distillation, kl, losses, policy_losses, preferences, reward_losses
+from minigpt.train import advantages, calibration, distillation, kl, losses, policy_losses, preferences, reward_losses
 from minigpt.train.advantages import TokenRewards
 from minigpt.train.policy_losses import PolicySettings
 from minigpt.train.preferences import PREFERENCE_LOSSES, Answers
 
 PADDING = 0.7  # what stands after an answer when a fault reads it
 BOUND = 2e-6  # float32 against float64, of the largest number
-MODULES = (advantages, distillation, kl, losses, policy_losses, preferences, reward_losses)
+MODULES = (advantages, calibration, distillation, kl, losses, policy_losses, preferences, reward_losses)
 NAMES = (
     "answer_advantages", "informative", "token_rewards", "gae", "discounted", "whitened", "policy_losses",
     "token_weights", "without_unfinished", "token_entropy", "token_losses", "value_losses", "pair_losses", "scores_at",

@@ -190,7 +190,7 @@ def entropy(logits, temperature: float) -> float:
 def calibration_error(probabilities, outcomes, bins: int) -> float:
     total = 0.0
     for b in range(bins):
-        inside = [i for i, x in enumerate(probabilities) if b / bins <= x < (b + 1) / bins]
+        inside = [i for i, x in enumerate(probabilities) if b / bins < x <= (b + 1) / bins]
         if inside:
             gap = sum(outcomes[i] for i in inside) / len(inside) - sum(probabilities[i] for i in inside) / len(inside)
             total += len(inside) / len(probabilities) * abs(gap)
