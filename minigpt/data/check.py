@@ -75,7 +75,7 @@ def _count(item: Item, reader: Reader, tokenizer: Tokenizer, context: int, repor
     report.tokens[item.split] += longest
     report.lengths.append(longest)
     report.too_long += not report.stream and longest > context + 1
-    report.learned_tokens += sum(sequences[0][1] or ())
+    report.learned_tokens += sum(map(bool, sequences[0][1] or ()))
     if not report.example:
         report.example = _example(item.content, reader, tokenizer, sequences)
 

@@ -1,4 +1,4 @@
-"""What a row of any supported file becomes: a text, a conversation or a preference pair."""
+"""What a row of any supported file becomes: a text, a conversation, a preference pair or a labelled answer."""
 
 from dataclasses import dataclass
 
@@ -40,4 +40,17 @@ class Preference:
         return [message["content"] for message in self.prompt + self.chosen + self.rejected]
 
 
-Example = Text | Conversation | Preference
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """An answer that somebody called desirable or undesirable, without another one to compare it with, for KTO."""
+
+    prompt: list[Message]
+    answer: list[Message]
+    desirable: bool
+
+    def texts(self) -> list[str]:
+        """What each message of the prompt and of the answer says."""
+        return [message["content"] for message in self.prompt + self.answer]
+
+
+Example = Text | Conversation | Preference | LabelledAnswer

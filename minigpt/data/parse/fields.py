@@ -8,6 +8,7 @@ EXAMPLES = {
     "text": '{"text": "Once upon a time ..."}',
     "messages": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
     "pair": '{"prompt": "Hi", "chosen": "Hello! How can I help?", "rejected": "What?"}',
+    "labelled": '{"prompt": "Hi", "completion": "Hello! How can I help?", "label": true}',
 }
 _OTHER_NAMES = dict.fromkeys(("content", "document", "body", "article", "story"), "text")
 _OTHER_NAMES |= dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages")
