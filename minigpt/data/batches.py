@@ -66,10 +66,10 @@ class PackedRows:
         self.count = len(self.rows)
 
     def row(self, epoch: int, i: int) -> Batch:
-        batch = _empty_row(self.length)
+        batch = empty_row(self.length)
         place = 0
         for segment, example in enumerate(self.rows[i]):
-            place += _place(batch, place, segment, *self.shard.sequence(example))
+            place += place_example(batch, place, segment, *self.shard.sequence(example))
         return batch
 
 
@@ -91,7 +91,7 @@ class PairRows:
         self.reference = np.zeros((len(sizes), 2), np.float32) if reference is None else reference
 
     def row(self, epoch: int, i: int) -> Batch:
-        batch = _empty_row(self.length)
+        batch = empty_row(self.length)
         spans = np.zeros((2 * self.most, self.length), np.float32)
         reference = np.zeros((self.most, 2), np.float32)
         place = 0
@@ -99,7 +99,7 @@ class PairRows:
             reference[slot] = self.reference[pair]
             for side in (0, 1):
                 segment = 2 * slot + side
-                size = _place(batch, place, segment, *self.shard.sequence(2 * pair + side))
+                size = place_example(batch, place, segment, *self.shard.sequence(2 * pair + side))
                 spans[segment, place : place + size] = batch["weights"][place : place + size]
                 place += size
         batch["weights"] = (np.arange(self.most) < len(self.rows[i])).astype(np.float32)  # per pair
@@ -214,7 +214,7 @@ def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32)
     return rows
 
 
-def _empty_row(length: int) -> Batch:
+def empty_row(length: int) -> Batch:
     return {
         "ids": np.zeros(length, np.int32),
         "targets": np.zeros(length, np.int32),
@@ -223,7 +223,7 @@ def _empty_row(length: int) -> Batch:
     }
 
 
-def _place(batch: Batch, place: int, segment: int, ids: np.ndarray, mask: np.ndarray) -> int:
+def place_example(batch: Batch, place: int, segment: int, ids: np.ndarray, mask: np.ndarray) -> int:
     """Write one example at `place`; returns the number of positions it took."""
     size = min(len(ids) - 1, len(batch["ids"]) - place)
     here = slice(place, place + size)

@@ -1,4 +1,4 @@
-"""What a row of any supported file becomes: a text, a conversation, a preference pair or labelled steps."""
+"""What a row of any supported file becomes: a text, a conversation, a pair, a labelled answer or labelled steps."""
 
 from dataclasses import dataclass, field
 
@@ -54,4 +54,17 @@ class Steps:
         return [*(message["content"] for message in self.prompt), *self.steps]
 
 
-Example = Text | Conversation | Preference | Steps
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """An answer that somebody called desirable or undesirable, without another one to compare it with, for KTO."""
+
+    prompt: list[Message]
+    answer: list[Message]
+    desirable: bool
+
+    def texts(self) -> list[str]:
+        """What each message of the prompt and of the answer says."""
+        return [message["content"] for message in self.prompt + self.answer]
+
+
+Example = Text | Conversation | Preference | LabelledAnswer | Steps

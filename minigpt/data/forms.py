@@ -1,6 +1,6 @@
 """The forms of training data: what a row is, how it becomes token ids, and how these fill the rows of a batch.
 
-A stage names one of TEXTS, CONVERSATIONS, PAIRS and STEPS, or a variation (`dataclasses.replace`).
+A stage names one of TEXTS, CONVERSATIONS, PAIRS, LABELLED and STEPS, or a variation (`dataclasses.replace`).
 """
 
 import json
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from minigpt.data.batches import PackedRows, PairRows, Rows, TextRows, ValidationText
-from minigpt.data.examples import Conversation, Example, Preference, Steps, Text
+from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Steps, Text
+from minigpt.data.labelled import BAD, LabelledRows
 from minigpt.data.parse.fields import EXAMPLES
 from minigpt.data.scored import RIGHT, WRONG, PairScores, StepScores, line_ends
 from minigpt.data.shards import Shard
@@ -145,16 +146,39 @@ def _steps(tokenizer: Tokenizer, example: Steps) -> Tokens:
     return ids, mask
 
 
+def _encode_labelled(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    """Prompt and answer; the mask says of the answer's tokens whether they are GOOD or BAD."""
+    for example in examples:
+        encoded = _or_error(lambda one: [_answer(tokenizer, one, one.answer)], example)
+        if isinstance(encoded, list) and not example.desirable:
+            encoded = [(ids, [BAD * learned for learned in mask]) for ids, mask in encoded]
+        yield encoded
+
+
+def _as_text(example: Example) -> Example | None:
+    """A text, or a conversation as one."""
+    example = _without_label(example)
+    return example if isinstance(example, Text | Conversation) else None
+
+
+def _without_label(example: Example) -> Example:
+    return Conversation(example.prompt + example.answer) if isinstance(example, LabelledAnswer) else example
+
+
 def _as_conversation(example: Example) -> Example | None:
     """A conversation; of a pair the chosen answer."""
     if isinstance(example, Preference):
         return Conversation(example.prompt + example.chosen)
+    example = _without_label(example)
     return example if isinstance(example, Conversation) else None
 
 
 def _pairs_among(layouts: Counter[str]) -> str:
     pairs = layouts["dpo"] + layouts["dpo-implicit"]
-    return f"{pairs:,} rows are preference pairs; of these the chosen answers are learned." if pairs else ""
+    told = [f"{pairs:,} rows are preference pairs; of these the chosen answers are learned."] if pairs else []
+    if labelled := layouts["labelled"]:
+        told.append(f"{labelled:,} rows have a label, which is not read: undesirable answers are learned, too (kto).")
+    return " ".join(told)
 
 
 TEXTS = Form(
@@ -162,7 +186,7 @@ TEXTS = Form(
     needs="texts or conversations",
     unit="document",
     example=EXAMPLES["text"],
-    accept=lambda example: example if isinstance(example, Text | Conversation) else None,
+    accept=_as_text,
     encode=_encode_texts,
     rows=TextRows,
     held_out=lambda shard, context, seed: ValidationText(shard, context),
@@ -198,6 +222,21 @@ PAIRS = Form(
     world=World(
         world.preferences, "world_pairs", 3_000, "preference pairs of the built-in world", tokens=87, counted=0.45
     ),  # measured: 87 tokens with the held-out ones, 0.41
+)
+LABELLED = Form(
+    kind=LabelledAnswer,
+    needs="labelled answers",
+    unit="answer",
+    example=EXAMPLES["labelled"],
+    accept=lambda example: example if isinstance(example, LabelledAnswer) else None,
+    encode=_encode_labelled,
+    rows=LabelledRows,
+    held_out=LabelledRows,
+    width=2,
+    cut=False,
+    world=World(
+        world.labelled, "world_pairs", 3_000, "preference pairs of the built-in world", tokens=43, counted=0.45
+    ),
 )
 QUESTIONS = replace(
     CONVERSATIONS,

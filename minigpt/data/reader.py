@@ -1,6 +1,7 @@
 """What a stage learns from, as a stream: the rows and texts of its sources, checked, each in one of the two splits."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class Reader:
     def _accepted(self, example: Example, where: str) -> Example:
         """What the stage learns from an example. Raises RowError when that is nothing."""
         if (content := self.form.accept(example)) is None:
-            kind = type(example).__name__.lower()
+            kind = re.sub(r"(?<!^)([A-Z])", r" \1", type(example).__name__).lower()  # LabelledAnswer: labelled answer
             reason = f"this row is a {kind}, but {self.stage} needs {self.form.needs}"
             raise RowError(where, reason, f"A row for {self.stage} looks like this: {self.form.example}")
         return content

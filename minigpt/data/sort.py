@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from minigpt.data.examples import Conversation, Preference, Steps, Text
+from minigpt.data.examples import Conversation, LabelledAnswer, Preference, Steps, Text
 from minigpt.data.parse.fields import RowError, fields_of
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.parse.layouts import detect, is_labelled, is_prompt
+from minigpt.data.parse.layouts import detect, is_prompt
 from minigpt.data.read.named import resolve
 from minigpt.data.read.raw_rows import Row
 from minigpt.data.read.suffixes import is_text
@@ -18,7 +18,8 @@ from minigpt.events import Report, silent
 
 LOOKED_AT = 1000  # rows of each file
 KINDS = ("texts", "conversations", "pairs", "labelled steps", "labelled answers", "prompts", "mixed", "nothing")
-KIND_OF = {Text: "texts", Conversation: "conversations", Preference: "pairs", Steps: "labelled steps"}
+KIND_OF = {Text: "texts", Conversation: "conversations", Preference: "pairs", Steps: "labelled steps",
+           LabelledAnswer: "labelled answers"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,8 @@ def _kind_of(source: str, path: Path, limit: int) -> FileKind:
 
 def _kind(row: Row) -> str:
     """The kind of a row. Raises RowError when it has none."""
-    if isinstance(row, Row) and isinstance(row.value, dict):
-        if is_labelled(fields_of(row.value)):
-            return "labelled answers"
-        if is_prompt(fields_of(row.value)):
-            return "prompts"
+    if isinstance(row, Row) and isinstance(row.value, dict) and is_prompt(fields_of(row.value)):
+        return "prompts"
     return KIND_OF[type(parse_row(row))]
 
 

@@ -1,14 +1,17 @@
 """Direct preference optimization: push the margin of log-probability towards the preferred answers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from backends.base import Array
 from backends.tree import Tree
-from minigpt.data.batches import Batches, PairRows, stacked
+from minigpt.data.batches import Batch, Batches, PairRows, stacked
 from minigpt.data.forms import PAIRS
+from minigpt.data.labelled import LabelledRows
 from minigpt.errors import CheckpointError
 from minigpt.events import Note, Progress, Report
 from minigpt.model.gpt import GPT
@@ -89,11 +92,13 @@ def _pair_rows(job: Job, shard) -> PairRows:
 
 
 def reference_logprobs(
-    model: GPT, weights: Tree, rows: PairRows, path: Path | None, batch_size: int, report: Report, start: str = ""
-) -> np.ndarray:
+    model: GPT, weights: Tree, rows: PairRows | LabelledRows, path: Path | None, batch_size: int, report: Report,
+    start: str = "", summed: Callable[[GPT, Tree, Batch], Array] = sequence_logprobs,
+) -> np.ndarray:  # fmt: skip
     """(pairs, 2) summed log-probabilities under the starting weights, computed once and kept in directory `path`.
 
-    With `start`, the fingerprint of those weights, what was computed with others is computed again.
+    `summed` gives those (B, P, 2) of a batch. With `start`, the fingerprint of those weights, what was computed with
+    others is computed again.
     """
     pairs = len(rows.reference)
     if path is not None and path.exists():
@@ -105,7 +110,7 @@ def reference_logprobs(
         except (CheckpointError, KeyError):
             report(Note(f"The reference log-probabilities in {path} are damaged: computed again."))
     backend, found = model.backend, np.zeros((pairs, 2), np.float32)
-    logprobs = backend.compile(lambda w, batch: sequence_logprobs(model, w, batch))
+    logprobs = backend.compile(lambda w, batch: summed(model, w, batch))
     for first in range(0, rows.count, batch_size):
         numbers = range(first, min(first + batch_size, rows.count))
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}

@@ -58,11 +58,16 @@ def language_loss(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
     return (token_losses(model, weights, batch, batch["weights"] != 0) * batch["weights"]).sum(axis=-1).sum()
 
 
-def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
-    """log p(answer | prompt), summed over the answer's tokens: (B, P, 2) for chosen and rejected.
+def answer_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """log p(answer | prompt), summed over the answer's tokens: (B, S).
 
     `batch["spans"]` (B, S, T) is 1 where token t belongs to the answer of sequence s.
     """
     logprobs = -token_losses(model, weights, batch, batch["spans"].sum(axis=1) > 0)  # (B, T)
-    sums = (batch["spans"] @ logprobs[..., None])[..., 0]  # (B, S)
+    return (batch["spans"] @ logprobs[..., None])[..., 0]
+
+
+def sequence_logprobs(model: GPT, weights: Tree, batch: dict[str, Array]) -> Array:
+    """The same of pairs of answers: (B, P, 2) for chosen and rejected."""
+    sums = answer_logprobs(model, weights, batch)  # (B, S)
     return sums.reshape(sums.shape[0], -1, 2)

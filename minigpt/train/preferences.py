@@ -24,7 +24,7 @@ class Answers:
     reference: Array | None = None  # like `policy`: log π_ref(y|x)
     lengths: Array | None = None  # like `policy`: tokens of each answer
     labels: Array | None = None  # (B, S): 1 for a desirable answer, 0 for an undesirable one
-    baseline: float = 0.0  # see kto_baseline
+    baseline: float | Array = 0.0  # see kto_baseline; an array holds the one number in each row
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def test_the_known_mistakes_would_be_seen(tmp_path, monkeypatch, mistake):
         batch["segments"][place : place + size] = segment
         return size
 
-    monkeypatch.setattr("minigpt.data.batches._place", wrong)
+    monkeypatch.setattr("minigpt.data.batches.place_example", wrong)
     examples = random_examples(60, 20)
     rows = PackedRows(examples_of(tmp_path / "s", examples), 32, seed=3)
     with pytest.raises(AssertionError):

@@ -101,7 +101,7 @@ def test_each_key_that_is_not_used_is_named_once(tmp_path):
     values, notes = read(tmp_path / "a.jsonl", *rows)
     assert values == rows
     assert notes == [
-        'not used of the rows: "id" (2 rows), "label" (1 row), "tools" (1 row).',
+        'not used of the rows: "id" (2 rows), "tools" (1 row).',
         'not used of the messages: "name" (2 messages), "reasoning_content" (2 messages).',
     ]
 

@@ -9,6 +9,7 @@ EXAMPLES = {
     "messages": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
     "pair": '{"prompt": "Hi", "chosen": "Hello! How can I help?", "rejected": "What?"}',
     "steps": '{"prompt": "2 + 3 + 4?", "completions": ["2 + 3 = 5", "5 + 4 = 8"], "labels": [true, false]}',
+    "labelled": '{"prompt": "Hi", "completion": "Hello! How can I help?", "label": true}',
 }
 _OTHER_NAMES = dict.fromkeys(("content", "document", "body", "article", "story"), "text")
 _OTHER_NAMES |= dict.fromkeys(("dialog", "dialogue", "chat", "turns"), "messages")

@@ -1,10 +1,11 @@
-"""From a raw row to a Text, a Conversation, a Preference or Steps, whichever of the common layouts it is written in.
+"""From a raw row to a Text, a Conversation, a Preference, a LabelledAnswer or Steps, in whichever common layout.
 
 | layout            | keys of the row                                                                  |
 | text              | text (or the row is a bare JSON string)                                          |
 | messages          | messages: [{role, content}, ...]                                                 |
 | prompt/completion | prompt and completion (or question/query and response/answer): texts or messages |
 | alpaca            | instruction, output; optional input, system, history: [[question, answer], ...]  |
+| labelled          | as prompt/completion or alpaca, and label: true or false (1 or 0)                |
 | sharegpt          | conversations: [{from, value}, ...]                                              |
 | minimind          | conversations: [{role, content}, ...]                                            |
 | dpo               | prompt, chosen, rejected: texts or messages, which may repeat the prompt         |
@@ -19,7 +20,7 @@ repaired in silence: what does not fit is a RowError that names `file:line`, the
 import difflib
 import math
 
-from minigpt.data.examples import Conversation, Example, Preference, Steps, Text
+from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Steps, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, fields_of, filled, short
 from minigpt.data.parse.layouts import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
 from minigpt.data.parse.messages import in_turn, messages_of
@@ -48,7 +49,7 @@ def _parse(layout: str, fields: dict) -> Example:
         return _implicit_preference(fields)
     if layout == "steps":
         return _steps(fields)
-    if layout in ("alpaca", "prompt/completion"):
+    if layout in ("alpaca", "prompt/completion", "labelled"):
         messages = _question_and_answer(fields)
     else:
         key = "messages" if layout == "messages" else "conversations"
@@ -56,6 +57,8 @@ def _parse(layout: str, fields: dict) -> Example:
     messages = in_turn(_system(fields) + messages)
     if not any(map(is_learned, messages)):
         raise RowError("", "every answer has the weight 0, so there is nothing to learn", "Delete the row.")
+    if layout == "labelled":
+        return LabelledAnswer(messages[:-1], messages[-1:], bool(fields["label"]))
     return Conversation(messages)
 
 

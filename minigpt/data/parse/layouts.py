@@ -27,6 +27,8 @@ def detect(value: object, called: str = "keys") -> str:
         spoken = isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns)
         return "sharegpt" if spoken else "minimind"
     if one_of(fields, QUESTION + DETAIL[:1], several=True) and one_of(fields, ANSWER, several=True):
+        if is_labelled(fields):
+            return "labelled"
         return "alpaca" if "instruction" in fields else "prompt/completion"
     if "text" in fields:
         return "text"
@@ -46,6 +48,7 @@ def keys_used(fields: dict) -> set[str]:
     names |= {*QUESTION, *DETAIL, "history"}
     if layout == "steps":
         return names | {"completions", "labels"}
+    names |= {"label"} if layout == "labelled" else set()
     return names | ({"chosen", "rejected", "margin", dpo_prompt(fields)} if layout == "dpo" else {*ANSWER})
 
 

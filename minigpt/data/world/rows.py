@@ -71,6 +71,14 @@ def solutions(seed: int, count: int, split: str) -> Iterator[dict]:
     return _rows("solutions", seed, count, split, _solution)
 
 
+def labelled(seed: int, count: int, split: str) -> Iterator[dict]:
+    """Answers `{"prompt", "completion", "label", "task", "language"}`: of each of `preferences` one side in turn."""
+    for number, pair in enumerate(preferences(seed, count, split)):
+        good = number % 2 == 0
+        yield dict(prompt=pair["prompt"], completion=pair["chosen" if good else "rejected"], label=good,
+                   task=pair["task"], language=pair["language"])
+
+
 def _rows(stream: str, seed: int, count: int, split: str,
           draw: Callable[[random.Random, str], Draft]) -> Iterator[dict]:
     """Draws until `count` rows fit the split, or until a test split has run out of questions."""
