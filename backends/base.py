@@ -105,13 +105,13 @@ class Backend(ABC):
         return None
 
     def write(self, target: Array, start: int | Array, values: Array) -> Array:
-        """`target` (B, K, N, D) with `values` (B, K, T, D) at places start … start+T-1 of the third axis.
+        """`target` (S, K, N, D) with `values` (B, K, T, D) at places start … start+T-1 of the third axis.
 
-        `start` is one number, or (B,) int32 for rows that are filled up differently far. The old `target` must not
-        be used again.
+        The values are those of the first B rows of S. `start` is one number, or (B,) int32 for rows that are filled
+        up differently far. The old `target` must not be used again.
         """
         if isinstance(start, int):
-            target[:, :, start : start + values.shape[2]] = values
+            target[: values.shape[0], :, start : start + values.shape[2]] = values
             return target
         places = start[:, None] + self.arange(0, values.shape[2])  # (B, T)
         target[self.arange(0, places.shape[0])[:, None], :, places] = values.swapaxes(1, 2)  # (B, T, K, D)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import map_leaves
+from backends.tree import leaves, map_leaves
 from minigpt.errors import UsageError
 from minigpt.sections import ModelConfig
 
@@ -48,13 +48,15 @@ def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KV
 
 
 class KVCache:
-    """Keys and values (B, K, capacity, D) per layer. Row b's tokens stand at places 0 … `lengths[b]` - 1.
+    """Keys and values (S, K, capacity, D) per layer. Row b's tokens stand at places 0 … `lengths[b]` - 1.
 
-    What stands after them is not seen, and is written over by the row's next tokens.
+    What stands after them is not seen, and is written over by the row's next tokens. A pass is over the first
+    `batch` of the S rows.
     """
 
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str):
         self.backend, self.batch, self.capacity, self.dtype = backend, batch, capacity, dtype
+        self.fixed = 0  # if not 0, every pass looks at so many places, and more than a row has are hidden
         self.length = 0
         self.keys, self.values = ([self._empty(config) for _ in range(config.n_layer)] for _ in range(2))
 
@@ -65,10 +67,11 @@ class KVCache:
 
     @length.setter
     def length(self, length: int | np.ndarray) -> None:
-        if not isinstance(length, int) and (length == length[0]).all():
+        if not isinstance(length, int) and (length == length[0]).all() and not self.fixed:
             length = int(length[0])
         self._length = length
         self.longest = length if isinstance(length, int) else int(length.max())  # tokens of the longest row
+        self.longest = max(self.longest, self.fixed)
         self.start = length if isinstance(length, int) else self.backend.array(length)  # of the next token
 
     @property
@@ -87,13 +90,54 @@ class KVCache:
         """
         return self._extended(self.keys, layer, k), self._extended(self.values, layer, v)
 
+    def grow(self, rows: int, capacity: int) -> None:
+        """Make room for at least so many rows of so many tokens; doubled where there is too little, to copy rarely."""
+        some = self._leaves[0].shape
+        wanted = [old if old >= new else max(new, 2 * old) for old, new in ((some[0], rows), (some[2], capacity))]
+        if wanted == [some[0], some[2]]:
+            return
+
+        def larger(x: Array) -> Array:
+            room = self.backend.zeros((wanted[0], x.shape[1], wanted[1], x.shape[3]), self.backend.dtype(x))
+            room[: x.shape[0], :, : x.shape[2]] = x
+            return room
+
+        self.keys, self.values = map_leaves(larger, self.keys), map_leaves(larger, self.values)
+        self.capacity = wanted[1]
+
+    def copy_row(self, source: "KVCache", number: int, row: int) -> None:
+        """Row `number` of another cache, or of this one, as this one's row `row`; its length is the caller's to set."""
+        tokens = int(source.lengths[number])
+        for mine, other in zip(self._leaves, source._leaves, strict=True):
+            mine[row : row + 1, :, :tokens] = other[number : number + 1, :, :tokens]
+
+    def cut(self, row: int, start: int, stop: int) -> list[Array]:
+        """A copy of a row's tokens from `start` to `stop`: arrays (1, K, stop - start, …), to be given to `fill`."""
+        number = self.backend.array(np.array([row], np.int32))  # taking copies: a slice would keep the whole array
+        return [self.backend.take(leaf[:, :, start:stop], number) for leaf in self._leaves]
+
+    def fill(self, row: int, start: int, piece: Sequence[Array], tokens: int) -> None:
+        """The first `tokens` of what was cut, at the places from `start`; the row's length is the caller's to set."""
+        for leaf, some in zip(self._leaves, piece, strict=True):
+            leaf[row : row + 1, :, start : start + tokens] = some[:, :, :tokens]
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of one token of one row."""
+        sizes = {"float32": 4, "int32": 4, "bfloat16": 2, "float16": 2}
+        return sum(x.shape[1] * x.shape[3] * sizes[self.backend.dtype(x)] for x in self._leaves)
+
+    @property
+    def _leaves(self) -> list[Array]:
+        return leaves([self.keys, self.values])
+
     def _empty(self, config: ModelConfig) -> Any:
         return self.backend.zeros((self.batch, config.n_kv_head, self.capacity, config.head_dim), self.dtype)
 
     def _extended(self, stored: list[Any], layer: int, x: Array) -> Array:
         stop = self._stop(x)
         stored[layer] = self.backend.write(stored[layer], self.start, x)
-        return stored[layer][:, :, :stop]
+        return stored[layer][: self.batch, :, :stop]
 
     def _stop(self, x: Array) -> int:
         stop = self.longest + x.shape[2]
@@ -125,5 +169,5 @@ class QuantizedKVCache(KVCache):
             backend.write(old, self.start, backend.cast(new, backend.dtype(old)))
             for old, new in zip(stored[layer], leaves, strict=True)
         ]
-        packed, *steps = (leaf[:, :, :stop] for leaf in stored[layer])
+        packed, *steps = (leaf[: self.batch, :, :stop] for leaf in stored[layer])
         return backend.quantized.dequantize(packed, *(backend.cast(step, self.dtype) for step in steps), self.bits)

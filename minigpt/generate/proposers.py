@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from minigpt.errors import UsageError
 from minigpt.generate.cache import new_cache
+from minigpt.generate.prefix import agreeing
 from minigpt.generate.sampling import Sampling
 from minigpt.generate.speculate import Speculation, chooser, last_logits
 
@@ -68,15 +69,10 @@ class Draft:
 
     def propose(self, text: list[int], count: int) -> list[int]:
         """At most `count` tokens, one forward pass of the draft for each."""
-        self.cache.length = min(self.cache.length, self.first + _agreeing(self.drafted, text[self.first :]))
+        self.cache.length = min(self.cache.length, self.first + agreeing(self.drafted, text[self.first :]))
         self.first, text = len(text), list(text)
         for _ in range(min(count, self.engine.model.config.context - self.first)):
             logits = last_logits(self.engine, text[self.cache.length :], self.cache, 1)
             text.append(chooser(self.engine, logits, self.sampling, self.begin)(0, text))
         self.drafted = text[self.first :]
         return self.drafted
-
-
-def _agreeing(a: list[int], b: list[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

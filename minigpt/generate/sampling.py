@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minigpt.errors import UsageError
+from minigpt.errors import MiniGPTError, UsageError
+from minigpt.generate.penalties import penalized
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy. The filters apply in this order: penalty, top-k, top-p, min-p."""
+    """`temperature` 0 is greedy. What changes logits applies in this order: repetition penalty, frequency and presence
+    penalty, bias, forbidden n-grams (see `minigpt.generate.penalties`); then temperature, top-k, top-p and min-p.
+    """
 
     temperature: float = 0.8
     top_k: int = 0  # 0: off
@@ -19,6 +22,10 @@ class Sampling:
     min_p: float = 0.0  # 0: off
     repetition_penalty: float = 1.0  # 1: off
     seed: int = 0
+    frequency_penalty: float = 0.0  # 0: off; taken off a token's logit for each time that the answer has it
+    presence_penalty: float = 0.0  # 0: off; taken off once
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
+    no_repeat_ngram: int = 0  # 0: off; the text has no group of so many tokens twice
 
     def __post_init__(self) -> None:
         checks = {
@@ -28,6 +35,10 @@ class Sampling:
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
             "seed": (0 <= self.seed < 2**63, "0 or more, and less than 2^63"),
+            "frequency_penalty": (-100 <= self.frequency_penalty <= 100, "between -100 and 100"),
+            "presence_penalty": (-100 <= self.presence_penalty <= 100, "between -100 and 100"),
+            "logit_bias": (_fine_bias(self.logit_bias), "pairs of a token's number and a bias between -1000 and 1000"),
+            "no_repeat_ngram": (self.no_repeat_ngram >= 0, "0 or more"),
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
@@ -36,7 +47,20 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0 and self.repetition_penalty == 1
+        """Whether the likeliest token is taken, with nothing done to the logits before."""
+        return self.temperature == 0 and not self.penalizes
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether logits are changed by the text so far, or by a bias."""
+        return bool(
+            self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty or self.logit_bias
+            or self.no_repeat_ngram
+        )  # fmt: skip
+
+
+def _fine_bias(pairs: Sequence[tuple[int, float]]) -> bool:
+    return all(isinstance(i, int) and i >= 0 and -1000 <= bias <= 1000 for i, bias in pairs)
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -47,13 +71,19 @@ def with_seeds(sampling: Sampling, count: int) -> list[Sampling]:
     return [replace(sampling, seed=sampling.seed + i) for i in range(count)]
 
 
-def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -> np.ndarray:
-    """The distribution (V,) that a token is drawn from, in float64. `seen` are the ids in the text so far."""
-    scores = logits.astype(np.float64)
-    if sampling.repetition_penalty != 1 and len(seen):
-        once, penalty = np.unique(seen), sampling.repetition_penalty
-        with np.errstate(over="ignore"):  # Keskar et al. 2019: divide positive, multiply negative logits
-            scores[once] = np.where(scores[once] > 0, scores[once] / penalty, scores[once] * penalty)
+def probabilities(
+    logits: np.ndarray, sampling: Sampling, seen: Sequence[int], answered: int = 0, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """The distribution (V,) that a token is drawn from, in float64.
+
+    `seen` are the ids in the text so far, the last `answered` of them the answer's. Where there is `allowed` (V,)
+    bool, other tokens have probability 0. Raises MiniGPTError when the logits are not finite, or no token is left.
+    """
+    scores = penalized(logits.astype(np.float64), sampling, seen, answered) if sampling.penalizes else None
+    scores = logits.astype(np.float64) if scores is None else scores
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
+    _check(scores)
     if sampling.temperature == 0:
         chosen = np.zeros_like(scores)
         chosen[int(scores.argmax())] = 1.0
@@ -72,11 +102,27 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -
     return share / share.sum()
 
 
-def sample(logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position: int) -> int:
-    """The next token for logits (V,): a pure function of them, the settings and the position in the answer."""
-    share = probabilities(logits, sampling, seen)
+def sample(
+    logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position: int, allowed: np.ndarray | None = None
+) -> int:
+    """The next token for logits (V,): a pure function of them, the settings and the text so far.
+
+    `position` is how many tokens at the end of `seen` are the answer's; `allowed` and errors as in `probabilities`.
+    """
+    share = probabilities(logits, sampling, seen, position, allowed)
+    if sampling.temperature == 0:
+        return int(share.argmax())
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()
     return int(min(np.searchsorted(np.cumsum(share), draw, side="right"), np.flatnonzero(share)[-1]))
+
+
+def _check(scores: np.ndarray) -> None:
+    """Raises MiniGPTError where nothing can be drawn from scores (V,)."""
+    best = scores.max()
+    if best == -math.inf:
+        raise MiniGPTError("No token is left that may follow.", "Omit no_repeat_ngram or the constraint.")
+    if math.isnan(best):
+        raise MiniGPTError("The model's scores are not numbers.", "Its weights are damaged, or overflow.")
 
 
 def _tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
@@ -90,3 +136,9 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     """Probabilities (…, V) for scores (…, V)."""
     shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities (…, V) for scores (…, V)."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

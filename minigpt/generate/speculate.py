@@ -17,18 +17,19 @@ texts, two drafts and look-up, greedy and sampled) none was another. Where numbe
 600 in bfloat16, and 2 of 960 with keys and values in 4 or 8 bits, as a number between two codes may go either way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from backends.base import Array
-from minigpt.generate.cache import KVCache, new_cache
+from minigpt.generate.cache import KVCache
 from minigpt.generate.sampling import Sampling, sample
 
 if TYPE_CHECKING:
     from minigpt.generate.engine import Engine
+    from minigpt.generate.request import Sequence
 
 FIRST = 4  # draft tokens in the first pass of an answer
 
@@ -53,31 +54,27 @@ class Speculation:
     seconds: float = 0.0  # as the caller has timed it
 
 
-def speculated(
-    engine: "Engine", speculation: Speculation, prompt: list[int], sampling: Sampling, steps: int
-) -> Iterator[int]:
-    """The next token of the text, `steps` times. Draft tokens after the one where the caller stops are forgotten."""
-    model, text, count = engine.model, list(prompt), min(FIRST, speculation.most)
-    cache = new_cache(model.backend, model.config, 1, len(prompt) + steps, model.dtype, engine.kv_bits)
-    proposer = speculation.start(prompt, sampling, len(prompt) + steps)
-    while len(text) < len(prompt) + steps:
-        room = len(prompt) + steps - len(text) - 1  # the pass gives one token more than were drafted
-        draft = proposer.propose(text, min(count, room))
-        logits = last_logits(engine, text[cache.length :] + draft, cache, len(draft) + 1)
-        choose = chooser(engine, logits, sampling, len(prompt))
-        speculation.passes += 1
-        speculation.drafted += len(draft)
-        for row, drafted in enumerate([*draft, None]):
-            token = choose(row, text)
-            text.append(token)
-            speculation.tokens += 1
-            speculation.accepted += token == drafted
-            yield token
-            if token != drafted:
-                break
-        cache.length = len(text) - 1  # cut back: the keys of wrong draft tokens are overwritten by the next pass
-        if draft:
-            count = _next_count(count, row == len(draft), speculation.most)
+def draft_of(row: "Sequence") -> list[int]:
+    """Draft tokens for a row's next pass, which gives one token more than were drafted; none without a proposer."""
+    speculation = row.request.speculation
+    if row.proposer is None or speculation is None:
+        return []
+    row.drafts = row.drafts or min(FIRST, speculation.most)
+    return row.proposer.propose(row.seen, min(row.drafts, row.remaining - 1))
+
+
+def after_pass(row: "Sequence", draft: list[int], right: int, given: int) -> None:
+    """Count a pass that gave a row `given` tokens, the first `right` of them as drafted; sets the next draft's length.
+    """
+    speculation = row.request.speculation
+    if row.proposer is None or speculation is None:
+        return
+    speculation.passes += 1
+    speculation.drafted += len(draft)
+    speculation.accepted += right
+    speculation.tokens += given
+    if draft:
+        row.drafts = _next_count(row.drafts, right == len(draft), speculation.most)
 
 
 def _next_count(count: int, all_right: bool, most: int) -> int:

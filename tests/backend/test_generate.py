@@ -7,7 +7,9 @@ import pytest
 
 from backends import tree
 from minigpt.errors import UsageError
-from minigpt.generate.engine import Engine, _of_like_length, chat_prompt
+from minigpt.generate import choice, scheduler
+from minigpt.generate.engine import Engine, chat_prompt
+from minigpt.generate.reading import of_like_length
 from minigpt.generate.sampling import GREEDY, Sampling, with_seeds
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
@@ -93,7 +95,7 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(engine, sampling
 @pytest.mark.parametrize("filling", [0, 4, 100])
 def test_prompts_may_be_read_together_or_each_by_itself(engine, monkeypatch, filling):
     """Groups of equal length, of some filling, and all in one: the same answers, in the prompts' own order."""
-    monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     together = engine.answer(PROMPTS, SAMPLED, 10)
     assert together == [engine.answer([prompt], SAMPLED, 10)[0] for prompt in PROMPTS]
 
@@ -108,7 +110,7 @@ def test_only_groups_that_are_read_side_by_side_start_streams(backend, engine, m
     monkeypatch.setattr(linux_cpu, "_streams", lambda: started.append(1) or streams())
     engine.answer([PROMPTS[0]], GREEDY, 2)
     assert not started
-    monkeypatch.setattr("minigpt.generate.engine.FILLING", {"cpu": 0, "gpu": 0})
+    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", {"cpu": 0, "gpu": 0})
     engine.answer(PROMPTS, GREEDY, 2)
     assert started
 
@@ -117,7 +119,7 @@ def test_only_groups_that_are_read_side_by_side_start_streams(backend, engine, m
 def test_rows_that_are_turned_as_the_longest_would_be_seen(engine, monkeypatch, filling):
     """The comparison can fail: with one position for all rows the shorter ones get other answers."""
     alone = [engine.answer([prompt], GREEDY, 10)[0] for prompt in PROMPTS]
-    monkeypatch.setattr("minigpt.generate.engine.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     hidden = GPT.hidden
 
     def as_the_longest(self, weights, ids, cache, **rows):
@@ -128,10 +130,12 @@ def test_rows_that_are_turned_as_the_longest_would_be_seen(engine, monkeypatch, 
 
 
 def test_groups_of_prompts_take_no_more_filling_than_they_may():
-    prompts = [[0] * size for size in (5, 1, 17, 9, 5, 30)]
-    assert _of_like_length(prompts, 0) == [[5], [2], [3], [0, 4], [1]]
-    assert _of_like_length(prompts, 8) == [[5], [2, 3], [0, 1, 4]]
-    assert _of_like_length(prompts, 100) == [[0, 1, 2, 3, 4, 5]]
+    prompts = [5, 1, 17, 9, 5, 30]
+    assert of_like_length(prompts, 0, 1000) == [[5], [2], [3], [0, 4], [1]]
+    assert of_like_length(prompts, 8, 1000) == [[5], [2, 3], [0, 1, 4]]
+    assert of_like_length(prompts, 100, 1000) == [[0, 1, 2, 3, 4, 5]]
+    assert of_like_length(prompts, 100, 60) == [[2, 5], [0, 1, 3, 4]]
+    assert of_like_length(prompts, 100, 9) == [[5], [2], [3], [0], [4], [1]]
 
 
 def test_filling_that_is_seen_would_be_noticed(engine, monkeypatch):
@@ -174,11 +178,24 @@ def test_seeds_decide(engine):
 def scripted(engine, monkeypatch, *scripts):
     """The model as it is, but the chosen tokens come from the scripts, one per prompt."""
 
-    def choose(self, logits, samplings, seen, position):
-        assert logits.shape == (len(seen), CONFIG.vocab_size)
-        return [script[position] if position < len(script) else 100 for script in scripts]
+    waiting, add = list(scripts), scheduler.Scheduler.add
 
-    monkeypatch.setattr(Engine, "_choose", choose)
+    def added(self, request):
+        sequence = add(self, request)
+        if not waiting:
+            waiting.extend(scripts)
+        sequence.script = waiting.pop(0)
+        return sequence
+
+    def next_token(row, scores):
+        assert scores.shape == (CONFIG.vocab_size,)
+        place = len(row.ids)
+        return row.take(row.script[place] if place < len(row.script) else 100)
+
+    monkeypatch.setattr(scheduler.Scheduler, "add", added)
+    monkeypatch.setattr(choice, "next_token", next_token)
+    for module in (choice, scheduler):
+        monkeypatch.setattr(module, "likeliest", lambda *_: None)
     return engine
 
 
@@ -227,11 +244,12 @@ def test_a_token_that_is_begun_early_is_one_at_most(engine, monkeypatch):
     """A greedy answer ends at its stop token; a lazy framework has begun the token behind that, and no more."""
     calls = []
     hidden = GPT.hidden
-    first, *_ = engine.answer([[50]], GREEDY, 1)[0].ids
-    monkeypatch.setattr(type(engine.tokenizer), "stops", {first})
+    first, second = engine.answer([[50]], GREEDY, 2)[0].ids
+    assert first != second
+    monkeypatch.setattr(type(engine.tokenizer), "stops", {second})
     monkeypatch.setattr(GPT, "hidden", lambda *args, **rest: calls.append(1) or hidden(*args, **rest))
     assert engine.answer([[50]], GREEDY, 30)[0].reason == "stop"
-    assert len(calls) == (2 if engine.model.backend.lazy else 1)
+    assert len(calls) == (3 if engine.model.backend.lazy else 2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 
 from backends.base import ALL
 from minigpt.errors import UsageError
-from minigpt.generate import speculate
+from minigpt.generate import choice, scheduler
+from minigpt.generate.batch import Batch
 from minigpt.generate.engine import Engine
 from minigpt.generate.proposers import PromptLookup, drafting, lookup
 from minigpt.generate.sampling import GREEDY, Sampling
@@ -105,21 +106,11 @@ def test_wherever_the_first_wrong_draft_token_is(engine, wrong, most):
 
 def test_a_cache_that_is_not_cut_back_would_be_seen(engine, monkeypatch):
     """The comparison can fail: with the keys of wrong draft tokens left in the cache, the answer is another one."""
-    roomy, forward, held = speculate.new_cache, speculate.last_logits, [0]
-
-    def uncut(engine, ids, cache, count):
-        end, cache.length = cache.length + len(ids), held[0]
-        logits = forward(engine, ids, cache, count)
-        held[0], cache.length = cache.length, end
-        return logits
-
     speculation = knowing(engine, PROMPTS[1], GREEDY, wrong=3)
     plain = engine.streamed(PROMPTS[1], GREEDY, 30)
     assert engine.streamed(PROMPTS[1], GREEDY, 30, speculation) == plain
-    monkeypatch.setattr(speculate, "last_logits", uncut)
-    monkeypatch.setattr(speculate, "new_cache", lambda b, c, n, capacity, *rest: roomy(b, c, n, 9 * capacity, *rest))
+    monkeypatch.setattr(Batch, "keep", lambda self: None)
     assert engine.streamed(PROMPTS[1], GREEDY, 30, speculation) != plain
-    held[0] = 0
     assert engine.streamed(PROMPTS[1], GREEDY, 30, knowing(engine, PROMPTS[1], GREEDY)) == plain  # nothing to cut
 
 
@@ -136,13 +127,13 @@ def test_a_mask_that_shows_later_draft_tokens_would_be_seen(engine, monkeypatch)
 def test_a_stop_token_among_the_draft_tokens(engine, monkeypatch, end):
     """What was drafted and computed after it is not part of the answer."""
     ids = [*range(101, 101 + end), IM_END, *range(120, 150)]
-    monkeypatch.setattr(
-        speculate, "chooser", lambda engine, logits, sampling, begin: lambda row, text: ids[len(text) - begin]
-    )
+    for module in (choice, scheduler):
+        monkeypatch.setattr(module, "likeliest", lambda *_: None)
+        monkeypatch.setattr(module, "next_token", lambda row, scores: row.take(ids[len(row.ids)]))
     speculation = Speculation(lambda *_: Oracle([50, 51, *ids]))
     answer = engine.streamed([50, 51], GREEDY, 30, speculation)
     assert (answer.ids, answer.reason) == (ids[:end], "stop")
-    assert speculation.tokens == end + 1
+    assert speculation.tokens == end  # the first one came with the prompt
 
 
 @pytest.mark.parametrize(
@@ -184,8 +175,8 @@ def test_a_draft_with_other_tokens_is_refused(engine, backend):
 def test_of_a_draft_that_is_the_model_every_token_is_right(engine, sampling):
     """Also of sampled answers: it draws with the same seed and position, and sees the same text."""
     speculation = drafting(engine, engine, 4)
-    answer = engine.streamed(PROMPTS[1], sampling, 40, speculation)
-    assert len(answer.ids) == speculation.tokens == 40
+    answer = engine.streamed(PROMPTS[1], sampling, 41, speculation)
+    assert len(answer.ids) == 1 + speculation.tokens == 41
     assert speculation.drafted == speculation.accepted == 32 and speculation.passes == 8
 
 
@@ -199,14 +190,14 @@ def test_of_another_random_model_hardly_any_is(engine, backend):
 def test_good_drafts_become_longer(engine):
     """4, 6 and 8 draft tokens, and each pass gives one token more."""
     speculation = knowing(engine, PROMPTS[1], GREEDY)
-    engine.streamed(PROMPTS[1], GREEDY, 5 + 7 + 9 + 9, speculation)
+    engine.streamed(PROMPTS[1], GREEDY, 1 + 5 + 7 + 9 + 9, speculation)
     assert (speculation.passes, speculation.tokens, speculation.drafted, speculation.accepted) == (4, 30, 26, 26)
 
 
 def test_bad_drafts_become_shorter(engine):
     """4, 3, 2, and then one at a time; none in the last pass, which gives the last token anyway."""
     speculation = knowing(engine, PROMPTS[1], GREEDY, wrong=1)
-    engine.streamed(PROMPTS[1], GREEDY, 10, speculation)
+    engine.streamed(PROMPTS[1], GREEDY, 11, speculation)
     assert (speculation.passes, speculation.drafted, speculation.accepted) == (10, 4 + 3 + 2 + 6, 0)
 
 
