@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from typer import Argument, Option
 
+from minigpt.cli.language import Language
 from minigpt.errors import UsageError
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts on stdout.")]
@@ -237,6 +238,7 @@ class Follow:
     track: Annotated[
         str | None, Option("--track", metavar="NAME", help="Also log to wandb or trackio, where it is installed.")
     ] = None
+    lang: Language = None
 
 
 @dataclass(frozen=True)

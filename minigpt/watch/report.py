@@ -27,12 +27,12 @@ def write_report(directory: Path, out: Path | None = None, language: str = "en")
     return path
 
 
-def latest_report(directory: Path) -> Path:
+def latest_report(directory: Path, language: str = "en") -> Path:
     """The run's report.html, written again only when something was trained or measured since."""
     path = directory / NAME
     made = [*directory.glob("*/metrics.jsonl"), *directory.glob("*/final/state.json"), directory / "demo.json"]
     if not path.exists() or path.stat().st_mtime < max((p.stat().st_mtime for p in made if p.exists()), default=0):
-        write_report(directory)
+        write_report(directory, language=language)
     return path
 
 

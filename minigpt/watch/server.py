@@ -104,12 +104,14 @@ def usage(directory: Path) -> dict[str, Any]:
     return found
 
 
-def serve(root: Path, chosen: Path, port: int | None = None) -> ThreadingHTTPServer:
+def serve(root: Path, chosen: Path, port: int | None = None, language: str = "en") -> ThreadingHTTPServer:
     """A server that is bound and ready for `serve_forever`; without a port 8321, or any that is free.
+
+    `language` is that of the page until its reader takes the other one.
 
     Raises UsageError when the port that was asked for is taken.
     """
-    handler = type("Handler", (_Handler,), {"runs": Runs(root, chosen)})
+    handler = type("Handler", (_Handler,), {"runs": Runs(root, chosen), "language": language})
     try:
         return _Server((HOST, PORT if port is None else port), handler)
     except OSError as error:
@@ -120,10 +122,11 @@ def serve(root: Path, chosen: Path, port: int | None = None) -> ThreadingHTTPSer
         return _Server((HOST, 0), handler)
 
 
-def live_page() -> str:
+def live_page(language: str = "en") -> str:
     """The page itself."""
     scripts = [html.part("common.js"), html.part("chart.js"), html.part("watch.js", "minigpt.watch")]
-    return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, texts.both())
+    data = texts.both("pages") | {f"measure_{name}": both for name, both in texts.both("measures").items()}
+    return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, data, language)
 
 
 class _Server(ThreadingHTTPServer):
@@ -133,6 +136,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     runs: Runs
+    language: str
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "MiniGPT", ""
     timeout = 30  # seconds for a request to arrive
@@ -140,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/" and self._is_ours():
-            self._send(HTTPStatus.OK, live_page().encode(), "text/html; charset=utf-8")
+            self._send(HTTPStatus.OK, live_page(self.language).encode(), "text/html; charset=utf-8")
             return
         answers = {f"/api/{name}": getattr(self.runs, name) for name in ("runs", "run", "curves", "example")}
         self._answer(answers.get(path))
