@@ -249,7 +249,7 @@ class Curve:
 
     stage: Stage = None
     svg: Annotated[Path | None, Option("--svg", metavar="FILE", help="Write it as SVG.")] = None
-    png: Annotated[Path | None, Option("--png", metavar="FILE", help="Write it as PNG (needs cairosvg).")] = None
+    png: Annotated[Path | None, Option("--png", metavar="FILE", help="Write it as PNG (needs resvg-py).")] = None
     metric: Annotated[
         str, Option("--metric", metavar="NAME", help="Which curve: loss, accuracy, norm, …")
     ] = "loss"

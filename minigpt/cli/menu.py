@@ -209,7 +209,7 @@ def _stages(files: Sequence[str]) -> list[str]:
     from minigpt.runs.placing import by_stage, placed
     from minigpt.stages.table import STAGES
 
-    with waiting.working("data"):
+    with waiting.working("Reading the data"):
         found = by_stage(placed([os.path.expanduser(file) for file in files], RUNS / "downloads"))
     return [stage for stage in STAGES if stage in found]
 

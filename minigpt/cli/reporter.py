@@ -89,8 +89,7 @@ class Reporter:
         from minigpt.stages.table import STAGES  # here: it takes a moment, and many commands import this file
 
         if event.stage in STAGES:
-            summary = self._stages.get(event.stage, STAGES[event.stage].summary)
-            console.note(f"{event.stage}: {summary}")
+            self._tell("summary", event, summary=self._stages.get(event.stage, STAGES[event.stage].summary))
         self._tell("begun", event)
         self._pace, self._curve = Pace(), Curve()
         self._bar(event.stage, 0, event.steps, self._say["first"])

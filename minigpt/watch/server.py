@@ -56,10 +56,14 @@ class Runs:
         for stage in shown["stages"]:  # the last lines of a journal may have no measurement
             if stage["validation_loss"] is None:
                 stage["validation_loss"] = self.journals.of(directory, stage["stage"]).last("validation_loss")
+        used, pace = usage(directory), speed(journal, now.steps) if journal else {}
+        if now and run.process and not now.finished and pace["seconds_per_step"] and now.steps:
+            expected = {"seconds": pace["seconds_per_step"] * now.steps, "memory": used.get("peak")}
+            next(one for one in shown["stages"] if one["stage"] == now.name)["expected"] = expected
         return shown | {
             "name": directory.name, "stage": now.name if now else None, "config": run.config,
-            "env": read_json(directory / "env.json"), "pending": pending(directory), "usage": usage(directory),
-            "speed": speed(journal, now.steps) if journal else {}, "results": results(run.stages, shown["measured"]),
+            "env": read_json(directory / "env.json"), "pending": pending(directory), "usage": used,
+            "speed": pace, "results": results(run.stages, shown["measured"]),
             "samples": {stage.name: read_samples(directory / stage.name / "samples.jsonl") for stage in run.stages},
             "log": read_tail(directory / "log.txt"), "marks": journal.marks[-100:] if journal else [],
         }  # fmt: skip
@@ -90,15 +94,16 @@ class Runs:
 
 
 def usage(directory: Path) -> dict[str, Any]:
-    """The last known share of the machine, and a pause that has not ended."""
+    """The last known share of the machine, the highest `peak` of memory lately, and a pause that has not ended."""
     found: dict[str, Any] = {}
-    for line in read_tail(directory / USAGE, 4096).splitlines():
+    for line in read_tail(directory / USAGE).splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict):
-            found = found | record
+            taken = [size for size in (found.get("peak"), record.get("memory")) if isinstance(size, int | float)]
+            found = found | record | ({"peak": max(taken)} if taken else {})
             if "continued" in record:
                 found.pop("paused", None)
     return found

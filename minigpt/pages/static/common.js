@@ -48,7 +48,12 @@ function seconds(s) {
 const bytes = n => n === null || n === undefined ? "–" : n >= 1e9 ? (n / 1e9).toFixed(1) + " GB" : n >= 1e6 ? (n / 1e6).toFixed(0) + " MB" : (n / 1e3).toFixed(1) + " kB";
 const figure = v => typeof v !== "number" ? "–" : Number.isInteger(v) ? v.toLocaleString() : Math.abs(v) < 1 && Math.abs(v) >= 1e-3 ? String(+v.toFixed(4)) : precise(v);
 function precise(v) { return Math.abs(v) >= 1e5 || (v !== 0 && Math.abs(v) < 1e-3) ? v.toExponential(3) : String(+v.toPrecision(5)); }
-const human = name => WORDS["measure_" + name] ? say("measure_" + name) : name.replaceAll("_", " "); // of a measure
+// A measure's name for people, as texts.measure has it.
+function human(name) {
+  const cut = name.lastIndexOf(": ") + 2, before = cut > 1 ? name.slice(0, cut) : "", plain = cut > 1 ? name.slice(cut) : name;
+  const part = plain.replace(/^exact_match_/, ""), kind = part === plain ? "" : say("measure_exact_match") + ": ";
+  return before + kind + (WORDS["measure_" + part] ? say("measure_" + part) : part.replaceAll("_", " "));
+}
 
 // ---- language and theme: two buttons, whose choice is kept for all pages ------------------------------------
 
