@@ -31,6 +31,7 @@ from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
 from minigpt.cli.inspect import inspect
+from minigpt.cli.language import Language
 from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
 from minigpt.cli.report import report
@@ -103,12 +104,17 @@ app.add_typer(data_app)
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
+    lang: Language = None,
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 def main() -> None:
@@ -121,6 +127,9 @@ def main() -> None:
     arguments = _spelled([argument for argument in sys.argv[1:] if argument != "--debug"])
     usage_error = typer.BadParameter.__mro__[1]  # typer's own class for wrong flags, wherever this version keeps it
     try:
+        if _alone(arguments):
+            _menu(arguments)
+            return
         # Not app(…): that would turn Ctrl-C and a closed pipe into exit codes without a word.
         with typer.main.get_command(app).make_context("minigpt", list(arguments), obj=arguments) as context:
             context.command.invoke(context)
@@ -157,8 +166,26 @@ def main() -> None:
         sys.exit(RUNTIME)
 
 
+def _alone(arguments: list[str]) -> bool:
+    """Whether somebody sits at a terminal and named no command."""
+    terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    return terminal and (not arguments or (arguments[0] == "--lang" and len(arguments) == 2))
+
+
+def _menu(arguments: list[str]) -> None:
+    from minigpt.cli.language import language
+    from minigpt.cli.menu import Menu
+
+    Menu(language(arguments[-1] if arguments else None), language(None)).hold()
+
+
 def _spelled(arguments: list[str]) -> list[str]:
-    """`minigpt help train sft` is `minigpt train sft --help`, and `minigpt version` is `minigpt --version`."""
+    """`minigpt help train sft` is `minigpt train sft --help`, and `minigpt version` is `minigpt --version`.
+
+    `--lang` may stand before the command, too.
+    """
+    if arguments[:1] == ["--lang"] and len(arguments) > 2:
+        return [*_spelled(arguments[2:]), *arguments[:2]]
     if arguments[:1] == ["help"]:
         return [*arguments[1:], "--help"]
     return ["--version"] if arguments == ["version"] else arguments

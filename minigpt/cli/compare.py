@@ -7,8 +7,7 @@ import typer
 
 from minigpt.cli import flags
 from minigpt.cli.command import command
-from minigpt.cli.report import Language
-from minigpt.errors import check_name
+from minigpt.cli.language import Language, language
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Two or more run directories, or names in runs/.")]
 HtmlOut = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves.")]
@@ -20,20 +19,19 @@ def compare(
     curve: flags.Curve,
     json: flags.AsJson = False,
     html: HtmlOut = None,
-    lang: Language = "en",
+    lang: Language = None,
 ) -> None:
     """Compare runs: settings, results, answers.
 
     Only settings that differ are shown; curves come with --html or --svg.
     """
     from minigpt.cli import console, tables
-    from minigpt.pages.texts import LANGUAGES
     from minigpt.store.durable import write_whole
     from minigpt.watch.compare import compare_page, compare_runs, said
     from minigpt.watch.read import find_run
     from minigpt.watch.report import figure
 
-    check_name("language", lang, LANGUAGES)
+    lang = language(lang)
     directories = [find_run(run) for run in runs]
     compared = compare_runs(directories)
     for path in curve.write(directories):

@@ -7,18 +7,17 @@ import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
+from minigpt.cli.language import language, spoken
 from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the settings, too (minigpt config explains them).")]
-NEXT = (
-    ("report RUN", "the curves, as a page: did it still learn at the end?"),
-    ("generate RUN --stage pretrain -p 'Ann has'", "what it was before it learned to answer"),
-    ("evaluate RUN", "every measure of every stage"),
-    ("export RUN --to gguf", "for llama.cpp and ollama; --to hf and mlx as well"),
-    ("run --run runs/mine --data FILE", "a model of your own text and conversations"),
-)
+NEXT = {  # a command, by the word of its reason in the table of texts
+    "next_report": "report RUN --open", "next_generate": "generate RUN --stage pretrain -p 'Ann has'",
+    "next_evaluate": "evaluate RUN", "next_export": "export RUN --to gguf",
+    "next_run": "run --run runs/mine --data FILE",
+}  # fmt: skip
 
 
 @command("minigpt demo", "minigpt demo --preset auto --time 30m --run runs/first")
@@ -47,6 +46,7 @@ def demo(
     from minigpt.cli import console, tables
     from minigpt.demo import STORY, demo_config
     from minigpt.demo import demo as run_demo
+    from minigpt.pages.texts import words
     from minigpt.watch.report import latest_report
 
     limits = limits_from(taking)
@@ -55,13 +55,13 @@ def demo(
     with training(run, settings, STORY, where, limits, chosen.time, follow, verbose) as started:
         opened, framework, report, control = started
         result = run_demo(opened, framework, report, control)
-    written = latest_report(run)
+    written, say = latest_report(run, language(follow.lang)), words(spoken(follow.lang), "demo")
     if json:
         console.print_json(result)
         return
-    tables.show_demo(result)
-    console.note(f"Talk to it:  minigpt chat {run}")
-    console.note(f"Report:  {written}")
-    console.note("What to try next:")
-    for words, what in NEXT:
-        console.note(f"  minigpt {words.replace('RUN', str(run)):<55}  {what}")
+    tables.show_demo(result, spoken(follow.lang))
+    console.note(say["talk"].format(command=f"minigpt chat {run}"))
+    console.note(say["next"])
+    for word, line in NEXT.items():
+        console.note(f"  minigpt {line.replace('RUN', str(run)):<55}  {say[word]}")
+    console.note(say["report"].format(path=written))

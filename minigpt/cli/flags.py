@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from typer import Argument, Option
 
+from minigpt.cli.language import Language
 from minigpt.errors import UsageError
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts on stdout.")]
@@ -237,6 +238,7 @@ class Follow:
     track: Annotated[
         str | None, Option("--track", metavar="NAME", help="Also log to wandb or trackio, where it is installed.")
     ] = None
+    lang: Language = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ class Curve:
 
     stage: Stage = None
     svg: Annotated[Path | None, Option("--svg", metavar="FILE", help="Write it as SVG.")] = None
-    png: Annotated[Path | None, Option("--png", metavar="FILE", help="Write it as PNG (needs cairosvg).")] = None
+    png: Annotated[Path | None, Option("--png", metavar="FILE", help="Write it as PNG (needs resvg-py).")] = None
     metric: Annotated[
         str, Option("--metric", metavar="NAME", help="Which curve: loss, accuracy, norm, …")
     ] = "loss"

@@ -7,8 +7,8 @@ import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
-from minigpt.cli.report import Language
-from minigpt.errors import UsageError, check_name
+from minigpt.cli.language import Language, language
+from minigpt.errors import UsageError
 
 Prompt = Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="The text that the model reads.")]
 AsChat = Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user's message.")]
@@ -26,7 +26,7 @@ def inspect(
     chat: AsChat = False,
     layer: Layer = None,
     html: HtmlOut = None,
-    lang: Language = "en",
+    lang: Language = None,
     json: flags.AsJson = False,
 ) -> None:
     """Look inside a model.
@@ -34,13 +34,12 @@ def inspect(
     Attention per layer and head, the logit lens, probabilities of tokens, neighbours of embeddings.
     """
     from minigpt.cli import console, tables
-    from minigpt.pages.texts import LANGUAGES
     from minigpt.store.durable import write_whole
     from minigpt.text.chatml import render
     from minigpt.watch.inside import look_inside
     from minigpt.watch.inside_page import blocks_of, inside_page, visible
 
-    check_name("language", lang, LANGUAGES)
+    lang = language(lang)
     text = opening.valid(prompt, "--prompt")
     engine, stage = opening.engine_at(chosen.path, chosen.stage, where, flags.Faster())
     layers = engine.model.config.n_layer

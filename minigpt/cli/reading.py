@@ -47,6 +47,23 @@ class Lines:
         return input(prompt if self.terminal else "")
 
 
+def ask(question: str, paths: bool = False) -> str | None:
+    """What is typed after a question on a terminal; None at the end of the input. With `paths` Tab completes names."""
+    session, more = _session(), {}
+    if session is not None and paths:
+        from prompt_toolkit.completion import PathCompleter
+
+        more = {"completer": PathCompleter(expanduser=True), "complete_while_typing": False}
+    try:
+        if session is not None:
+            return session.prompt(question, **more)
+        console.err.print(Text(question), end="")
+        return input()
+    except EOFError:
+        console.note("")  # the cursor stands after the question
+        return None
+
+
 def _session() -> Any:
     """prompt_toolkit's line editor; None where it is not installed or the terminal is too plain for it.
 

@@ -1,5 +1,6 @@
 """minigpt report: one HTML file about a run, or one of its curves as a picture."""
 
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +9,12 @@ import typer
 
 from minigpt.cli import flags
 from minigpt.cli.command import command
+from minigpt.cli.language import Language, language
 from minigpt.cli.watch import RunArgument
-from minigpt.errors import UsageError, check_name
+from minigpt.errors import UsageError
 
 ReportOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the run.")]
-Language = Annotated[str, typer.Option("--lang", metavar="NAME", help="en or zh.")]
+Open = Annotated[bool, typer.Option("--open", help="Open it in a browser.")]
 
 
 @command("minigpt report runs/demo", "minigpt report runs/demo --svg loss.svg --metric loss --log-y")
@@ -21,7 +23,8 @@ def report(
     run: RunArgument = None,
     curve: flags.Curve,
     out: ReportOut = None,
-    lang: Language = "en",
+    open: Open = False,
+    lang: Language = None,
 ) -> None:
     """Write what a run did as one HTML file.
 
@@ -30,14 +33,16 @@ def report(
     With --svg or --png one curve is written instead.
     """
     from minigpt.cli import console
-    from minigpt.pages.texts import LANGUAGES
     from minigpt.watch.read import find_run
     from minigpt.watch.report import write_report
 
-    check_name("language", lang, LANGUAGES)
+    lang = language(lang)
     directory = find_run(run)
     if curve.svg is None and curve.png is None:
-        console.write(f"{write_report(directory, out, lang)}\n")
+        written = write_report(directory, out, lang)
+        console.write(f"{written}\n")
+        if open:
+            webbrowser.open(written.resolve().as_uri())
         return
     if out is not None:
         raise UsageError("--out is for the report; --svg and --png name their own files.")

@@ -17,6 +17,7 @@ from rich.text import Text
 from minigpt import events
 from minigpt.cli import console, waiting
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, tied, training_line
+from minigpt.pages.texts import words
 from minigpt.units import duration, gigabytes
 
 FIRST_SIGN, SILENCE = 2.0, 10.0  # seconds of a task without a line, in a pipe: before the first one, between others
@@ -26,10 +27,11 @@ CHATML = re.compile(r"<\|im_start\|>(system|user|assistant)\n?|<\|im_end\|>")
 class Reporter:
     """Shows events as they come: one live region on a terminal, plain lines elsewhere.
 
-    Use as `with Reporter() as report`.
+    Use as `with Reporter() as report`. `language` is that of the sentences; figures are named in English.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, language: str = "en") -> None:
+        self._say, self._stages = words(language, "training"), words(language, "stages")
         self._region: Live | None = None
         bar = BarColumn(bar_width=max(5, min(28, console.err.width - 52)))
         self._bars = Progress(
@@ -57,6 +59,10 @@ class Reporter:
     def __call__(self, event: events.Event) -> None:
         getattr(self, f"_{type(event).__name__.lower()}")(event)
 
+    def _tell(self, word: str, event: events.Event, **more: Any) -> None:
+        """The sentence of the table of texts with what the event holds."""
+        console.note(self._say[word].format(**vars(event) | more))
+
     def _note(self, event: events.Note) -> None:
         console.note(event.text)
 
@@ -83,21 +89,18 @@ class Reporter:
         from minigpt.stages.table import STAGES  # here: it takes a moment, and many commands import this file
 
         if event.stage in STAGES:
-            console.note(f"{event.stage}: {STAGES[event.stage].summary}")
-        console.note(
-            f"{event.stage}: {event.parameters:,} parameters, {event.steps:,} steps, "
-            f"{event.backend} on {event.device}, {event.dtype}."
-        )
+            self._tell("summary", event, summary=self._stages.get(event.stage, STAGES[event.stage].summary))
+        self._tell("begun", event)
         self._pace, self._curve = Pace(), Curve()
-        self._bar(event.stage, 0, event.steps, "the first step takes longest")
+        self._bar(event.stage, 0, event.steps, self._say["first"])
 
     def _resumed(self, event: events.Resumed) -> None:
-        console.note(f"{event.stage}: going on from step {event.step:,}.")
+        self._tell("resumed", event)
 
     def _skipped(self, event: events.Skipped) -> None:
         if event.total <= 3 or event.total % 10 == 0:
-            so_far = f" ({event.total:,} so far)" if event.total > 1 else ""
-            console.note(f"{event.stage} step {event.step:,} is skipped: {event.reason}{so_far}.")
+            so_far = self._say["so_far"].format(total=event.total) if event.total > 1 else ""
+            self._tell("skipped", event, so_far=so_far)
 
     def _step(self, event: events.Step) -> None:
         self._pace.add(event)
@@ -118,25 +121,24 @@ class Reporter:
         self._taken = event
 
     def _paused(self, event: events.Paused) -> None:
-        saved = ", which is saved" if event.saved else ""
-        console.note(f"{event.stage}: paused after step {event.step:,}{saved}: {event.reason}.")
+        self._tell("paused", event, saved=self._say["saved"] if event.saved else "")
 
     def _continued(self, event: events.Continued) -> None:
-        console.note(f"{event.stage}: going on after a pause of {duration(event.seconds)}.")
+        self._tell("continued", event, time=duration(event.seconds))
 
     def _sampled(self, event: events.Sampled) -> None:
         prompt = " ".join(CHATML.sub(" ", event.prompt).split())
         prompt = prompt if len(prompt) <= 48 else f"…{prompt[-47:]}"  # its end is what is continued
         text = " ".join(event.text.split())
         text = text if len(text) <= 60 else f"{text[:59]}…"
-        console.note(f"{event.stage} step {event.step:,}  sample: {prompt}⟶{text}")
+        self._tell("sample", event, prompt=prompt, text=text)
 
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
         shown |= {"accuracy": math.nan} if tied(shown) else {}
         figures = {name: "–" if math.isnan(value) else f"{value:.4f}" for name, value in shown.items()}
         values = "  ".join(f"{name.replace('_', ' ')} {figure}" for name, figure in figures.items())
-        console.note(f"{event.stage} step {event.step:,}  validation {values}")
+        self._tell("validation", event, values=values)
 
     def _saved(self, event: events.Saved) -> None:
         pass
@@ -144,17 +146,19 @@ class Reporter:
     def _stagefinished(self, event: events.StageFinished) -> None:
         self._bar(event.stage, 0, None, "", finished=True)
         if event.skipped:
-            console.note(f"{event.stage}: finished before, kept ({event.path}).")
+            self._tell("kept", event)
         else:
             early = event.best_step < event.last_step
-            best = f"best weights (step {event.best_step:,} of {event.last_step:,})" if early else "best weights"
-            console.note(f"{event.stage}: finished in {duration(event.seconds)}, {best} in {event.path}")
+            best = self._say["best_of" if early else "best"].format(step=event.best_step, last=event.last_step)
+            self._tell("finished", event, time=duration(event.seconds), best=best)
 
     def _compared(self, event: events.Compared) -> None:
-        line = f"{event.stage}: memory {gigabytes(event.memory)} (planned {gigabytes(event.planned_memory)})"
+        memory, planned = gigabytes(event.memory), gigabytes(event.planned_memory)
+        line = self._say["memory"].format(stage=event.stage, memory=memory, planned=planned)
         if event.planned_seconds is not None:
-            line += f", time {duration(event.seconds)} (planned {duration(event.planned_seconds)})"
-        console.note(f"{line}.")
+            time = {"time": duration(event.seconds), "planned": duration(event.planned_seconds)}
+            line += self._say["time"].format(**time)
+        console.note(line + self._say["stop"])
 
     def _progress(self, event: events.Progress) -> None:
         self._bar(event.task, event.done, event.total, "", event.finished)

@@ -20,7 +20,7 @@ def rm(runs: Runs, yes: Yes = False) -> None:
 
     With their weights, data and curves.
     """
-    from minigpt.cli import console
+    from minigpt.cli import console, reading
     from minigpt.watch.read import RUNS, read_run
     from minigpt.watch.report import size
 
@@ -34,7 +34,7 @@ def rm(runs: Runs, yes: Yes = False) -> None:
         if not yes:
             if not sys.stdin.isatty():
                 raise UsageError(f"{run.directory} was not deleted: there is nobody to ask.", "Say --yes.")
-            if (console.ask(question) or "").strip().lower() not in ("y", "yes"):
+            if (reading.ask(question) or "").strip().lower() not in ("y", "yes"):
                 console.note(f"{run.directory} stays.")
                 continue
         shutil.rmtree(run.directory)

@@ -5,6 +5,7 @@ import typer
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
+from minigpt.cli.language import language, spoken
 from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
@@ -34,6 +35,7 @@ def run(
     if supervised(context, run, watched, follow):
         return
     from minigpt.cli import console, tables
+    from minigpt.pages.texts import words
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.runs.placing import by_stage, placed
     from minigpt.stages.table import STAGES, USUAL
@@ -54,5 +56,7 @@ def run(
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
     with training(run, settings, stages, where, limits, chosen.time, follow) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
-    console.note(f"Talk to it:  minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}")
-    console.note(f"Report:  {latest_report(run)}")
+    say = words(spoken(follow.lang), "demo")
+    talk = f"minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}"
+    console.note(say["talk"].format(command=talk))
+    console.note(say["report"].format(path=latest_report(run, language(follow.lang))))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from minigpt.cli.flags import Follow, Watched, Where
+from minigpt.cli.language import spoken
 from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
@@ -45,6 +46,8 @@ def training(
     from minigpt.store.lock import locked
     from minigpt.train.stop import Stop
 
+    follow = follow or Follow()
+    speech = spoken(follow.lang)
     watched = os.environ.pop(SUPERVISED, None)
     parent = int(os.environ.pop(PARENT, os.getppid()))
     run = new_run(directory, settings)
@@ -68,7 +71,7 @@ def training(
             plan = plan_of_run(run, stages, framework, limits or Limits(), time)
         for line in machine_tables.plan_lines(plan) if plan.stages else ():
             console.note(line)
-        report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter()), follow or Follow()))
+        report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter(speech)), follow))
         control = Control(stop, watched == LESS_MEMORY, brake, plan)
         yield run, framework, control.resting(report), control
 
@@ -91,9 +94,9 @@ def followed(run: "Run", report: "Report", follow: Follow) -> Iterator["Report"]
         logged.finish()
 
 
-def live_page(directory: Path) -> None:
+def live_page(directory: Path, lang: str | None) -> None:
     """Start the live page in a process of its own, which ends with this one."""
-    command = [sys.executable, "-m", "minigpt", "watch", str(directory), "--wait"]
+    command = [sys.executable, "-m", "minigpt", "watch", str(directory), "--wait", *(["--lang", lang] if lang else [])]
     atexit.register(subprocess.Popen(command).terminate)
 
 
@@ -103,7 +106,7 @@ def supervised(context: typer.Context, directory: Path, watched: Watched, follow
     With `follow.watch` the live page is started. Raises typer.Exit with the child's exit code when it has not.
     """
     if follow is not None and follow.watch and SUPERVISED not in os.environ:
-        live_page(directory)
+        live_page(directory, follow.lang)
     if not watched.supervise or SUPERVISED in os.environ:
         return False
     from minigpt.cli import console

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minigpt.cli.console import err, note, out, printable
+from minigpt.pages.texts import words
 
 
 def show_settings(config: Any, stages: Sequence[str], where: Path) -> None:
@@ -37,17 +38,20 @@ def _toml(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else '""' if value == "" else str(value)
 
 
-def show_demo(result: dict) -> None:
+def show_demo(result: dict, language: str = "en") -> None:
     """What each stage answered, then what was measured."""
-    stages = list(result["measured"])
+    stages, say = list(result["measured"]), words(language, "demo")
     rows = []
     for shown in result["conversations"]:
-        rows.append([_one_line(shown["question"], 200), *(_one_line(shown[stage]) for stage in stages), shown["right"]])
-    columns = ["question", *(f"after {stage}" for stage in stages), "right answer"]
-    table("The same questions after each stage; training had none of them", columns, _spaced(rows), range(len(columns)))
+        answers = (_one_line(shown[stage], nothing=say["nothing"]) for stage in stages)
+        rows.append([_one_line(shown["question"], 200), *answers, shown["right"]])
+    after = [say["after"].format(stage=stage) for stage in stages]
+    columns = [say["question"], *after, say["right"]]
+    table(say["conversations"], columns, _spaced(rows), range(len(columns)))
     names = dict.fromkeys(name for stage in stages for name in result["measured"][stage])
-    shown = [[label(name), *(_share(name, result["measured"][stage].get(name)) for stage in stages)] for name in names]
-    table("Measured on held-out data", ["", *(f"after {stage}" for stage in stages)], shown)
+    shown = [[label(name, language), *(_share(name, result["measured"][stage].get(name)) for stage in stages)]
+             for name in names]  # fmt: skip
+    table(say["measured"], ["", *after], shown)
 
 
 def _spaced(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
@@ -55,18 +59,11 @@ def _spaced(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     return [line for row in rows for line in (row, [""] * len(row))][:-1]
 
 
-LABELS = {
-    "bits_per_byte": "bits per byte (less is better)",
-    "exact_match": "right answers (exact match)",
-    "manner": "short and polite answers",
-    "kl_divergence": "KL divergence (nats per token)",
-    "same_choice": "the same likeliest token",
-    "preference_accuracy": "pairs ranked as preferred",
-}
-
-
-def label(name: str) -> str:
-    return LABELS.get(name) or name.replace("exact_match_", "    ").replace("_", " ")
+def label(name: str, language: str = "en") -> str:
+    """A measure's name for people; a kind of exact match stands below the whole, further to the right."""
+    known, part = words(language, "measures"), name.removeprefix("exact_match_")
+    indent = "    " if part != name else ""
+    return indent + known.get(part, part.replace("_", " "))
 
 
 def _share(name: str, value: float | None) -> str:
@@ -245,6 +242,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wra
     out.print()
 
 
-def _one_line(text: str, longest: int = 120) -> str:
-    line = printable(" ".join(text.split())) or "(nothing)"
+def _one_line(text: str, longest: int = 120, nothing: str = "(nothing)") -> str:
+    line = printable(" ".join(text.split())) or nothing
     return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -21,7 +21,7 @@ def tidy(run: RunPath = None, yes: Yes = False) -> None:
     Their optimizer states take two thirds of a run's space, and only serve to train a finished stage further. The
     final weights stay, and a stage that is not finished goes on exactly as it would have.
     """
-    from minigpt.cli import console
+    from minigpt.cli import console, reading
     from minigpt.runs.tidying import delete, unneeded
     from minigpt.store.lock import locked
     from minigpt.watch.report import size
@@ -40,7 +40,7 @@ def tidy(run: RunPath = None, yes: Yes = False) -> None:
             if not sys.stdin.isatty():
                 raise UsageError(f"{total} could be freed: there is nobody to ask.", "Say --yes.")
             question = f"Delete them ({total})? These stages cannot be trained further then. [y/N] "
-            if (console.ask(question) or "").strip().lower() not in ("y", "yes"):
+            if (reading.ask(question) or "").strip().lower() not in ("y", "yes"):
                 console.note("They stay.")
                 return
         delete(rows)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from minigpt.cli.command import command
+from minigpt.cli.language import Language, language
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory. Default: the newest.")]
 Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Default: 8321, or any.")]
@@ -15,7 +16,9 @@ Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the 
 
 
 @command("minigpt watch", "minigpt watch runs/demo --port 9000")
-def watch(run: RunArgument = None, port: Port = None, browser: Browser = True, wait: Wait = False) -> None:
+def watch(
+    run: RunArgument = None, port: Port = None, browser: Browser = True, lang: Language = None, wait: Wait = False
+) -> None:
     """Show a run on a live page, while it trains or afterwards.
 
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
@@ -27,7 +30,7 @@ def watch(run: RunArgument = None, port: Port = None, browser: Browser = True, w
     while wait and run is not None and not (run / "config.toml").is_file():
         time.sleep(0.3)  # a training that has just been started makes it
     directory = find_run(run)
-    server = serve(root_of(directory, RUNS), directory, port)
+    server = serve(root_of(directory, RUNS), directory, port, language(lang))
     address = f"http://{HOST}:{server.server_address[1]}/"
     console.note(f"Watching {directory} at {address}  (Ctrl-C ends the page, not the training.)")
     if browser:

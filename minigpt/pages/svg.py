@@ -14,6 +14,7 @@ from minigpt.pages.html import Html, tag
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 30
+TITLE = 24  # above a picture that stands alone
 COLORS = ("#0b62b8", "#c2410c", "#137a3c", "#9333b5", "#8a6100", "#0f766e", "#be185d", "#4b5563")
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
@@ -52,9 +53,12 @@ def chart(lines: Sequence[Line], title: str, log_x: bool = False, log_y: bool = 
     rows = math.ceil(len(lines) / 3)
     for number, line in enumerate(lines):
         parts += _key(line, LEFT + number % 3 * 190, HEIGHT + 14 + number // 3 * 18, alone)
-    box = f"0 0 {WIDTH} {HEIGHT + 18 * rows + 4}"
+    above = TITLE if alone else 0
+    box = f"0 {-above} {WIDTH} {HEIGHT + 18 * rows + 4 + above}"
     style = {"xmlns": "http://www.w3.org/2000/svg", "font_family": "sans-serif", "font_size": 12} if alone else {}
-    body = [tag("title", title), tag("rect", width="100%", height="100%", fill="#ffffff") if alone else None, parts]
+    paper = [tag("rect", y=-above, width="100%", height="100%", fill="#ffffff"),
+             tag("text", title, x=LEFT, y=-6, font_size=14, font_weight="bold")]  # fmt: skip
+    body = [tag("title", title), paper if alone else None, parts]
     return tag("svg", body, viewBox=box, role="img", aria_label=title, **style)
 
 
@@ -94,18 +98,22 @@ def _curve(line: Line, x, y, alone: bool) -> list[Html]:
         if piece:
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in piece)
             parts.append(tag("polyline", points=points, **_look(line, alone)))
-        if line.dots or len(piece) == 1:
-            color = (
-                {"fill": COLORS[line.color % 8]} if alone else {"fill": "currentColor", "class_": f"c{line.color % 8}"}
-            )
-            parts += [tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r=2.4, **color) for a, b in piece]
+        parts += _dots(line, piece, alone, single=len(piece) == 1)
     return parts
+
+
+def _dots(line: Line, points: Sequence[tuple[float, float]], alone: bool, single: bool = False) -> list[Html]:
+    """The measured points of a line that shows them; a `single` one is always shown, as no line goes through it."""
+    if not (line.dots or single):
+        return []
+    color = {"fill": COLORS[line.color % 8]} if alone else {"fill": "currentColor", "class_": f"c{line.color % 8}"}
+    return [tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r=2.4, **color) for a, b in points]
 
 
 def _key(line: Line, x: float, y: float, alone: bool) -> list[Html]:
     text = line.name if len(line.name) <= 24 else line.name[:23] + "…"
     mark = tag("line", x1=x, x2=x + 22, y1=y - 4, y2=y - 4, **_look(line, alone))
-    return [mark, tag("text", text, x=x + 28, y=y)]
+    return [mark, *_dots(line, [(x + 11, y - 4)], alone), tag("text", text, x=x + 28, y=y)]
 
 
 def _look(line: Line, alone: bool) -> dict[str, object]:
@@ -136,9 +144,15 @@ def thinned(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndar
 
 
 def ticks(low: float, high: float, count: int, log: bool = False) -> list[float]:
-    """Round numbers within the limits: 1, 2 or 5 times a power of ten apart, or powers of ten on a log axis."""
+    """Round numbers within the limits: 1, 2 or 5 times a power of ten apart; on a log axis powers of ten.
+
+    A log axis with fewer than three of these has twice and five times each as well.
+    """
     if log and high / low >= 10:
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+        if last - first < 2:  # one or two powers alone say little
+            found = [factor * 10.0**n for n in range(first - 1, last + 1) for factor in (1, 2, 5)]
+            return [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         return [10.0**n for n in range(first, last + 1, max(1, math.ceil((last - first) / count)))]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
@@ -169,13 +183,14 @@ def write_curve(text: str, path: Path) -> None:
 
 
 def _png(text: str, path: Path) -> None:
+    """Twice as many pixels as the SVG has units, by resvg (the package resvg-py) or by rsvg-convert."""
     try:
-        import cairosvg
-    except (ImportError, OSError):  # the second: cairo itself is missing
+        from resvg_py import svg_to_bytes
+    except ImportError:
         tool = shutil.which("rsvg-convert")
         if tool is None:
             message = f"{path} needs a program that turns SVG into PNG, and there is none."
-            raise UsageError(message, "Install it (pip install cairosvg, or rsvg-convert), or use --svg.") from None
+            raise UsageError(message, "Install one (pip install resvg-py), or use --svg.") from None
         subprocess.run([tool, "--zoom", "2", "--output", str(path)], input=text.encode(), check=True)
         return
-    cairosvg.svg2png(text.encode(), write_to=str(path), scale=2)
+    path.write_bytes(svg_to_bytes(svg_string=text, zoom=2))

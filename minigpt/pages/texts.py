@@ -30,6 +30,16 @@ def words(language: str, part: str = "pages") -> dict[str, str]:
     return {name: texts[LANGUAGES.index(language)] for name, texts in both(part).items()}
 
 
+def measure(name: str, language: str) -> str:
+    """A measure's name for people: exact_match_story is "story" of the exact matches, `demo: …` the demo's."""
+    known = words(language, "measures")
+    before, _, plain = name.rpartition(": ")
+    part = plain.removeprefix("exact_match_")
+    shown = known.get(part, part.replace("_", " "))
+    kind = f"{known['exact_match']}: " if part != plain else ""
+    return (f"{before}: " if before else "") + kind + shown
+
+
 def system_language(environment: Mapping[str, str]) -> str:
     """The language that the system's locale asks for: "zh" for any kind of Chinese, else "en".
 

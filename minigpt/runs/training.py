@@ -16,7 +16,7 @@ from minigpt.machine.formats import dtype_note
 from minigpt.model.gpt import GPT, parameter_count, to_backend
 from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
-from minigpt.plan.actual import Peak, compare
+from minigpt.plan.actual import Peak, compare, keep_plan
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
 from minigpt.runs.control import UNSTEERED, Control
@@ -61,6 +61,8 @@ def train_stage(
     for note in [*_notes(run, stage, config, planned), *[slow] * bool(slow)]:
         report(Note(note))
 
+    if planned is not None:
+        keep_plan(store.directory, planned)
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
     weights, objective, hooks, fingerprint = prepared(run, stage, backend, config, report, custom)
     fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, hooks, fingerprint)

@@ -10,7 +10,7 @@ from minigpt.errors import UsageError
 from minigpt.evaluate.significance import mcnemar
 from minigpt.pages.html import Html, page, table, tag
 from minigpt.pages.svg import Line, chart
-from minigpt.pages.texts import words
+from minigpt.pages.texts import measure, words
 from minigpt.watch.curves import metrics_of
 from minigpt.watch.journal import PLACES, Journal
 from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results
@@ -62,9 +62,9 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     demos = [read_json(path / "demo.json") for path in directories]
     found: dict[tuple[str, str], list[float | None]] = {}
     for number, (run, demo) in enumerate(zip(runs, demos, strict=True)):
-        for measure, values in results(run.stages, demo.get("measured", {})).items():
+        for name, values in results(run.stages, demo.get("measured", {})).items():
             for stage, value in values.items():
-                found.setdefault((stage, measure), [None] * len(runs))[number] = value
+                found.setdefault((stage, name), [None] * len(runs))[number] = value
     differing = {key: values for key, values in settings.items() if any(value != values[0] for value in values)}
     order = list(dict.fromkeys(stage for stage, _ in found))
     found = dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
@@ -149,7 +149,7 @@ def compare_page(compared: Comparison, language: str = "en") -> str:
     settings = (
         table([say["setting"], *names], rows, say["differs"], text=True) if rows else tag("p", say["no_difference"])
     )
-    measured = [[f"{stage}: {name.replace('_', ' ')}", *map(figure, values)] for (stage, name), values
+    measured = [[f"{stage}: {measure(name, language)}", *map(figure, values)] for (stage, name), values
                 in compared.results.items()]  # fmt: skip
     blocks = [tag("h2", say["differs"]), settings]
     if measured:
@@ -158,7 +158,7 @@ def compare_page(compared: Comparison, language: str = "en") -> str:
         lines = [[f"{stage}: {test}", *map(said, found)] for (stage, test), found in compared.tests.items()]
         columns = ["", *(f"{name} − {names[0]}" for name in names[1:])]
         blocks += [tag("p", say["significance"]), table(columns, lines, say["significance"])]
-    blocks += _curves(compared, say)
+    blocks += _curves(compared, say, language)
     if compared.answers:
         lines = [
             [key, *("–" if text is None else text or "∅" for text in texts)] for key, texts in compared.answers.items()
@@ -175,14 +175,14 @@ def said(found: dict[str, Any] | None) -> str:
     return f"{found['difference']:+.3f} ({found['better']} better, {found['worse']} worse, p {found['p']:.2g})"
 
 
-def _curves(compared: Comparison, say: dict[str, str]) -> list[Html]:
+def _curves(compared: Comparison, say: dict[str, str], language: str) -> list[Html]:
     blocks = []
     for stage in dict.fromkeys(stage.name for run in compared.runs for stage in run.stages):
         journals = journals_of([run.directory for run in compared.runs[:MOST_CURVES]], stage)
         bases = dict.fromkeys(name.removeprefix("validation_") for one in journals for name in metrics_of(one))
         drawings = []
         for base in bases:
-            title = f"{stage}: {base.replace('_', ' ')}"
+            title = f"{stage}: {measure(base, language)}"
             lines = _overlay(journals, compared.names, base, say)
             if len(lines) > 1:  # one alone compares nothing
                 drawings.append(tag("figure", tag("figcaption", title), chart(lines, title)))

@@ -9,7 +9,7 @@ import numpy as np
 from minigpt import __version__, units
 from minigpt.pages.html import Html, page, table, tag
 from minigpt.pages.svg import Line, chart
-from minigpt.pages.texts import words
+from minigpt.pages.texts import measure, words
 from minigpt.store.durable import write_whole
 from minigpt.watch.curves import curve, metrics_of
 from minigpt.watch.example import example
@@ -17,6 +17,7 @@ from minigpt.watch.journal import Journal
 from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results, size_of
 
 NAME = "report.html"
+SHAPE = {"layers": "n_layer", "width": "d_model", "heads": "n_head", "context": "context"}
 LATER = ("learning_rate", "norm", "tokens_per_second")  # curves that are shown last, folded
 
 
@@ -27,12 +28,12 @@ def write_report(directory: Path, out: Path | None = None, language: str = "en")
     return path
 
 
-def latest_report(directory: Path) -> Path:
+def latest_report(directory: Path, language: str = "en") -> Path:
     """The run's report.html, written again only when something was trained or measured since."""
     path = directory / NAME
     made = [*directory.glob("*/metrics.jsonl"), *directory.glob("*/final/state.json"), directory / "demo.json"]
     if not path.exists() or path.stat().st_mtime < max((p.stat().st_mtime for p in made if p.exists()), default=0):
-        write_report(directory)
+        write_report(directory, language=language)
     return path
 
 
@@ -44,9 +45,9 @@ def report_page(directory: Path, language: str = "en") -> str:
         _made(run, say),
         _data(run, say),
         _time(run, say),
-        _results(run, measured.get("measured", {}), say),
+        _results(run, measured.get("measured", {}), say, language),
         _conversations(measured.get("conversations", []), say),
-        _curves(run, say),
+        _curves(run, say, language),
         _samples(run, say),
         _example(run, say),
         _sizes(run, say),
@@ -66,9 +67,7 @@ def _made(run: RunFiles, say: dict[str, str]) -> list[Html]:
     ]
     facts = [(say["steps"], "; ".join(steps) or "–")]
     facts += [(say["parameters"], f"{count:,}")] if (count := parameters(run.directory)) else []
-    facts += [
-        (name.replace("_", " "), model[name]) for name in ("n_layer", "d_model", "n_head", "context") if name in model
-    ]
+    facts += [(say[word], model[name]) for word, name in SHAPE.items() if name in model]
     tokenizer = read_json(run.directory / "tokenizer" / "tokenizer_meta.json") | run.config.get("tokenizer", {})
     facts += [(say["tokenizer"], f"{tokenizer.get('kind', '–')}, {vocabulary(run.directory) or '–'} {say['tokens']}")]
     facts += [(say["seed"], run.config.get("seed", "–"))]
@@ -128,15 +127,16 @@ def _time(run: RunFiles, say: dict[str, str]) -> list[Html]:
     ]  # fmt: skip
     if not rows:
         return []
-    columns = [say["stage"], f"{say['time']}, {say['planned']}", say["actual"], f"{say['memory']}, {say['planned']}",
-               say["actual"]]  # fmt: skip
+    planned = [f"{say[name]} ({say['planned']})" for name in ("time", "memory")]
+    columns = [say["stage"], planned[0], say["actual"], planned[1], say["actual"]]
     return [tag("h2", say["took"]), table(columns, rows, say["took"])]
 
 
-def _results(run: RunFiles, measured: dict[str, Any], say: dict[str, str]) -> list[Html]:
+def _results(run: RunFiles, measured: dict[str, Any], say: dict[str, str], language: str) -> list[Html]:
     found, names = results(run.stages, measured), [stage.name for stage in run.stages]
-    rows = [[name.replace("_", " "), *(figure(values.get(stage)) for stage in names)] for name, values in found.items()]
-    columns = [say["measure"], *(f"{say['after']} {name}" for name in names)]
+    rows = [[measure(name, language), *(figure(values.get(stage)) for stage in names)]
+            for name, values in found.items()]  # fmt: skip
+    columns = [say["measure"], *(say["after"].format(stage=name) for name in names)]
     return [tag("h2", say["results"]), table(columns, rows, say["results"])] if rows else []
 
 
@@ -148,24 +148,24 @@ def _conversations(conversations: Any, say: dict[str, str]) -> list[Html]:
     lines = [
         [row["question"], *(row.get(stage, "–") or "∅" for stage in stages), row.get("right", "–")] for row in rows
     ]
-    columns = [say["question"], *(f"{say['after']} {stage}" for stage in stages), say["right"]]
+    columns = [say["question"], *(say["after"].format(stage=stage) for stage in stages), say["right"]]
     return [tag("h2", say["before_after"]), table(columns, lines, say["before_after"], text=True)]
 
 
-def _curves(run: RunFiles, say: dict[str, str]) -> list[Html]:
+def _curves(run: RunFiles, say: dict[str, str], language: str) -> list[Html]:
     blocks, later = [], []
     for stage in run.stages:
         journal = Journal(run.directory / stage.name / "metrics.jsonl")
         journal.update()
         bases = dict.fromkeys(name.removeprefix("validation_") for name in metrics_of(journal))
-        figures = {base: _figure(journal, base, f"{stage.name}: {base.replace('_', ' ')}", say) for base in bases}
+        figures = {base: _figure(journal, base, f"{stage.name}: {measure(base, language)}", say) for base in bases}
         shown = [drawing for base, drawing in figures.items() if base not in LATER]
         if shown:
             blocks += [tag("h3", stage.name), tag("div", shown, class_="charts")]
         later += [drawing for base, drawing in figures.items() if base in LATER]
         if journal.damaged:
             blocks.append(tag("p", f"{journal.damaged} {say['damaged']}", class_="soft"))
-    folded = tag("details", tag("summary", ", ".join(name.replace("_", " ") for name in LATER)),
+    folded = tag("details", tag("summary", ", ".join(measure(name, language) for name in LATER)),
                  tag("div", later, class_="charts"))  # fmt: skip
     return [tag("h2", say["curves"]), blocks, folded if later else None] if blocks else []
 

@@ -56,10 +56,14 @@ class Runs:
         for stage in shown["stages"]:  # the last lines of a journal may have no measurement
             if stage["validation_loss"] is None:
                 stage["validation_loss"] = self.journals.of(directory, stage["stage"]).last("validation_loss")
+        used, pace = usage(directory), speed(journal, now.steps) if journal else {}
+        if now and run.process and not now.finished and pace["seconds_per_step"] and now.steps:
+            expected = {"seconds": pace["seconds_per_step"] * now.steps, "memory": used.get("peak")}
+            next(one for one in shown["stages"] if one["stage"] == now.name)["expected"] = expected
         return shown | {
             "name": directory.name, "stage": now.name if now else None, "config": run.config,
-            "env": read_json(directory / "env.json"), "pending": pending(directory), "usage": usage(directory),
-            "speed": speed(journal, now.steps) if journal else {}, "results": results(run.stages, shown["measured"]),
+            "env": read_json(directory / "env.json"), "pending": pending(directory), "usage": used,
+            "speed": pace, "results": results(run.stages, shown["measured"]),
             "samples": {stage.name: read_samples(directory / stage.name / "samples.jsonl") for stage in run.stages},
             "log": read_tail(directory / "log.txt"), "marks": journal.marks[-100:] if journal else [],
         }  # fmt: skip
@@ -90,26 +94,29 @@ class Runs:
 
 
 def usage(directory: Path) -> dict[str, Any]:
-    """The last known share of the machine, and a pause that has not ended."""
+    """The last known share of the machine, the highest `peak` of memory lately, and a pause that has not ended."""
     found: dict[str, Any] = {}
-    for line in read_tail(directory / USAGE, 4096).splitlines():
+    for line in read_tail(directory / USAGE).splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict):
-            found = found | record
+            taken = [size for size in (found.get("peak"), record.get("memory")) if isinstance(size, int | float)]
+            found = found | record | ({"peak": max(taken)} if taken else {})
             if "continued" in record:
                 found.pop("paused", None)
     return found
 
 
-def serve(root: Path, chosen: Path, port: int | None = None) -> ThreadingHTTPServer:
+def serve(root: Path, chosen: Path, port: int | None = None, language: str = "en") -> ThreadingHTTPServer:
     """A server that is bound and ready for `serve_forever`; without a port 8321, or any that is free.
+
+    `language` is that of the page until its reader takes the other one.
 
     Raises UsageError when the port that was asked for is taken.
     """
-    handler = type("Handler", (_Handler,), {"runs": Runs(root, chosen)})
+    handler = type("Handler", (_Handler,), {"runs": Runs(root, chosen), "language": language})
     try:
         return _Server((HOST, PORT if port is None else port), handler)
     except OSError as error:
@@ -120,10 +127,11 @@ def serve(root: Path, chosen: Path, port: int | None = None) -> ThreadingHTTPSer
         return _Server((HOST, 0), handler)
 
 
-def live_page() -> str:
+def live_page(language: str = "en") -> str:
     """The page itself."""
     scripts = [html.part("common.js"), html.part("chart.js"), html.part("watch.js", "minigpt.watch")]
-    return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, texts.both())
+    data = texts.both("pages") | {f"measure_{name}": both for name, both in texts.both("measures").items()}
+    return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, data, language)
 
 
 class _Server(ThreadingHTTPServer):
@@ -133,6 +141,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     runs: Runs
+    language: str
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "MiniGPT", ""
     timeout = 30  # seconds for a request to arrive
@@ -140,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/" and self._is_ours():
-            self._send(HTTPStatus.OK, live_page().encode(), "text/html; charset=utf-8")
+            self._send(HTTPStatus.OK, live_page(self.language).encode(), "text/html; charset=utf-8")
             return
         answers = {f"/api/{name}": getattr(self.runs, name) for name in ("runs", "run", "curves", "example")}
         self._answer(answers.get(path))

@@ -24,6 +24,7 @@ from minigpt.errors import MiniGPTError, UsageError
 from minigpt.pages import texts
 from minigpt.pages.html import page, policy, tag
 from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
+from minigpt.stages.table import STAGES
 from minigpt.store.lock import holder, locked
 from minigpt.store.requests import ask_sample, ask_stop, pending, take_sample
 from minigpt.watch.compare import compare_page, compare_runs, curve_of, sign_test
@@ -188,6 +189,7 @@ from pathlib import Path
 from minigpt.pages import texts
 from minigpt.pages.html import page, policy, tag
 from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
+from minigpt.stages.table import STAGES
 from minigpt.store.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -246,6 +248,10 @@ def test_the_table_of_texts_is_whole():
             assert not re.search(r"[\u4e00-\u9fff][,.;:!?]", both[1]), (part, word)
     with pytest.raises(UsageError, match="language 'fr'"):
         texts.words("fr")
+    for stage, both in texts.both("stages").items():
+        assert both[0] == STAGES[stage].summary, "the table of texts has another summary than the stage"
+    assert texts.measure("demo: exact_match_story", "zh") == "demo: 答对的比例（完全一致）: 故事"
+    assert texts.measure("some_new_measure", "zh") == "some new measure"
 
 
 def test_every_page_is_one_strict_file(tmp_path):
@@ -378,6 +384,17 @@ def test_the_live_page_serves_its_run(served):
     curves = json.loads(answer(f"{served}/api/curves?run=one&stage=pretrain")[1])
     assert curves["one"]["metrics"]["loss"] == [[1, 2], [3, 2]]
     assert curves["one"]["metrics"]["tokens_per_second"][1] == [2048, 2048]
+
+
+def test_a_running_stage_is_held_against_its_plan(served, tmp_path):
+    """What it will have taken is expected from its pace: here 0.25 s a step; and its highest memory is known."""
+    half = a_run(tmp_path / "runs" / "half", [3.0, 2.0], finished=False, steps=100)
+    (half / "pretrain" / "plan.json").write_text(json.dumps({"planned": {"memory": 5e6, "seconds": 20.0}}))
+    write_lines(half / "usage.jsonl", [{"memory": 4e6, "cpu": 0.5}, {"memory": 3e6, "cpu": 0.5}])
+    with locked(half):
+        (stage,) = json.loads(answer(f"{served}/api/run?run=half")[1])["stages"]
+    assert stage["planned"] == {"memory": 5e6, "seconds": 20.0} and stage["actual"] == {}
+    assert stage["expected"] == {"seconds": 25.0, "memory": 4e6}
 
 
 def test_the_server_answers_nobody_else(served):

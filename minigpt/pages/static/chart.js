@@ -2,6 +2,7 @@
 // Stands after common.js. A chart keeps all its points and draws, per pixel column, the lowest and the highest one.
 "use strict";
 
+const FEW = 40; // points that a reader sees through without smoothing
 const PAD = {left: 58, right: 10, top: 8, bottom: 24};
 
 class Chart {
@@ -34,7 +35,7 @@ class Chart {
   set(series, options) {
     this.series = series.map(s => ({...s, raw: s.y}));
     Object.assign(this.options, options);
-    for (const s of this.series) s.smooth = s.dots || s.exact || !this.options.smooth ? null : smoothed(s.y, this.options.smooth);
+    for (const s of this.series) s.smooth = s.dots || s.exact || !this.options.smooth || s.y.length < FEW ? null : smoothed(s.y, this.options.smooth);
     this.draw();
   }
 
@@ -52,14 +53,12 @@ class Chart {
       if (s.x[i] > x1) x1 = s.x[i];
     }
     if (this.range) [x0, x1] = [Math.max(this.range[0], this.options.logX ? x0 : -Infinity), this.range[1]];
+    const inside = (s, i, y) => y !== null && s.x[i] >= x0 && s.x[i] <= x1 && !(this.options.logY && y <= 0);
+    const hold = y => { if (y < y0) y0 = y; if (y > y1) y1 = y; };
     for (const s of this.series) {
       const shown = s.smooth || s.y;
-      for (let i = 0; i < s.x.length; i++) {
-        const y = shown[i];
-        if (y === null || s.x[i] < x0 || s.x[i] > x1 || (this.options.logY && y <= 0)) continue;
-        if (y < y0) y0 = y;
-        if (y > y1) y1 = y;
-      }
+      for (let i = 0; i < s.x.length; i++) if (inside(s, i, shown[i])) hold(shown[i]);
+      if (s.smooth) for (const y of middle(s.y.filter((y, i) => inside(s, i, y)))) hold(y);
     }
     if (!(x1 > x0)) x1 = (x0 = Number.isFinite(x0) ? x0 : this.options.logX ? 1 : 0) + 1;
     if (!Number.isFinite(y0)) [y0, y1] = this.options.logY ? [0.1, 1] : [0, 1];
@@ -205,6 +204,12 @@ class Chart {
 
 function line(c, x0, y0, x1, y1) { c.beginPath(); c.moveTo(x0, y0); c.lineTo(x1, y1); c.stroke(); }
 
+// The values below and above which one in fifty lies: outliers of an unsmoothed curve do not flatten the smooth one.
+function middle(values) {
+  const every = Math.max(1, Math.floor(values.length / 2000)), some = values.filter((_, i) => i % every === 0).sort((a, b) => a - b);
+  return some.length ? [some[Math.floor(some.length / 50)], some[Math.ceil(some.length * 49 / 50) - 1]] : [];
+}
+
 // Exponential moving average without the pull of its start (as Adam's moments are corrected).
 function smoothed(values, weight) {
   let mean = 0, mass = 0;
@@ -231,8 +236,12 @@ function nearest(list, x) {
 
 function ticks(low, high, count, log) {
   if (log && high / low >= 10) {
-    const found = [], every = Math.max(1, Math.ceil(Math.log10(high / low) / count));
-    for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e += every) found.push(10 ** e);
+    const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9), found = [];
+    if (last - first < 2) { // one or two powers alone say little
+      for (let e = first - 1; e <= last; e++) for (const factor of [1, 2, 5]) found.push(factor * 10 ** e);
+      return found.filter(v => v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9));
+    }
+    for (let e = first; e <= last; e += Math.max(1, Math.ceil((last - first) / count))) found.push(10 ** e);
     return found;
   }
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));

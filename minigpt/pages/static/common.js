@@ -6,7 +6,7 @@ const WORDS = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const kept = name => { try { return localStorage.getItem("minigpt." + name); } catch { return null; } };
 const keep = (name, value) => { try { localStorage.setItem("minigpt." + name, value); } catch { /* private window */ } };
-let language = kept("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = kept("language") || (document.documentElement.lang.startsWith("zh") ? "zh" : "en");
 
 const say = name => (WORDS[name] || [name, name])[language === "zh" ? 1 : 0];
 const words = () => new Proxy({}, {get: (_, name) => say(String(name))});
@@ -48,7 +48,12 @@ function seconds(s) {
 const bytes = n => n === null || n === undefined ? "–" : n >= 1e9 ? (n / 1e9).toFixed(1) + " GB" : n >= 1e6 ? (n / 1e6).toFixed(0) + " MB" : (n / 1e3).toFixed(1) + " kB";
 const figure = v => typeof v !== "number" ? "–" : Number.isInteger(v) ? v.toLocaleString() : Math.abs(v) < 1 && Math.abs(v) >= 1e-3 ? String(+v.toFixed(4)) : precise(v);
 function precise(v) { return Math.abs(v) >= 1e5 || (v !== 0 && Math.abs(v) < 1e-3) ? v.toExponential(3) : String(+v.toPrecision(5)); }
-const human = name => name.replaceAll("_", " ");
+// A measure's name for people, as texts.measure has it.
+function human(name) {
+  const cut = name.lastIndexOf(": ") + 2, before = cut > 1 ? name.slice(0, cut) : "", plain = cut > 1 ? name.slice(cut) : name;
+  const part = plain.replace(/^exact_match_/, ""), kind = part === plain ? "" : say("measure_exact_match") + ": ";
+  return before + kind + (WORDS["measure_" + part] ? say("measure_" + part) : part.replaceAll("_", " "));
+}
 
 // ---- language and theme: two buttons, whose choice is kept for all pages ------------------------------------
 

@@ -55,15 +55,15 @@ function showState() {
   }));
 }
 
-function table(columns, rows, caption) {
+function table(columns, rows, caption, kind = "number") {
   const holder = make("div", null, {className: "scroll"}), t = make("table"), head = make("tr");
   holder.tabIndex = 0; holder.setAttribute("role", "region"); holder.setAttribute("aria-label", caption);
-  for (const [i, name] of columns.entries()) { const th = name ? make("th", name, {scope: "col"}) : make("td"); if (i) th.className = "number"; head.append(th); }
+  for (const [i, name] of columns.entries()) { const th = name ? make("th", name, {scope: "col"}) : make("td"); if (i && kind === "number") th.className = kind; head.append(th); }
   t.append(make("thead"), make("tbody"));
   t.tHead.append(head);
   for (const row of rows) {
     const line = make("tr");
-    row.forEach((cell, i) => line.append(i ? make("td", cell, {className: "number"}) : make("th", cell, {scope: "row"})));
+    row.forEach((cell, i) => line.append(i ? make("td", cell, {className: kind}) : make("th", cell, {scope: "row"})));
     t.tBodies[0].append(line);
   }
   holder.append(t);
@@ -73,11 +73,12 @@ function table(columns, rows, caption) {
 function showTables() {
   const stages = run.stages.map(s => s.stage), parts = [];
   const results = Object.entries(run.results);
-  const plans = run.stages.filter(s => s.actual.memory);
+  const plans = run.stages.filter(s => s.actual.memory || s.planned.memory);
+  const really = (s, name, words) => s.actual[name] ? words(s.actual[name]) : s.expected && s.expected[name] ? "≈ " + words(s.expected[name]) : "–";
   fill("tables", [results, plans], () => {
     if (results.length) parts.push(make("h2", say("results")), table([say("measure"), ...stages], results.map(([name, found]) => [human(name), ...stages.map(s => figure(found[s]))]), say("results")));
-    if (plans.length) parts.push(make("h2", say("plan")), table([say("stage"), `${say("time")}, ${say("planned")}`, say("actual"), `${say("memory")}, ${say("planned")}`, say("actual")],
-      plans.map(s => [s.stage, seconds(s.planned.seconds ?? NaN), seconds(s.actual.seconds), bytes(s.planned.memory), bytes(s.actual.memory)]), say("plan")));
+    if (plans.length) parts.push(make("h2", say("plan")), table([say("stage"), `${say("time")} (${say("planned")})`, say("actual"), `${say("memory")} (${say("planned")})`, say("actual")],
+      plans.map(s => [s.stage, seconds(s.planned.seconds ?? NaN), really(s, "seconds", seconds), bytes(s.planned.memory), really(s, "memory", bytes)]), say("plan")));
     return parts;
   });
 }
@@ -128,7 +129,7 @@ function showDetails() {
     for (const [name, values] of [["", Object.fromEntries(alone)], ...sections, [say("machine"), run.env]]) {
       if (!Object.keys(values).length) continue;
       if (name) box.append(make("h3", name));
-      box.append(table([say("setting"), ""], Object.entries(values).map(([k, v]) => [k, plain(v)]), name || say("config")));
+      box.append(table([say("setting"), ""], Object.entries(values).map(([k, v]) => [k, plain(v)]), name || say("config"), "text"));
     }
     parts.push(box);
     if (run.log) {
