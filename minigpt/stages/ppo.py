@@ -149,5 +149,4 @@ PPO = Stage(
     advice=_advice,
     imported={"learning_rate": 1e-6, "batch_size": 32, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "rewards": ["length:20"], "max_tokens": 12, "epochs": 2},
-    variations=("LoRA of two layers",),
 )
