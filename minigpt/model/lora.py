@@ -46,6 +46,22 @@ def lora_shapes(model: ModelConfig, config: TuneConfig) -> dict[str, Shape]:
     return shapes | head_of(model).whole(model)
 
 
+def beside_shapes(beside: Mapping[str, Shape], model: ModelConfig, config: TuneConfig) -> dict[str, Shape]:
+    """The same for what stands beside a model under a name of its own ("value.model.layers.0.…"), by name and shape.
+
+    Its layers get adapters where the model's do, the rest of its trunk stays as it is, all else is trained whole.
+    """
+    found: dict[str, Shape] = {}
+    adapted = lora_shapes(model, config)
+    for name, shape in beside.items():
+        first, _, own = name.partition(".")
+        leaves = (f"{own.rpartition('.')[0]}.{kind}" for kind in TRAINED)
+        found |= {f"{first}.{leaf}": adapted[leaf] for leaf in leaves if leaf in adapted}
+        if not own.startswith("model."):
+            found[name] = shape
+    return found
+
+
 def trained_count(model: ModelConfig, config: Any) -> int:
     """The trainable parameters of a stage with these settings: those of its adapter, else all of the model."""
     shapes = lora_shapes(model, config) if is_adapted(config) else weight_shapes(model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.tree import Tree, leaves
+from backends.tree import Tree, leaves, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights
 from minigpt.model.heads import headed
@@ -63,12 +63,16 @@ def stage_before(run: Run, stage: str, planned: Sequence[str] = ()) -> str | Non
 
 
 def completion(run: Run, stage: str) -> Complete | None:
-    """For a stage that trained an adapter: what makes its final trees from a checkpoint, else None."""
+    """What makes a stage's final trees from checkpoints that hold an adapter, or more than the model; else None."""
     config = run.config.of(stage)
-    if not is_adapted(config):
+    beside = {name.partition(".")[0] for name in STAGES[stage].beside(run.shape_of(stage), config)}
+    if not is_adapted(config) and not beside:
         return None
 
-    def complete(adapter: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
+    def complete(found: dict[str, np.ndarray], state: State) -> dict[str, Tree]:
+        adapter = {name: leaf for name, leaf in found.items() if name.partition(".")[0] not in beside}
+        if not is_adapted(config):
+            return {"weights": unflatten(adapter)}
         base = starting_weights(run, stage, config)
         check_base(state, start_fingerprint(run, stage, base), run.store(stage).directory)
         return final_trees(dequantize_weights(base, run.shape_of(stage)), adapter, config)

@@ -16,6 +16,7 @@ from minigpt.data.batches import Batch
 from minigpt.model.gpt import parameter_count, to_backend
 from minigpt.model.linear import matrix
 from minigpt.model.lora import (
+    beside_shapes,
     init_adapter,
     is_adapted,
     join,
@@ -41,13 +42,14 @@ def adapted(
     `whole` is the stage's objective over whole trees. The loss returned takes the base as a third argument: a traced
     function must not close over it. A base that `whole` has itself is in it, as `FROZEN`.
     """
-    layers = linear_layers(model)
+    layers, beside = linear_layers(model), dict(items(whole.beside or {}))
 
     def weight_of(layer: str) -> np.ndarray:
-        width = layers[layer][1] if layer in layers else 0  # a head's matrix is never quantized
+        width = layers[layer][1] if layer in layers else 0  # only the model's own are ever quantized
         return backend.numpy(matrix(backend, layer_at(weights, layer), width))
 
-    adapter = init_adapter(weight_of, lora_shapes(model, config), seed)
+    more = beside_shapes({name: tuple(leaf.shape) for name, leaf in beside.items()}, model, config)
+    adapter = init_adapter(weight_of, lora_shapes(model, config) | more, seed)
     base = join(weights, to_backend(backend, scales(adapter, config.lora_alpha / config.lora_rank)))
     rate, salts = backend.array(np.float32(config.lora_dropout)), dropout_salts(adapter)
 

@@ -38,7 +38,10 @@ STAGES_OWN = Custom()
 def assembled(
     backend: Backend, model: GPT, config: StageConfig, weights: Tree, seed: int, objective: Objective
 ) -> tuple[Tree, Objective]:
-    """(weights to train, objective) with what the settings add to a stage's own objective: dropout, an adapter."""
+    """(weights to train, objective) with what the settings add to a stage's own objective: dropout, an adapter, and the
+    leaves that are trained beside the model's.
+    """
+    weights = weights if objective.beside is None else weights | objective.beside
     if config.dropout or (is_adapted(config) and config.lora_dropout):
         objective = replace(objective, batches=WithDropoutKeys(objective.batches, seed))
     if is_adapted(config):

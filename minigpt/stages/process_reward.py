@@ -87,5 +87,4 @@ PROCESS_REWARD = Stage(
     optional=True,
     imported={"learning_rate": 1e-5, "batch_size": 8, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0},
-    variations=("LoRA of two layers",),
 )

@@ -107,5 +107,5 @@ REWARD = Stage(
     optional=True,
     imported={"learning_rate": 1e-5, "batch_size": 8, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "centering": 0.01},
-    variations=("LoRA of two layers", "dropout"),
+    variations=("LoRA of two layers",),
 )

@@ -71,6 +71,19 @@ def judged(
     return score(rewards, [one.text for one in asked], [answer.text for answer in answers], rows)
 
 
+def laid_out(prompts: list[list[int]], answers: list[Answer], context: int) -> Batch:
+    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end."""
+    rows = [answer.tokens for answer in answers]
+    longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
+    shape = (len(rows), min(-(-longest // WIDTH) * WIDTH, max(longest, context)))
+    ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        whole, last = prompt + row, len(prompt) + len(row) - 1
+        ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
+        mask[n, len(prompt) - 1 : last] = 1.0
+    return {"ids": ids, "targets": targets, "mask": mask}
+
+
 def rewards_of(job: Job) -> list[Reward]:
     """The rewards that a stage's settings name; a run's reward model must read this run's tokens."""
 
@@ -160,19 +173,13 @@ class Rollouts:
         prompts = [self.questions[i].ids for i in numbers for _ in range(self.size)]
         flat = [answer for group in answers for answer in group]
         ended = np.array([answer.reason == "stop" for answer in flat])
-        rows = [answer.tokens for answer in flat]
-        longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
-        length = min(-(-longest // WIDTH) * WIDTH, max(longest, self.job.context))
-        shape = (len(flat), length)
-        ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-            whole, last = prompt + row, len(prompt) + len(row) - 1
-            ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
-            mask[n, len(prompt) - 1 : last] = 1.0  # the answer's tokens and its end
+        rows = laid_out(prompts, flat, self.job.context)
+        mask, shape = rows["mask"], rows["mask"].shape
         learned = (without_unfinished(mask, ended) if config.mask_unfinished else mask).astype(np.float32)
         advantages = answer_advantages(config.advantages, totals).reshape(-1, 1) * np.ones(shape)
         batch = {
-            "ids": ids, "targets": targets, "mask": learned, "advantages": advantages.astype(np.float32),
+            "ids": rows["ids"], "targets": rows["targets"], "mask": learned,
+            "advantages": advantages.astype(np.float32),
             "weights": token_weights(learned, config.loss, config.max_tokens + 1),
             "shares": token_weights(learned, "dapo"), "told": self._told(flat, totals, single),
         }  # fmt: skip

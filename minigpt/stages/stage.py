@@ -15,8 +15,8 @@ from minigpt.generate.engine import Engine
 from minigpt.generate.scorer import Scorer
 from minigpt.model.gpt import GPT
 from minigpt.model.heads import WRITES
-from minigpt.model.lora import is_adapted
-from minigpt.sections import StageConfig, TuneConfig
+from minigpt.model.lora import Shape, is_adapted
+from minigpt.sections import ModelConfig, StageConfig, TuneConfig
 from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.loop import Objective
 
@@ -95,6 +95,8 @@ class Stage:
     check: Callable[[Any], None] = lambda config: None
     reads_first: Callable[[Any], bool] = lambda config: False  # whether all rows are read once before the first step,
     # with the starting weights
+    beside: Callable[[ModelConfig, Any], dict[str, Shape]] = lambda model, config: {}  # leaves that stand beside the
+    # model's while it is trained, which are kept in checkpoints and no part of the finished model (Objective.beside)
     advice: Callable[[Any, dict[str, float]], str] = lambda config, measured: ""  # after training: what went wrong
     imported: Mapping[str, Any] = field(default_factory=dict)  # its settings for a model that came from elsewhere
     checked: Mapping[str, Any] = field(default_factory=dict)  # its settings when the backends are compared, and

@@ -25,13 +25,15 @@ class Objective:
     loss is an average with the batch's own loss weights. A batch is a function of the step and, where it is sampled, of
     the model's weights.
 
-    With a `base` (weights that no step changes) the loss takes it as its third argument.
+    With a `base` (weights that no step changes) the loss takes it as its third argument. Leaves `beside` the model's,
+    such as those of a value model, stand in the tree that is trained, under names of their own.
     """
 
     loss: Loss
     batches: Callable[[int, Tree], Batch]
     validate: Validate
     base: Tree | None = None
+    beside: Tree | None = None
 
 
 @dataclass

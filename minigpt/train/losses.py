@@ -19,10 +19,17 @@ def token_losses(
     Logits are computed only where `counted` (B, T) bool is true, not for prompts and the unused ends of rows; other
     tokens get 0. A backend that cannot tell beforehand which they are computes all of them.
     """
-    targets, backend = batch["targets"], model.backend
     hidden = model.hidden(
         weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout")
     )  # (B, T, d)
+    return losses_after(model, weights, hidden, batch["targets"], counted, temperature)
+
+
+def losses_after(
+    model: GPT, weights: Tree, hidden: Array, targets: Array, counted: Array | None = None, temperature: float = 1.0
+) -> Array:
+    """The same from hidden states (B, T, d), for those that need them for something else, too."""
+    backend = model.backend
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
     if places is None or not 0 < places.shape[0] < rows * tokens:

@@ -1,0 +1,209 @@
+"""What PPO learns from: answers of the model in training, judged and valued, cut into the batches of several epochs.
+
+A sampling begins at some step and serves the next `epochs` · `mini_batches` steps, or fewer where the model has moved
+too far from it. It is kept in the stage's directory under the step that it began at until no checkpoint can need it:
+which one a step belongs to, and whether it is over, depends on these files and the weights alone, so that training goes
+on exactly, wherever it was interrupted.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from backends.tree import Tree
+from minigpt.data.batches import Batch, stream
+from minigpt.events import Note
+from minigpt.generate.engine import Answer, Engine
+from minigpt.generate.sampling import Sampling
+from minigpt.stages.rollouts import judged, laid_out, questions_of
+from minigpt.stages.stage import Job
+from minigpt.stages.value import values
+from minigpt.store.durable import whole_file
+from minigpt.train.advantages import TokenRewards, gae, token_rewards, whitened
+from minigpt.train.kl import adapted_coefficient, moved_too_far
+from minigpt.train.losses import losses_after
+from minigpt.train.policy_losses import token_weights
+from minigpt.train.rewards import Reward
+
+AT_ONCE = 64  # answers that are sampled together
+FAR = 10.0  # nats per answer: so far from the starting model a reward is often earned by something else than meant
+ROWS = ("ids", "targets", "mask", "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
+
+
+class Experience:
+    """`experience(step, weights)`: the batch of a step. `figures` names the columns of its `told`."""
+
+    sampled = True
+
+    def __init__(self, job: Job, rewards: list[Reward], reference: Tree):
+        self.job, self.config, self.rewards, self.reference = job, job.config, rewards, reference
+        self.questions = questions_of(job, job.training)
+        made_up = job.load is None  # then each step samples its share
+        self.count = max(1, self.config.batch_size // self.config.epochs if made_up else self._answers)
+        names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
+        self.figures = ["reward", "reward_spread", "kl", "kl_coefficient", "length", "cut_off", *names]
+        self.kept = _Kept(None if job.directory is None else job.directory / "rollouts")
+        self.warned: set[str] = set()
+        self._read = job.model.backend.compile(self._policy_and_values)
+        self._reference = job.model.backend.compile(self._logprobs)
+
+    @property
+    def _answers(self) -> int:
+        return self.config.batch_size * self.config.mini_batches
+
+    def __call__(self, step: int, weights: Tree) -> Batch:
+        found = self._sampling(step, weights)
+        epoch, number = divmod(step - int(found["first"]), self.config.mini_batches)
+        order = stream(self.job.seed, "mini", step - number).permutation(self._answers) % self.count
+        chosen = np.sort(order[number * self.config.batch_size : (number + 1) * self.config.batch_size])
+        batch = {name: found[name][chosen] for name in ROWS}
+        batch["told"] = batch["told"] / np.float32(len(chosen))
+        return batch | {"weights": token_weights(batch["mask"], "dapo")}
+
+    def _sampling(self, step: int, weights: Tree) -> Batch:
+        """The answers that a step learns from: those at hand, or new ones."""
+        before = None if self.job.load is None else self.kept.last(step)
+        if before is not None and not self._over(before, step, weights):
+            return before
+        found = self._sampled(step, weights, before)
+        self.kept.keep(step, found, step - (self.config.keep_last + 2) * self.config.save_every)
+        return found
+
+    def _over(self, found: Batch, step: int, weights: Tree) -> bool:
+        """Whether all epochs are done, or the model has moved so far that the remaining ones are omitted."""
+        config, done = self.config, step - int(found["first"])
+        if done >= config.epochs * config.mini_batches:
+            return True
+        if not config.target_kl or not done or done % config.mini_batches:
+            return False
+        now, _ = self._of_all(weights, found)
+        d = (now - found["old"]) * found["mask"]
+        moved = float((np.exp(d) - 1.0 - d).sum() / max(found["mask"].sum(), 1.0))  # k3, of the sampling model
+        return moved_too_far(moved, config.target_kl)
+
+    def _sampled(self, step: int, weights: Tree, before: Batch | None) -> Batch:
+        """New answers with all that does not change while they are learned from."""
+        config = self.config
+        place = self.count * (step // (config.epochs * config.mini_batches))  # where no sampling before is known
+        place = place if before is None else int(before["place"]) + self.count
+        coefficient = config.kl_coefficient if before is None else float(before["next_coefficient"])
+        asked = [self.questions[i] for i in self._numbers(place)]
+        answers = self._answered([question.ids for question in asked], step, weights)
+        scores, single = judged(self.job, self.rewards, asked, answers)
+        found = laid_out([question.ids for question in asked], answers, self.job.context)
+        mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
+        old, told = self._of_all(weights, found)
+        apart = (old - self._of_reference(found)) * mask  # (N, T)
+        settings = TokenRewards(coefficient, config.missing_eos_penalty)
+        rewards = token_rewards(scores, mask, apart, ended, settings)
+        rewards = whitened(rewards, mask, centre=False) if config.whiten_rewards else rewards
+        advantages, returns = gae(rewards, told, mask, config.gamma, config.gae_lambda)
+        kl = float(apart.sum() / len(answers))  # k1: nats per answer
+        self._warn(scores, kl)
+        figures = [scores.mean(), scores.std(), kl, coefficient, np.mean([len(answer.ids) for answer in answers]),
+                   1.0 - ended.mean(), *(single.mean(axis=0) if len(self.rewards) > 1 else [])]  # fmt: skip
+        if config.kl_target:
+            coefficient = adapted_coefficient(coefficient, kl, config.kl_target, len(answers), config.kl_horizon)
+        rows = {"old": old, "values": told, "returns": returns, "advantages": whitened(advantages, mask),
+                "told": np.tile(np.array(figures), (len(answers), 1))}  # fmt: skip
+        return found | {name: row.astype(np.float32) for name, row in rows.items()} | {
+            "first": np.array(step), "place": np.array(place), "next_coefficient": np.array(coefficient),
+        }  # fmt: skip
+
+    def _numbers(self, place: int) -> np.ndarray:
+        """(N,) questions from the given place on: each once per epoch, in an order that (seed, epoch) decides."""
+        count = len(self.questions)
+        places = [divmod(place + i, count) for i in range(self.count)]
+        orders = {epoch: stream(self.job.seed, "order", epoch).permutation(count) for epoch, _ in places}
+        return np.array([orders[epoch][i] for epoch, i in places])
+
+    def _answered(self, prompts: list[list[int]], step: int, weights: Tree) -> list[Answer]:
+        config, engine = self.config, Engine(self.job.model, weights, self.job.tokenizer)
+        seeds = stream(self.job.seed, "answers", step).integers(0, 2**62, len(prompts))
+        samplings, found = [Sampling(config.temperature, seed=int(seed)) for seed in seeds], []
+        for i in range(0, len(prompts), AT_ONCE):
+            found += engine.answer_each(prompts[i : i + AT_ONCE], samplings[i : i + AT_ONCE], config.max_tokens)
+        return found
+
+    def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """(log-probabilities, values) (N, T) of the sampled tokens, micro-batch by micro-batch."""
+        read = [self._read(weights, some) for some in self._parts(found)]
+        return tuple(np.concatenate([self.job.model.backend.numpy(pair[i]) for pair in read]) for i in (0, 1))
+
+    def _of_reference(self, found: Batch) -> np.ndarray:
+        """(N, T) log-probabilities of the sampled tokens under the starting model."""
+        read = [self._reference(self.reference, some) for some in self._parts(found)]
+        return np.concatenate([self.job.model.backend.numpy(part) for part in read])
+
+    def _parts(self, found: Batch) -> Iterator[dict]:
+        size = self.config.micro_batch_size
+        for first in range(0, len(found["ids"]), size):
+            yield {name: self.job.model.backend.array(found[name][first : first + size])
+                   for name in ("ids", "targets", "mask")}  # fmt: skip
+
+    def _policy_and_values(self, weights: Tree, batch: Batch):
+        model = self.job.model
+        hidden = model.hidden(weights, batch["ids"])
+        nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, self.config.temperature)
+        return -nll, values(model, weights, batch, hidden)
+
+    def _logprobs(self, weights: Tree, batch: Batch):
+        hidden = self.job.model.hidden(weights, batch["ids"])
+        return -losses_after(self.job.model, weights, hidden, batch["targets"], batch["mask"] > 0,
+                             self.config.temperature)  # fmt: skip
+
+    def _warn(self, scores: np.ndarray, kl: float) -> None:
+        """Say in words, once each, what is wrong."""
+        told = {}
+        if len(scores) > 1 and scores.std() == 0:
+            told["even"] = "all answers of a sampling earned the same: the rewards tell them not apart."
+        if kl > FAR:
+            told["far"] = (
+                f"the model is {kl:.0f} nats per answer from the one it started from. Read its samples: it may earn "
+                "its reward by something that you did not mean. Raise ppo.kl_coefficient, or set ppo.kl_target."
+            )
+        for name, text in told.items():
+            if name not in self.warned and self.job.load is not None:
+                self.warned.add(name)
+                self.job.report(Note(f"ppo: {text}"))
+
+
+class _Kept:
+    """Samplings by the step that they began at: the last one in memory, and in a directory where there is one."""
+
+    def __init__(self, directory: Path | None):
+        self.directory = directory
+        self.current: Batch | None = None
+
+    def last(self, step: int) -> Batch | None:
+        """The last sampling that began at `step` or before; None when there is none."""
+        if self.directory is None:
+            return self.current
+        firsts = [int(path.stem) for path in self.directory.glob("*.npz") if int(path.stem) <= step]
+        if not firsts:
+            return None
+        if self.current is None or int(self.current["first"]) != max(firsts):
+            with np.load(self._path(max(firsts))) as kept:
+                self.current = dict(kept)
+        return self.current
+
+    def keep(self, step: int, found: Batch, oldest: int) -> None:
+        """Keep a sampling. Those older than what `oldest`, the first step that may be needed, belongs to are removed.
+
+        What an interrupted training has left from later steps is removed, too.
+        """
+        self.current = found
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._path(step)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **found)
+        firsts = sorted(int(path.stem) for path in self.directory.glob("*.npz"))
+        needed = [first for first in firsts if first <= oldest][-2:]  # its own, and the one that it follows
+        for first in firsts:
+            if first > step or (needed and first < needed[0]):
+                self._path(first).unlink()
+
+    def _path(self, first: int) -> Path:
+        return self.directory / f"{first:08}.npz"
