@@ -41,6 +41,7 @@ class Visible:
 
     mask: Array | None = None
     causal: bool = False
+    bias: Array | None = None  # float32 (H, Tq, Tk) or (B, H, Tq, Tk) that is added to the scores; the mask is in it
 
 
 CAUSAL = Visible(causal=True)
@@ -152,6 +153,10 @@ class Backend(ABC):
 
     # ---- functions of neural networks --------------------------------------------------------------------
 
+    def relu(self, x: Array) -> Array:
+        """The larger of x and 0."""
+        return self.where(x > 0, x, 0.0)
+
     def silu(self, x: Array) -> Array:
         """x / (1 + exp(-x)) (Elfwing et al. 2017)."""
         return x * (0.5 * (self.tanh(0.5 * x) + 1.0))
@@ -220,18 +225,21 @@ class Backend(ABC):
         return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def visible(
-        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None, window: int = 0
-    ) -> Visible:
+        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None,
+        window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
+    ) -> Visible:  # fmt: skip
         """What is true of the rows, in the form in which `attention` takes it: causal, and
 
         - `segments` (B, T): the example of each token, where several share a row; a query sees its own one
           (queries = keys);
         - `positions` (B,) int32: the place of each row's first query among its keys, where rows differ in length;
           otherwise the last query has the place of the last key;
-        - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all.
+        - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all;
+        - `sinks`: first keys of a text that are seen beside the window (Xiao et al. 2023);
+        - `slopes`: what a key's score loses with each token of distance, for each head (Press et al. 2022).
         """
         narrowed = 0 < window < keys
-        if segments is None and positions is None and not narrowed:
+        if segments is None and positions is None and not narrowed and not slopes:
             return CAUSAL
         key = self.arange(0, keys)[None, :]  # (1, Tk)
         query = self.arange(keys - queries, keys)[:, None]  # (Tq, 1)
@@ -240,17 +248,37 @@ class Backend(ABC):
         mask = key <= query  # (Tq, Tk) or (B, 1, Tq, Tk)
         if segments is not None:
             mask = (segments[:, None, :, None] == segments[:, None, None, :]) & mask  # (B, 1, T, T)
-        return Visible(mask & (key > query - window) if narrowed else mask)
+        if slopes:
+            falling = self.array(np.asarray(slopes, np.float32))[:, None, None]  # (H, 1, 1)
+            bias = self.where(mask, self.cast(key - query, "float32") * falling, -1e30)
+            return Visible(mask, bias=bias)
+        if not narrowed:
+            return Visible(mask)
+        near = key > query - window
+        if sinks:
+            place = key  # of a key in its text
+            if segments is not None:  # how many keys of its example are not after it
+                place = self.cast(self.cast(mask, "int32").sum(axis=-1), "int32")[:, :, None, :] - 1  # (B, 1, 1, T)
+            near = near | (place < sinks)
+        return Visible(mask & near)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
-        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D)."""
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D).
+
+        With a `softcap` c scores x become c · tanh(x / c) (Gemma Team 2024), before a bias is added.
+        """
         batch, heads, queries, width = q.shape
         groups = k.shape[1]
         q = q.reshape(batch, groups, heads // groups, queries, width)  # (B, K, H/K, Tq, D)
         scores = self.cast((q * scale) @ k[:, :, None].swapaxes(-1, -2), "float32")  # (B, K, H/K, Tq, Tk)
         scores = scores.reshape(batch, heads, queries, -1)  # (B, H, Tq, Tk)
+        scores = softcap * self.tanh(scores * (1.0 / softcap)) if softcap else scores
         mask = causal_mask(self, queries, k.shape[2]) if visible.causal else visible.mask
-        if mask is not None:
+        if visible.bias is not None:
+            scores = scores + visible.bias
+        elif mask is not None:
             scores = self.where(mask, scores, -1e30)
         attended = self.cast(self.softmax(scores), self.dtype(v)).reshape(batch, groups, heads // groups, queries, -1)
         return (attended @ v[:, :, None]).reshape(batch, heads, queries, -1)

@@ -121,6 +121,9 @@ class MLXBackend(Backend):
 
     # ---- fused kernels -----------------------------------------------------------------------------------
 
+    def relu(self, x: Array) -> Array:
+        return mx.maximum(x, 0)
+
     def silu(self, x: Array) -> Array:
         return x * mx.sigmoid(x)
 
@@ -144,9 +147,14 @@ class MLXBackend(Backend):
         base = None if given else theta
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=positions, freqs=periods)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        if softcap:
+            return super().attention(q, k, v, scale, visible, softcap)
         causal = visible.causal and q.shape[2] > 1  # one query sees all keys
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else visible.mask)
+        mask = visible.mask if visible.bias is None else visible.bias.astype(q.dtype)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else mask)
 
     def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
         return chunked_nll(self, size)(hidden, weight.astype(hidden.dtype), targets)

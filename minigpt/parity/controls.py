@@ -15,6 +15,7 @@ from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, Loss, compare_losses
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
+from minigpt.parity.wrong_models import check_models
 from minigpt.train.losses import language_loss, sequence_logprobs
 from minigpt.train.preferences import PreferenceSettings, preference_losses
 
@@ -28,7 +29,7 @@ def check_controls(backend: Backend) -> list[Row]:
         rows.append(_verdict(name, compare_ops([wrong], cases)))
     for name, (right, wrong_loss) in WRONG_LOSSES.items():
         rows.append(_verdict(name, compare_losses([backend], {right: wrong_loss})))
-    return rows
+    return rows + check_models(backend)
 
 
 def _verdict(name: str, rows: list[Row]) -> Row:

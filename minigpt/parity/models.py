@@ -11,6 +11,7 @@ from backends import tree
 from backends.base import Array, Backend
 from minigpt.model.gpt import GPT, to_backend, weight_shapes
 from minigpt.parity.case import BF16, FP32
+from minigpt.parity.options import OPTIONS
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.train.losses import language_loss, sequence_logprobs
@@ -44,7 +45,7 @@ GPT2 = {
 }  # fmt: skip
 YARN = RopeScaling(kind="yarn", factor=4.0, original_context=8)
 
-MODEL_CASES = (
+OWN_CASES = (
     ModelCase("MHA, tied", _tiny(groups=4)),
     ModelCase("GQA, tied", _tiny()),
     ModelCase("GQA, untied", _tiny(tie_embeddings=False)),
@@ -59,6 +60,7 @@ MODEL_CASES = (
     ModelCase("sliding window 2, segments, checkpointing", _tiny(sliding_window=2), True, True),
     ModelCase("biases, YaRN", _tiny(qkv_bias=True, output_bias=True, mlp_bias=True, rope_scaling=YARN)),
 )
+MODEL_CASES = (*OWN_CASES, *(ModelCase(name, _tiny(**settings), *ways) for name, (settings, *ways) in OPTIONS.items()))
 
 
 def _preference_loss(kind: str) -> Loss:
@@ -153,7 +155,7 @@ def _compare_bfloat16(backends: list[Backend], case: ModelCase) -> Iterator[Row]
     for b in backends:
         found = difference(_logits(b, case, "bfloat16"), exact)
         yield row("model", name, "logits", f"{b.name} vs numpy", found, BF16_LOGITS)
-        model, weights, batch = _problem(b, case, "bfloat16")
+        model, weights, batch = problem(b, case, "bfloat16")
         promoted = b.dtype(model(weights, batch["ids"])) != "bfloat16"
         yield row("model", name, "dtype", f"{b.name} vs stated", float(promoted), 0.0)
         _, narrow = _value_and_grad(b, case, language_loss, "bfloat16")
@@ -165,7 +167,7 @@ def _compare_bfloat16(backends: list[Backend], case: ModelCase) -> Iterator[Row]
 
 def _compare_packed(backend: Backend, case: ModelCase) -> Row:
     """Two examples in one row give the logits that each gives alone."""
-    model, weights, _ = _problem(backend, case)
+    model, weights, _ = problem(backend, case)
     parts = [_ids(case.config, seed=5, batch=1, tokens=tokens) for tokens in (4, 8)]
     alone = [backend.numpy(model(weights, backend.array(part))) for part in parts]
     segments = backend.array(np.repeat([[1, 2]], [4, 8], axis=1).astype(np.int32))  # (1, 12)
@@ -175,21 +177,21 @@ def _compare_packed(backend: Backend, case: ModelCase) -> Row:
 
 
 def _logits(backend: Backend, case: ModelCase, dtype: str = "float32") -> np.ndarray:
-    model, weights, batch = _problem(backend, case, dtype)
+    model, weights, batch = problem(backend, case, dtype)
     return backend.numpy(model(weights, batch["ids"], segments=batch.get("segments")))  # (2, 12, V)
 
 
 def _value_and_grad(
     backend: Backend, case: ModelCase, loss: Loss, dtype: str = "float32"
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    model, weights, batch = _problem(backend, case, dtype)
+    model, weights, batch = problem(backend, case, dtype)
     (value, _), grads = backend.value_and_grad(lambda w, data: (loss(model, w, data), {}))(weights, batch)
     return backend.numpy(value), {name: backend.numpy(g) for name, g in tree.items(grads)}
 
 
 def _gradients(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndarray, dict[str, tuple]]:
     """The loss, and leaf -> (a direction of random signs, the loss's gradient along it by central differences)."""
-    model, weights, batch = _problem(reference(), case)
+    model, weights, batch = problem(reference(), case)
     leaves = tree.leaves(weights)
 
     def at(number: int, shift: np.ndarray | float) -> float:
@@ -205,7 +207,8 @@ def _gradients(case: ModelCase, loss: Loss, step: float = 1e-5) -> tuple[np.ndar
     return np.asarray(at(0, 0.0)), gradients
 
 
-def _problem(backend: Backend, case: ModelCase, dtype: str = "float32") -> tuple[GPT, tree.Tree, dict[str, Array]]:
+def problem(backend: Backend, case: ModelCase, dtype: str = "float32") -> tuple[GPT, tree.Tree, dict[str, Array]]:
+    """A case's model, weights and batch."""
     model = GPT(case.config, backend, dtype, case.checkpointing)
     batch = {key: backend.array(x) for key, x in make_batch(case.config).items()}
     if not case.segments:
