@@ -53,6 +53,7 @@ def elementwise_cases(draw: Draw) -> Iterator[Case]:
     yield Case("gelu: approximate", (x,), lambda b, x: b.gelu(x, approximate=True))
     for name in ("log", "sqrt"):
         yield Case(name, (draw.positive(3, 7),), lambda b, x, name=name: getattr(b, name)(x))
+    yield Case("relu", (x + 0.01,), lambda b, x: b.relu(x))
     yield Case("operators: abs", (x + 0.01,), lambda b, x: abs(x))
     for name in ("tanh", "erf", "silu", "gelu", "log_sigmoid"):
         yield Case(f"{name}: extremes", (far,), lambda b, x, name=name: getattr(b, name)(x))

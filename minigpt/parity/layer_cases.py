@@ -114,6 +114,22 @@ def attention_cases(draw: Draw) -> Iterator[Case]:
     rows = np.array([1, 0], np.int32)  # filled to 2 and 1 of 5 places before the last of three queries
     yield Case("visible: rows of different length", (q[:, :, :3], k, v, rows),
                lambda b, q, k, v, p: b.attention(q, k, v, 0.7, b.visible(3, 5, positions=p)))  # fmt: skip
+    own = Draw(seed=11)
+    q, k, v = (own.normal(2, heads, 5, 4) for heads in (4, 2, 2))
+    yield Case("attention: soft-cap", (q, k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7, softcap=1.5))
+    yield Case("attention: soft-cap, examples that share a row", (q, k, v, segments),
+               lambda b, q, k, v, s: b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s), 1.5))  # fmt: skip
+    yield in_bf16(Case("attention: soft-cap", (q, k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7, softcap=1.5)))
+    yield Case("visible: a window and two sinks", (q, k, v, segments), lambda b, q, k, v, s: [
+        b.attention(q, k, v, 0.7, b.visible(5, 5, segments=x, window=2, sinks=2)) for x in (None, s)])  # fmt: skip
+    slopes = (0.5, 0.25, 2.0, 0.01)
+    for queries in (5, 3, 1):
+        yield Case(f"visible: slopes, {queries} queries", (q[:, :, :queries], k, v),
+                   lambda b, q, k, v, n=queries: b.attention(q, k, v, 0.7, b.visible(n, 5, slopes=slopes)))  # fmt: skip
+    yield Case("visible: slopes and examples that share a row", (q, k, v, segments),
+               lambda b, q, k, v, s: b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s, slopes=slopes)))  # fmt: skip
+    yield in_bf16(Case("visible: slopes", (q, k, v),
+                       lambda b, q, k, v: b.attention(q, k, v, 0.7, b.visible(5, 5, slopes=slopes))))  # fmt: skip
 
 
 def loss_cases(draw: Draw) -> Iterator[Case]:
