@@ -54,6 +54,7 @@ class Backend(ABC):
     name: str
     device: str  # "cpu" or "gpu"
     lazy = False  # whether an operation only notes what is to be computed, until `sync` or a read
+    gathers = False  # whether `gather_linear` is one product, faster than one for each matrix
     lanes = 1  # pieces that `side_by_side` computes at the same time
 
     # ---- arrays ------------------------------------------------------------------------------------------
@@ -98,6 +99,14 @@ class Backend(ABC):
     @abstractmethod
     def topk(self, x: Array, k: int) -> tuple[Array, Array]:
         """The k largest along the last axis in descending order, and their int32 positions (no gradient)."""
+
+    def argsort(self, x: Array) -> Array:
+        """int32 positions of x (N,) in ascending order; no two entries may be alike."""
+        return self.topk(-1 * x, x.shape[0])[1]
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        """(count, d): row i is the sum of those of `values` (P, d) whose entry in `rows` (P,) is i."""
+        return self.cast(self.arange(0, count)[:, None] == rows[None, :], self.dtype(values)) @ values
 
     def nonzero(self, mask: Array) -> Array | None:
         """The places (n,) of the true entries of `mask`, counted through all axes; None where a traced function would
@@ -205,6 +214,11 @@ class Backend(ABC):
     def linears(self, x: Array, weights: list[Array], biases: list[Array | None]) -> list[Array]:
         """`linear` of one x (…, in) with several weights (out_i, in) and biases (out_i,): arrays (…, out_i)."""
         return [self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+    def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
+        """Row i of x (P, in) times matrix ids[i] of `weights` (E, out, in) transposed: (P, out); `ids` (P,) ascend."""
+        kept = [self.cast((ids == e)[:, None], self.dtype(x)) * self.linear(x, weights[e]) for e in range(len(weights))]
+        return sum(kept[1:], kept[0])
 
     def rope(self, x: Array, positions: int | Array, theta: float | tuple[float, ...]) -> Array:
         """Rotate x (B, H, T, D) by the positions of its tokens (Su et al. 2021, eq. 34).

@@ -101,6 +101,16 @@ class ModelConfig(Section):
     value_embeddings: bool = Field(False, description="attention's values get an embedding of the token")
     predict_ahead: int = Field(0, ge=0, le=8, description="tokens after the next one that training predicts as well")
     ahead_weight: float = Field(0.3, gt=0, description="weight of their loss")
+    experts: int = Field(0, ge=0, description="feed-forward layers of which a router chooses; 0: one without a router")
+    experts_per_token: int = Field(2, ge=1, description="that a token goes to")
+    expert_width: int = Field(0, ge=0, description="d_ff of one expert; 0 means d_ff")
+    shared_experts: int = Field(0, ge=0, description="experts that all tokens go to, beside")
+    router: Literal["softmax", "sigmoid", "expert_choice", "threshold"] = Field("softmax", description="who chooses")
+    normalize_gates: bool = Field(False, description="a token's gates sum to 1 (Mixtral, Qwen3-MoE)")
+    capacity_factor: float = Field(0.0, ge=0, description="an expert's places in training / its fair share; 0: no end")
+    balance: Literal["loss", "bias", "none"] = Field("loss", description="what keeps the experts equally busy")
+    balance_coefficient: float = Field(0.01, ge=0, description="strength of that")
+    router_z: float = Field(0.001, ge=0, description="weight of the loss that keeps the router's logits small")
     rope_scaling: RopeScaling = Field(RopeScaling(), description="positions stretched beyond the trained context")
 
     @model_validator(mode="before")
@@ -154,11 +164,25 @@ class ModelConfig(Section):
                "set sliding_window = 0 instead")  # fmt: skip
         yield (0 < self.sliding_window <= self.attention_sinks,
                f"attention_sinks = {self.attention_sinks} must be fewer than sliding_window = {self.sliding_window}")
+        yield from self._senseless_experts()
         parts = 2 * max(1, self.token_shift)
         yield (self.token_shift > 0 and self.d_model % parts > 0,
                f"d_model = {self.d_model} cannot be divided by {parts}, for token_shift = {self.token_shift}")
         yield (self.token_shift > 0 and self.convolution > 0,
                "token_shift and convolution both let attention read the tokens before: choose one")  # fmt: skip
+
+    def _senseless_experts(self) -> Iterator[tuple[bool, str]]:
+        few, fixed = self.experts_per_token > self.experts, self.router in ("softmax", "sigmoid")
+        yield (not self.experts and self.shared_experts > 0,
+               "shared_experts = … without experts is one feed-forward layer: set d_ff instead")  # fmt: skip
+        if not self.experts:
+            return
+        yield few, f"experts_per_token = {self.experts_per_token} is more than experts = {self.experts}"
+        yield self.normalize_gates and not fixed, f"normalize_gates needs a fixed number of experts, not {self.router}"
+        yield (self.capacity_factor > 0 and self.router == "threshold",
+               "capacity_factor and router = 'threshold' both bound an expert's tokens: choose one")  # fmt: skip
+        yield (self.balance == "bias" and self.router == "expert_choice",
+               "experts that choose have equally many tokens: balance = 'bias' does nothing")  # fmt: skip
 
 
 class ScoringModel(ModelConfig):

@@ -28,6 +28,7 @@ class MLXBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
+        self.gathers = device == "gpu"
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
@@ -102,6 +103,16 @@ class MLXBackend(Backend):
         order = mx.argsort(-mx.take_along_axis(frozen, found, axis=-1), axis=-1)
         indices = mx.take_along_axis(found, order, axis=-1)
         return mx.take_along_axis(x, indices, axis=-1), indices.astype(mx.int32)
+
+    def argsort(self, x: Array) -> Array:
+        return mx.argsort(mx.stop_gradient(x)).astype(mx.int32)
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        return mx.zeros((count, values.shape[1]), values.dtype).at[mx.stop_gradient(rows)].add(values)
+
+    def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
+        turned, ids = weights.astype(x.dtype).swapaxes(-1, -2), mx.stop_gradient(ids)
+        return mx.gather_mm(x[:, None], turned, rhs_indices=ids, sorted_indices=True)[:, 0]
 
     def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
         differentiated = mx.value_and_grad(fn)

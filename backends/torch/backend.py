@@ -125,6 +125,12 @@ class TorchBackend(Backend):
         values, indices = torch.topk(x, k, dim=-1)
         return values, indices.to(torch.int32)
 
+    def argsort(self, x: Array) -> Array:
+        return torch.argsort(x).to(torch.int32)
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        return values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
+
     def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
         traced = self.compile(fn) if compiled else fn
 

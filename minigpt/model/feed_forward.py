@@ -1,5 +1,7 @@
 """The feed-forward layer: with a gate (SwiGLU and its kin) or without (GPT-2's GELU and its kin)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from backends.base import Array, Backend
@@ -48,6 +50,16 @@ class FeedForward:
             return linear(backend, w["down_proj"], activated(backend, kind, linear(backend, w["up_proj"], x)))
         gate, up = linears(backend, [w["gate_proj"], w["up_proj"]], x)  # (…, d_ff) each
         return linear(backend, w["down_proj"], activated(backend, GATES[kind], gate) * up)
+
+    def through(self, product: Callable[[str, Array], Array]) -> Callable[[Array], Array]:
+        """The same layer with `product(name, x)` for its matrices."""
+        backend, kind = self.backend, self.config.feed_forward
+
+        def forward(x: Array) -> Array:
+            inner = activated(backend, GATES.get(kind, kind), product("gate_proj" if kind in GATES else "up_proj", x))
+            return product("down_proj", inner * product("up_proj", x) if kind in GATES else inner)
+
+        return forward
 
 
 def activated(backend: Backend, kind: str, x: Array) -> Array:

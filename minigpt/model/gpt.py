@@ -9,6 +9,7 @@ that costs and what it keeps for the backward pass; its options are fields of `M
 import functools
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from minigpt.model.embeddings import Embeddings
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.heads import head_of, scores
 from minigpt.model.linear import dropout
+from minigpt.model.moe import MoE, active_shapes
 from minigpt.model.norms import Norm, norm_places
 from minigpt.model.positions import alibi_slopes
 from minigpt.sections import ModelConfig
@@ -30,7 +32,8 @@ def block(config: ModelConfig) -> dict[str, Any]:
     """The layers of one block: the name of each one's leaves -> its class, in the order of a checkpoint."""
     places = norm_places(config)
     order = (places[0], "self_attn", places[1], places[2], "mlp", places[3])
-    return {name: {"self_attn": Attention, "mlp": FeedForward}.get(name, Norm) for name in order if name}
+    layers = {"self_attn": Attention, "mlp": MoE if config.experts else FeedForward}
+    return {name: layers.get(name, Norm) for name in order if name}
 
 
 class GPT:
@@ -52,6 +55,7 @@ class GPT:
         self.places = norm_places(config)
         self.slopes = alibi_slopes(config.n_head) if config.positions == "alibi" else ()
         self.ahead = Ahead(config, backend)
+        self.told: list[dict[str, Array]] | None = None  # see telling
 
     def __call__(self, weights: Tree, ids: Array, **rows: Any) -> Array:
         """Logits (B, T, V) in the compute dtype for token ids (B, T); what is true of the rows as in `hidden`."""
@@ -84,13 +88,30 @@ class GPT:
         for number, layer in enumerate(body["layers"]):
             asking = answering if number == self.config.n_layer - 1 else queries
             run = functools.partial(
-                self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys
-            )
+                self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys,
+                training=self.told is not None,  # as it is now: checkpointed layers are computed again later
+            )  # fmt: skip
             run = backend.checkpoint(run) if self.checkpointing and cache is None else run
-            x = run(layer, x) if embedded is None else run(layer, x, embedded)
+            x, told = run(layer, x) if embedded is None else run(layer, x, embedded)
+            if self.told is not None and told:
+                self.told.append(told)
         if cache is not None:
             cache.advance(tokens if lengths is None else lengths)
-        return x if self.norm is None else self.norm(body["norm"], x)
+        x = x if self.norm is None else self.norm(body["norm"], x)
+        if self.told is not None and self.config.predict_ahead:
+            self.told.append({"hidden": x})
+        return x
+
+    @contextmanager
+    def telling(self) -> Iterator[list[dict[str, Array]]]:
+        """Within it each forward pass is one of training, and adds to the list what its layers tell of the rows: for
+        experts see `Router.told`, and the `hidden` states that heads further ahead go on with.
+        """
+        before, self.told = self.told, []
+        try:
+            yield self.told
+        finally:
+            self.told = before
 
     def logits(self, weights: Tree, hidden: Array) -> Array:
         """Hidden states (…, d) to logits (…, V)."""
@@ -106,8 +127,8 @@ class GPT:
 
     def _block(
         self, w: Tree, x: Array, embedded: Array | None = None, *, queries: Queries, places, cache, number: int,
-        keys: Array | None,
-    ) -> Array:  # fmt: skip
+        keys: Array | None, training: bool,
+    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
         attention, thought = self.layers["self_attn"], self.layers["mlp"]
         before, after, before_mlp, after_mlp = self.places
         seen = self._normed(w, before, x)
@@ -116,7 +137,12 @@ class GPT:
         x, seen = chosen(x), chosen(seen) if self.config.parallel else None
         x = self._joined(w, after, x, attended, keys, 2 * number + 1)
         seen = self._normed(w, before_mlp, x) if seen is None else seen
-        return self._joined(w, after_mlp, x, thought(w["mlp"], seen), keys, 2 * number + 2)
+        if self.config.experts:
+            counted = None if queries.segments is None else queries.segments >= 0  # (B, T): not a row's unused end
+            found, told = thought(w["mlp"], seen, counted, training)
+        else:
+            found, told = thought(w["mlp"], seen), {}
+        return self._joined(w, after_mlp, x, found, keys, 2 * number + 2), told
 
     def _normed(self, w: Tree, name: str, x: Array) -> Array:
         """x through the norm of that name, where the block has one there."""
@@ -183,6 +209,11 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def parameter_count(config: ModelConfig) -> int:
     """Trainable parameters of a model of this shape (tied embeddings counted once)."""
     return sum(int(np.prod(shape)) for shape in weight_shapes(config).values())
+
+
+def active_count(config: ModelConfig) -> int:
+    """Parameters that work for one token: all but those of the experts that it does not go to."""
+    return sum(int(np.prod(shape)) for shape in active_shapes(config, weight_shapes(config)).values())
 
 
 def flops_per_token(config: ModelConfig, width: int) -> float:

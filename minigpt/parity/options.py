@@ -35,3 +35,22 @@ OPTIONS: dict[str, tuple] = {
     "shift of two tokens": ({"token_shift": 2}, True, True),
     "short convolution": ({"convolution": 3, "qk_norm": True}, False, True),
 }  # fmt: skip
+
+# The same for options that add to the loss: its value and gradients are compared with them.
+TRAINED_OPTIONS: dict[str, tuple] = {
+    "experts, top 1": ({"experts": 4, "experts_per_token": 1, "expert_width": 16}, True, True),
+    "experts, top 2, normalized, one shared": (
+        {"experts": 4, "normalize_gates": True, "shared_experts": 1, "expert_width": 16, "balance_coefficient": 0.5,
+         "router_z": 0.1}, False, True, True,
+    ),
+    "experts, sigmoid, balance by bias": (
+        {"experts": 4, "router": "sigmoid", "normalize_gates": True, "balance": "bias", "balance_coefficient": 1.0,
+         "expert_width": 16, "tie_embeddings": False},
+    ),
+    "experts, capacity": (
+        {"experts": 4, "capacity_factor": 1.0, "feed_forward": "gelu", "mlp_bias": True, "expert_width": 16}, True,
+    ),
+    "experts, threshold": ({"experts": 4, "router": "threshold", "balance_coefficient": 1.0, "expert_width": 16},),
+    "experts that choose": ({"experts": 4, "router": "expert_choice", "expert_width": 16}, False, True, True),
+    "two tokens further ahead": ({"predict_ahead": 2, "ahead_weight": 0.7}, True, True),
+}  # fmt: skip

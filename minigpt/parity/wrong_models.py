@@ -1,13 +1,14 @@
 """Models with one known mistake each in an option, which the comparison of logits must catch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from backends.base import Backend
+from backends.base import Array, Backend
 from minigpt.parity.case import FP32
-from minigpt.parity.models import MODEL_CASES, ModelCase, problem
+from minigpt.parity.models import MODEL_CASES, Loss, ModelCase, compare_loss, problem, whole_loss
 from minigpt.parity.options import OPTIONS
 from minigpt.parity.reference import Row, difference, reference
 
@@ -55,13 +56,84 @@ def _norm_of_the_sum(model: Any) -> None:
     model._joined = lambda w, norm, x, found, keys, place: model._normed(w, norm, x + found)
 
 
+def _router(**changes: Any) -> Break:
+    """A router that reads other settings."""
+
+    def change(model: Any) -> None:
+        router = model.layers["mlp"].router
+        router.config = router.config.model_copy(update=changes)
+
+    return change
+
+
+def _told(change: Callable[[Any, dict, Any], dict]) -> Break:
+    """What a router tells is changed by change(router, told, route)."""
+
+    def broken(model: Any) -> None:
+        router = model.layers["mlp"].router
+        right = type(router).told
+        router.told = lambda w, route, counted: change(router, right(router, w, route, counted), route)
+
+    return broken
+
+
+def _double_softmax(model: Any) -> None:
+    router = model.layers["mlp"].router
+    right, softmax = type(router).told, model.backend.softmax
+    router.told = lambda w, route, counted: right(router, w, replace(route, shares=softmax(route.shares)), counted)
+
+
+def _filling_counted(model: Any) -> None:
+    router = model.layers["mlp"].router
+    right = type(router).told
+    router.told = lambda w, route, counted: right(router, w, route, None)
+
+
+def _as_often_as_chosen(router: Any, told: dict, route: Any) -> dict:
+    """Loads that sum to k in place of 1."""
+    more = (router.config.experts_per_token - 1) * router.config.balance_coefficient
+    return told | {"auxiliary": told["auxiliary"] + more * told["balance"]}
+
+
+def _gates_of_the_next(model: Any) -> None:
+    mlp = model.layers["mlp"]
+    routed = mlp._routed
+    mlp._routed = lambda experts, x, route, tokens: routed(experts, x, _rolled(model.backend, route), tokens)
+
+
+def _rolled(backend: Backend, route: Any) -> Any:
+    gates, chosen = (backend.concat([x[..., 1:], x[..., :1]], -1) for x in (route.gates, route.chosen))
+    return replace(route, gates=gates, chosen=chosen)
+
+
+def _heads_in_the_opposite_order(model: Any) -> None:
+    right = type(model.ahead).__call__
+    ahead = model.ahead
+    model.ahead = lambda leaves, hidden: right(ahead, leaves, hidden)[::-1]
+
+
 def check_models(backend: Backend) -> list[Row]:
-    """One Row per mistake with the difference of the logits that gave it away; ok says that it was caught."""
+    """One Row per mistake with the difference that gave it away, of the logits or of the loss and its gradients.
+
+    `ok` says that it was caught.
+    """
     cases, found = {case.name: case for case in MODEL_CASES}, []
     for name, (case, wrong) in WRONG_MODELS.items():
         gap = difference(_logits(backend, cases[case], wrong), _logits(reference(), cases[case]))
         found.append(Row("control", f"{name} ({case})", "logits", f"{backend.name} vs numpy", gap, FP32, gap > FP32))
+    for name, (case, wrong) in WRONG_TRAINING.items():
+        rows = compare_loss("control", case, [backend], cases[case], _broken(wrong), whole_loss)
+        worst = max(rows, key=lambda r: r.difference / r.bound)
+        found.append(replace(worst, case=f"{name} ({worst.case})", ok=not worst.ok))
     return found
+
+
+def _broken(wrong: Break) -> Loss:
+    def loss(model: Any, weights: Any, batch: dict[str, Array]) -> Array:
+        wrong(model)
+        return whole_loss(model, weights, batch)
+
+    return loss
 
 
 def _logits(backend: Backend, case: ModelCase, wrong: Break = lambda model: None) -> np.ndarray:
@@ -106,4 +178,24 @@ WRONG_MODELS: dict[str, tuple[str, Break]] = {
     "value embeddings forgotten": (
         "no positions, ReGLU, value embeddings", _config("embeddings", value_embeddings=False),
     ),
+}  # fmt: skip
+
+TOP1, TOP2, BIAS = "experts, top 1", "experts, top 2, normalized, one shared", "experts, sigmoid, balance by bias"
+# The same for options that add to the loss.
+WRONG_TRAINING: dict[str, tuple[str, Break]] = {
+    "double softmax in the balance loss": (TOP2, _double_softmax),
+    "loads that sum to k": (TOP2, _told(_as_often_as_chosen)),
+    "filling counted in the balance loss": (TOP2, _filling_counted),
+    "the balance loss without its gradient": (
+        TOP2, _told(lambda router, told, route: told | {"auxiliary": router.backend.stop_gradient(told["auxiliary"])}),
+    ),
+    "z-loss forgotten": (TOP2, _router(router_z=0.0)),
+    "gates of two experts not normalized": (TOP2, _router(normalize_gates=False)),
+    "a single gate normalized to 1": (TOP1, _router(normalize_gates=True)),
+    "gates of the next expert": (TOP1, _gates_of_the_next),
+    "the shared expert forgotten": (TOP2, _config("mlp", shared_experts=0)),
+    "scores by softmax in place of sigmoid": (BIAS, _router(router="softmax")),
+    "bias steered towards busy experts": (BIAS, _router(balance_coefficient=-1.0)),
+    "capacity ignored": ("experts, capacity", _router(capacity_factor=0.0)),
+    "heads further ahead in the opposite order": ("two tokens further ahead", _heads_in_the_opposite_order),
 }  # fmt: skip

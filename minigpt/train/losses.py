@@ -26,15 +26,16 @@ def token_losses(
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
     if places is None or not 0 < places.shape[0] < rows * tokens:
-        return _losses(model, weights, hidden, targets, temperature)
+        return losses_of_hidden(model, weights, hidden, targets, temperature)
     some = backend.take(hidden.reshape(rows * tokens, -1), places)  # (n, d)
-    found = _losses(model, weights, some[None], backend.take(targets.reshape(-1), places)[None], temperature)[0]  # (n,)
+    wanted = backend.take(targets.reshape(-1), places)  # (n,)
+    found = losses_of_hidden(model, weights, some[None], wanted[None], temperature)[0]  # (n,)
     counted = backend.cast(counted.reshape(-1), "int32")
     which = backend.cumsum(counted, 0) * counted  # (B·T,): 1 for the first that counts, and so on, 0 for the others
     return backend.take(backend.concat([backend.zeros((1,)), found], 0), which).reshape(rows, tokens)
 
 
-def _losses(model: GPT, weights: Tree, hidden: Array, targets: Array, temperature: float = 1.0) -> Array:
+def losses_of_hidden(model: GPT, weights: Tree, hidden: Array, targets: Array, temperature: float = 1.0) -> Array:
     """-log p(target) (B, T) after hidden (B, T, d); with `model.loss_chunk` so many rows of logits exist at once."""
     backend, head = model.backend, model.head(weights)
     if not model.loss_chunk or not set(head) <= {"weight", "bias", *QUANTIZED}:
