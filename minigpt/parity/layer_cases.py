@@ -36,6 +36,11 @@ def layer_cases(draw: Draw) -> Iterator[Case]:
     yield in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)), casts=[0])
     yield in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)))
 
+    few = Draw(seed=12)
+    rows, stack, ids = few.normal(7, 6), few.normal(3, 5, 6), np.array([0, 0, 0, 2, 2, 2, 2], np.int32)
+    yield Case("gather_linear", (rows, stack, ids), lambda b, x, w, i: b.gather_linear(x, i, w))
+    yield Case("gather_linear: all matrices", (rows, stack, np.array([0, 1, 1, 1, 2, 2, 2], np.int32)),
+               lambda b, x, w, i: b.gather_linear(x, i, w))  # fmt: skip
     heads = draw.normal(2, 3, 5, 8)  # (B, H, T, D)
     for offset in (0, 1, 7, 254, 3000):
         yield Case(f"rope: offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, 10000.0),
@@ -71,6 +76,11 @@ def quantized_cases(draw: Draw) -> Iterator[Case]:
             yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized.linear(x, *leaves))
     yield Case("quantized.linear: bias", (x[None], words, *steps, draw.normal(5)),
                lambda b, x, *leaves: b.quantized.linear(x, *leaves))  # fmt: skip
+    own = Draw(seed=13)
+    for size in (64, 16):
+        words, steps = own.words(3, 5, size // 4), (own.normal(3, 5, 2, scale=0.1), own.normal(3, 5, 2))
+        yield Case(f"quantized.gather_linear: groups of {size}", (own.normal(4, 2 * size), words, *steps),
+                   lambda b, x, *leaves: b.quantized.gather_linear(x, b.array([0, 2, 2, 2]), *leaves))  # fmt: skip
     yield in_bf16(Case("quantized.linear", (x, words, *steps), lambda b, *a: b.quantized.linear(*a)), casts=[0])
     edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])
     yield fixed("quantized.quantize: groups of equal numbers", (edges.astype(np.float32),),
