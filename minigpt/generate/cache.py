@@ -111,7 +111,8 @@ class KVCache:
             room[: x.shape[0], :, : x.shape[2]] = x
             return room
 
-        self.keys, self.values, self.inputs = (map_leaves(larger, kept) for kept in (self.keys, self.values, self.inputs))
+        all_kept = (self.keys, self.values, self.inputs)
+        self.keys, self.values, self.inputs = (map_leaves(larger, kept) for kept in all_kept)
         self.capacity = wanted[1]
 
     def copy_row(self, source: "KVCache", number: int, row: int) -> None:
