@@ -6,12 +6,15 @@ from pydantic import ValidationError
 
 from backends import tree
 from minigpt.generate.cache import KVCache
+from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.model.positions import alibi_slopes, sinusoids
 from minigpt.model.rope import rope_base
 from minigpt.parity.models import MODEL_CASES, random_weights
 from minigpt.parity.options import OPTIONS
 from minigpt.sections import ModelConfig, RopeScaling
+from minigpt.text.characters import CharTokenizer
 
 CASES = {case.name: case.config for case in MODEL_CASES if case.name in OPTIONS}
 BOUND = 2e-5
@@ -145,3 +148,17 @@ def test_senseless_combinations_are_refused_with_the_reason(settings, words):
 def test_dynamic_scaling_takes_no_factor():
     with pytest.raises(ValidationError, match="omit factor"):
         RopeScaling(kind="dynamic", factor=2.0, original_context=8)
+
+
+@pytest.mark.parametrize("name", ["shift of two tokens", "window 4 with two sinks", "ALiBi, GeGLU"])
+def test_prompts_of_unequal_length_are_answered_as_alone(backend, name):
+    """Greedy answers of the engine, whose rows join and grow, against the whole text read anew for each token."""
+    model, weights = GPT(CASES[name], backend), to_backend(backend, random_weights(CASES[name]))
+    engine, prompts = Engine(model, weights, CharTokenizer("")), [IDS[0, :3].tolist(), IDS[1, :9].tolist()]
+    for prompt, answer in zip(prompts, engine.answer(prompts, GREEDY, 5), strict=True):
+        text = list(prompt)
+        for token in answer.ids:
+            scores = backend.numpy(model(weights, backend.array(np.array([text], np.int32))))[0, -1]
+            assert scores.max() - scores[token] < BOUND
+            text.append(token)
+        assert len(text) > len(prompt)
