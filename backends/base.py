@@ -41,6 +41,7 @@ class Visible:
 
     mask: Array | None = None
     causal: bool = False
+    bias: Array | None = None  # float32 (H, Tq, Tk) or (B, H, Tq, Tk) that is added to the scores; the mask is in it
 
 
 CAUSAL = Visible(causal=True)
@@ -53,6 +54,7 @@ class Backend(ABC):
     name: str
     device: str  # "cpu" or "gpu"
     lazy = False  # whether an operation only notes what is to be computed, until `sync` or a read
+    gathers = False  # whether `gather_linear` is one product, faster than one for each matrix
     lanes = 1  # pieces that `side_by_side` computes at the same time
 
     # ---- arrays ------------------------------------------------------------------------------------------
@@ -97,6 +99,14 @@ class Backend(ABC):
     @abstractmethod
     def topk(self, x: Array, k: int) -> tuple[Array, Array]:
         """The k largest along the last axis in descending order, and their int32 positions (no gradient)."""
+
+    def argsort(self, x: Array) -> Array:
+        """int32 positions of x (N,) in ascending order; no two entries may be alike."""
+        return self.topk(-1 * x, x.shape[0])[1]
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        """(count, d): row i is the sum of those of `values` (P, d) whose entry in `rows` (P,) is i."""
+        return self.cast(self.arange(0, count)[:, None] == rows[None, :], self.dtype(values)) @ values
 
     def nonzero(self, mask: Array) -> Array | None:
         """The places (n,) of the true entries of `mask`, counted through all axes; None where a traced function would
@@ -152,6 +162,10 @@ class Backend(ABC):
 
     # ---- functions of neural networks --------------------------------------------------------------------
 
+    def relu(self, x: Array) -> Array:
+        """The larger of x and 0."""
+        return self.where(x > 0, x, 0.0)
+
     def silu(self, x: Array) -> Array:
         """x / (1 + exp(-x)) (Elfwing et al. 2017)."""
         return x * (0.5 * (self.tanh(0.5 * x) + 1.0))
@@ -201,6 +215,11 @@ class Backend(ABC):
         """`linear` of one x (…, in) with several weights (out_i, in) and biases (out_i,): arrays (…, out_i)."""
         return [self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
+    def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
+        """Row i of x (P, in) times matrix ids[i] of `weights` (E, out, in) transposed: (P, out); `ids` (P,) ascend."""
+        kept = [self.cast((ids == e)[:, None], self.dtype(x)) * self.linear(x, weights[e]) for e in range(len(weights))]
+        return sum(kept[1:], kept[0])
+
     def rope(self, x: Array, positions: int | Array, theta: float | tuple[float, ...]) -> Array:
         """Rotate x (B, H, T, D) by the positions of its tokens (Su et al. 2021, eq. 34).
 
@@ -220,18 +239,21 @@ class Backend(ABC):
         return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def visible(
-        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None, window: int = 0
-    ) -> Visible:
+        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None,
+        window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
+    ) -> Visible:  # fmt: skip
         """What is true of the rows, in the form in which `attention` takes it: causal, and
 
         - `segments` (B, T): the example of each token, where several share a row; a query sees its own one
           (queries = keys);
         - `positions` (B,) int32: the place of each row's first query among its keys, where rows differ in length;
           otherwise the last query has the place of the last key;
-        - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all.
+        - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all;
+        - `sinks`: first keys of a text that are seen beside the window (Xiao et al. 2023);
+        - `slopes`: what a key's score loses with each token of distance, for each head (Press et al. 2022).
         """
         narrowed = 0 < window < keys
-        if segments is None and positions is None and not narrowed:
+        if segments is None and positions is None and not narrowed and not slopes:
             return CAUSAL
         key = self.arange(0, keys)[None, :]  # (1, Tk)
         query = self.arange(keys - queries, keys)[:, None]  # (Tq, 1)
@@ -240,17 +262,37 @@ class Backend(ABC):
         mask = key <= query  # (Tq, Tk) or (B, 1, Tq, Tk)
         if segments is not None:
             mask = (segments[:, None, :, None] == segments[:, None, None, :]) & mask  # (B, 1, T, T)
-        return Visible(mask & (key > query - window) if narrowed else mask)
+        if slopes:
+            falling = self.array(np.asarray(slopes, np.float32))[:, None, None]  # (H, 1, 1)
+            bias = self.where(mask, self.cast(key - query, "float32") * falling, -1e30)
+            return Visible(mask, bias=bias)
+        if not narrowed:
+            return Visible(mask)
+        near = key > query - window
+        if sinks:
+            place = key  # of a key in its text
+            if segments is not None:  # how many keys of its example are not after it
+                place = self.cast(self.cast(mask, "int32").sum(axis=-1), "int32")[:, :, None, :] - 1  # (B, 1, 1, T)
+            near = near | (place < sinks)
+        return Visible(mask & near)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
-        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D)."""
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        """softmax(q kᵀ · scale) v with grouped heads: q (B, H, Tq, D), k and v (B, K, Tk, D) -> (B, H, Tq, D).
+
+        With a `softcap` c scores x become c · tanh(x / c) (Gemma Team 2024), before a bias is added.
+        """
         batch, heads, queries, width = q.shape
         groups = k.shape[1]
         q = q.reshape(batch, groups, heads // groups, queries, width)  # (B, K, H/K, Tq, D)
         scores = self.cast((q * scale) @ k[:, :, None].swapaxes(-1, -2), "float32")  # (B, K, H/K, Tq, Tk)
         scores = scores.reshape(batch, heads, queries, -1)  # (B, H, Tq, Tk)
+        scores = softcap * self.tanh(scores * (1.0 / softcap)) if softcap else scores
         mask = causal_mask(self, queries, k.shape[2]) if visible.causal else visible.mask
-        if mask is not None:
+        if visible.bias is not None:
+            scores = scores + visible.bias
+        elif mask is not None:
             scores = self.where(mask, scores, -1e30)
         attended = self.cast(self.softmax(scores), self.dtype(v)).reshape(batch, groups, heads // groups, queries, -1)
         return (attended @ v[:, :, None]).reshape(batch, heads, queries, -1)

@@ -71,6 +71,15 @@ class Quantized:
         scales, biases = (backend.cast(backend.stop_gradient(leaf), backend.dtype(x)) for leaf in (scales, biases))
         return backend.linear(x, self.dequantize(packed, scales, biases, bits), bias)
 
+    def gather_linear(self, x: Array, ids: Array, packed: Array, scales: Array, biases: Array) -> Array:
+        """Row i of x (P, in) times quantized matrix ids[i] of E (E, out, in): (P, out); `ids` (P,) ascend."""
+        backend = self.backend
+        kept = [
+            backend.cast((ids == e)[:, None], backend.dtype(x)) * self.linear(x, packed[e], scales[e], biases[e])
+            for e in range(len(packed))
+        ]  # fmt: skip
+        return sum(kept[1:], kept[0])
+
     def _shifts(self, bits: int) -> Array:
         return self.backend.arange(0, 32 // bits) * bits
 

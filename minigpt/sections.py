@@ -3,6 +3,7 @@
 The whole configuration of a run, and how preset, file and flags become one, is in `minigpt.config`.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,9 +36,9 @@ class Section(BaseModel):
 
 
 class RopeScaling(Section):
-    """Rotary positions stretched beyond the `original_context`, as imported models have them (see model.rope)."""
+    """Rotary positions stretched beyond the `original_context` (see model.rope). `dynamic` finds its own factor."""
 
-    kind: Literal["none", "linear", "llama3", "yarn"] = Field("none", description="how they are stretched")
+    kind: Literal["none", "linear", "ntk", "dynamic", "llama3", "yarn"] = Field("none", description="how")
     factor: float = Field(1.0, ge=1, description="new context / trained context")
     original_context: int = Field(0, ge=0, description="that the model was trained with")
     low_freq_factor: float = Field(1.0, gt=0, description="llama3's")
@@ -48,15 +49,17 @@ class RopeScaling(Section):
 
     @model_validator(mode="after")
     def _has_a_context(self) -> "RopeScaling":
-        if self.kind in ("llama3", "yarn") and not self.original_context:
+        if self.kind in ("llama3", "yarn", "dynamic") and not self.original_context:
             raise ValueError(f"kind = '{self.kind}' needs original_context")
+        if self.kind == "dynamic" and self.factor != 1:
+            raise ValueError("kind = 'dynamic' takes its factor from context / original_context: omit factor")
         return self
 
 
 class ModelConfig(Section):
     """The decoder's shape. `vocab_size` 0 means: as many as the tokenizer has.
 
-    The defaults after `qk_norm` are those of our own models; other values are for models that come from elsewhere.
+    The defaults after `qk_norm` are those of our own models; the handbook's architecture.md explains the others.
     """
 
     head: ClassVar[str] = "vocabulary"  # a row of minigpt.model.heads.HEADS
@@ -74,13 +77,40 @@ class ModelConfig(Section):
     tie_embeddings: bool = Field(True, description="use the embeddings as the output matrix, too")
     qk_norm: bool = Field(False, description="norms on queries and keys")
     norm: Literal["rms", "layer"] = Field("rms", description="RMSNorm or LayerNorm")
-    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = Field("swiglu", description="the feed-forward layer's form")
-    positions: Literal["rope", "learned"] = Field("rope", description="rotary, or learned embeddings")
+    norm_placement: Literal["pre", "post", "sandwich"] = Field("pre", description="before a layer, after its sum, both")
+    parallel: bool = Field(False, description="attention and feed-forward layer read the same input side by side")
+    feed_forward: Literal[
+        "swiglu", "geglu", "geglu_tanh", "reglu", "gelu", "gelu_tanh", "relu", "relu2", "silu"
+    ] = Field("swiglu", description="the feed-forward layer's form; those with 'glu' have a gate")  # fmt: skip
+    positions: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = Field("rope", description="of tokens")
+    rope_fraction: float = Field(1.0, gt=0, le=1, description="share of a head's width that rotates")
     max_positions: int = Field(0, ge=0, description="positions that the weights have; 0 means as many as context")
     qkv_bias: bool = Field(False, description="biases of q, k and v")
     output_bias: bool = Field(False, description="bias of the attention's output")
     mlp_bias: bool = Field(False, description="biases of the feed-forward layer")
+    head_bias: bool = Field(False, description="bias of the output matrix")
     sliding_window: int = Field(0, ge=0, description="tokens that one sees, itself included; 0 means all before it")
+    full_attention_every: int = Field(0, ge=0, description="with a window: every n-th layer sees all; 0: no layer does")
+    attention_sinks: int = Field(0, ge=0, description="with a window: a text's first tokens, which all others see")
+    attention_scale: float = Field(0.0, ge=0, description="factor of the scores; 0 means 1 / sqrt(head_dim)")
+    attention_softcap: float = Field(0.0, ge=0, description="scores stay within +- this; 0: no bound")
+    logit_softcap: float = Field(0.0, ge=0, description="logits stay within +- this; 0: no bound")
+    embedding_scale: bool = Field(False, description="multiply the tokens' embeddings by sqrt(d_model)")
+    token_shift: int = Field(0, ge=0, description="tokens before, of which attention reads half of its channels")
+    convolution: int = Field(0, ge=0, description="tokens before, of which attention reads a learned share per channel")
+    value_embeddings: bool = Field(False, description="attention's values get an embedding of the token")
+    predict_ahead: int = Field(0, ge=0, le=8, description="tokens after the next one that training predicts as well")
+    ahead_weight: float = Field(0.3, gt=0, description="weight of their loss")
+    experts: int = Field(0, ge=0, description="feed-forward layers of which a router chooses; 0: one without a router")
+    experts_per_token: int = Field(2, ge=1, description="that a token goes to")
+    expert_width: int = Field(0, ge=0, description="d_ff of one expert; 0 means d_ff")
+    shared_experts: int = Field(0, ge=0, description="experts that all tokens go to, beside")
+    router: Literal["softmax", "sigmoid", "expert_choice", "threshold"] = Field("softmax", description="who chooses")
+    normalize_gates: bool = Field(False, description="a token's gates sum to 1 (Mixtral, Qwen3-MoE)")
+    capacity_factor: float = Field(0.0, ge=0, description="an expert's places in training / its fair share; 0: no end")
+    balance: Literal["loss", "bias", "none"] = Field("loss", description="what keeps the experts equally busy")
+    balance_coefficient: float = Field(0.01, ge=0, description="strength of that")
+    router_z: float = Field(0.001, ge=0, description="weight of the loss that keeps the router's logits small")
     rope_scaling: RopeScaling = Field(RopeScaling(), description="positions stretched beyond the trained context")
 
     @model_validator(mode="before")
@@ -99,11 +129,60 @@ class ModelConfig(Section):
     def _shapes_fit(self) -> "ModelConfig":
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} must be a multiple of n_kv_head = {self.n_kv_head}")
-        if self.head_dim % 2 and self.positions == "rope":
-            raise ValueError(f"head_dim = {self.head_dim} must be even for rotary positions")
+        if self.rotated % 2 and self.positions == "rope":
+            share = "" if self.rope_fraction == 1 else f" · rope_fraction = {self.rope_fraction}"
+            raise ValueError(f"head_dim = {self.head_dim}{share} must be even for rotary positions")
         if self.max_positions and self.max_positions < self.context:
             raise ValueError(f"context = {self.context} is more than max_positions = {self.max_positions}")
+        for senseless, reason in self._senseless():
+            if senseless:
+                raise ValueError(reason)
         return self
+
+    @property
+    def rotated(self) -> int:
+        """Coordinates of a head that rotary positions turn."""
+        return round(self.head_dim * self.rope_fraction)
+
+    def _senseless(self) -> Iterator[tuple[bool, str]]:
+        """Combinations that compute nothing sensible, each with the reason."""
+        rope, scaled = self.positions == "rope", self.rope_scaling.kind != "none"
+        yield scaled and not rope, f"rope_scaling stretches rotary positions, and positions = '{self.positions}'"
+        yield self.rope_fraction < 1 and not rope, f"rope_fraction needs rotary positions, not '{self.positions}'"
+        yield (self.rope_fraction < 1 and self.rope_scaling.kind == "yarn",
+               "yarn's temperature is that of whole heads: rope_fraction must be 1")  # fmt: skip
+        yield (self.positions == "sinusoidal" and not self.embedding_scale,
+               "positions = 'sinusoidal' has rows of length sqrt(d_model / 2), beside which embeddings of length 1 "
+               "vanish: set embedding_scale = true, as Vaswani et al. do")  # fmt: skip
+        yield (self.positions == "alibi" and self.sliding_window > 0,
+               "positions = 'alibi' fades with distance already: leave sliding_window at 0")  # fmt: skip
+        yield (self.parallel and self.norm_placement != "pre",
+               f"parallel layers share one norm before them, and norm_placement = '{self.norm_placement}'")  # fmt: skip
+        for name in ("full_attention_every", "attention_sinks"):
+            yield getattr(self, name) > 0 and not self.sliding_window, f"{name} does nothing without a sliding_window"
+        yield (self.full_attention_every == 1, "full_attention_every = 1 leaves no layer with the sliding_window: "
+               "set sliding_window = 0 instead")  # fmt: skip
+        yield (0 < self.sliding_window <= self.attention_sinks,
+               f"attention_sinks = {self.attention_sinks} must be fewer than sliding_window = {self.sliding_window}")
+        yield from self._senseless_experts()
+        parts = 2 * max(1, self.token_shift)
+        yield (self.token_shift > 0 and self.d_model % parts > 0,
+               f"d_model = {self.d_model} cannot be divided by {parts}, for token_shift = {self.token_shift}")
+        yield (self.token_shift > 0 and self.convolution > 0,
+               "token_shift and convolution both let attention read the tokens before: choose one")  # fmt: skip
+
+    def _senseless_experts(self) -> Iterator[tuple[bool, str]]:
+        few, fixed = self.experts_per_token > self.experts, self.router in ("softmax", "sigmoid")
+        yield (not self.experts and self.shared_experts > 0,
+               "shared_experts = … without experts is one feed-forward layer: set d_ff instead")  # fmt: skip
+        if not self.experts:
+            return
+        yield few, f"experts_per_token = {self.experts_per_token} is more than experts = {self.experts}"
+        yield self.normalize_gates and not fixed, f"normalize_gates needs a fixed number of experts, not {self.router}"
+        yield (self.capacity_factor > 0 and self.router == "threshold",
+               "capacity_factor and router = 'threshold' both bound an expert's tokens: choose one")  # fmt: skip
+        yield (self.balance == "bias" and self.router == "expert_choice",
+               "experts that choose have equally many tokens: balance = 'bias' does nothing")  # fmt: skip
 
 
 class ScoringModel(ModelConfig):

@@ -48,6 +48,18 @@ class MLXQuantized(Quantized):
         y = mx.quantized_matmul(x, words, scales, biases, transpose=True, group_size=size, bits=bits)
         return y if bias is None else y + bias.astype(x.dtype)
 
+    def gather_linear(self, x: Array, ids: Array, packed: Array, scales: Array, biases: Array) -> Array:
+        size = x.shape[-1] // scales.shape[-1]
+        if size not in KERNEL_GROUPS:
+            return super().gather_linear(x, ids, packed, scales, biases)
+        words = mx.stop_gradient(packed).view(mx.uint32)
+        scales, biases = (mx.stop_gradient(leaf).astype(x.dtype) for leaf in (scales, biases))
+        y = mx.gather_qmm(
+            x[:, None], words, scales, biases, rhs_indices=mx.stop_gradient(ids), transpose=True, group_size=size,
+            bits=32 * packed.shape[-1] // x.shape[-1], sorted_indices=True,
+        )  # fmt: skip
+        return y[:, 0]
+
     def unpacked_linear(
         self, x: Array, packed: Array, scales: Array, biases: Array, bias: Array | None = None
     ) -> Array:

@@ -59,7 +59,11 @@ class MLXOnCPU(MLXBackend):
     def nonzero(self, mask: Array) -> Array | None:
         return mx.array(np.flatnonzero(np.array(mask)).astype(np.int32))
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        if softcap or visible.bias is not None:
+            return super().attention(q, k, v, scale, visible, softcap)
         causal = visible.causal and q.shape[2] > 1
         if causal and q.shape[2] == k.shape[2]:
             return _causal_in_strips(q, k, v, scale)

@@ -28,6 +28,7 @@ class MLXBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
+        self.gathers = device == "gpu"
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
         values = np.asarray(values)
@@ -103,6 +104,16 @@ class MLXBackend(Backend):
         indices = mx.take_along_axis(found, order, axis=-1)
         return mx.take_along_axis(x, indices, axis=-1), indices.astype(mx.int32)
 
+    def argsort(self, x: Array) -> Array:
+        return mx.argsort(mx.stop_gradient(x)).astype(mx.int32)
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        return mx.zeros((count, values.shape[1]), values.dtype).at[mx.stop_gradient(rows)].add(values)
+
+    def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
+        turned, ids = weights.astype(x.dtype).swapaxes(-1, -2), mx.stop_gradient(ids)
+        return mx.gather_mm(x[:, None], turned, rhs_indices=ids, sorted_indices=True)[:, 0]
+
     def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
         differentiated = mx.value_and_grad(fn)
         return self.compile(differentiated) if compiled else differentiated
@@ -120,6 +131,9 @@ class MLXBackend(Backend):
         mx.async_eval(*trees)
 
     # ---- fused kernels -----------------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> Array:
+        return mx.maximum(x, 0)
 
     def silu(self, x: Array) -> Array:
         return x * mx.sigmoid(x)
@@ -144,9 +158,14 @@ class MLXBackend(Backend):
         base = None if given else theta
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=positions, freqs=periods)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        if softcap:
+            return super().attention(q, k, v, scale, visible, softcap)
         causal = visible.causal and q.shape[2] > 1  # one query sees all keys
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else visible.mask)
+        mask = visible.mask if visible.bias is None else visible.bias.astype(q.dtype)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else mask)
 
     def chunked_nll(self, hidden: Array, weight: Array, targets: Array, size: int) -> Array:
         return chunked_nll(self, size)(hidden, weight.astype(hidden.dtype), targets)

@@ -103,21 +103,33 @@ class NumPyBackend(Backend):
         """Central differences, two calls of `fn` per number in the weights: for small cases only."""
 
         def differentiated(weights: tree.Tree, *args: Any) -> tuple:
-            frozen: list[Array] = []
-            result = self._run(lambda x: frozen.append(np.copy(x)) or x, fn, weights, *args)
+            result, again = self.frozen(fn, weights, *args)
 
             def loss(shifted: list[Array]) -> float:
-                values = iter(frozen)  # stop_gradient gives what it gave above, so the differences do not see it
-                return float(self._run(lambda _: next(values), fn, tree.rebuild(weights, shifted), *args)[0])
+                return float(again(tree.rebuild(weights, shifted), *args)[0])
 
             return result, tree.rebuild(weights, _central_differences(loss, tree.leaves(weights)))
 
         return differentiated
 
-    def _run(self, freeze: Callable, fn: Callable, weights: tree.Tree, *args: Any) -> Any:
+    def frozen(self, fn: Callable, *args: Any) -> tuple[Any, Callable]:
+        """(fn(*args), the same function in which `stop_gradient` gives what it gave then).
+
+        Differences of the second do not see what no gradient flows through.
+        """
+        seen: list[Array] = []
+        result = self._run(lambda x: seen.append(np.copy(x)) or x, fn, *args)
+
+        def again(*args: Any) -> Any:
+            values = iter(seen)
+            return self._run(lambda _: next(values), fn, *args)
+
+        return result, again
+
+    def _run(self, freeze: Callable, fn: Callable, *args: Any) -> Any:
         self._freeze = freeze
         try:
-            return fn(weights, *args)
+            return fn(*args)
         finally:
             self._freeze = lambda x: x
 

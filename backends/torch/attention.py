@@ -1,9 +1,9 @@
 """Attention of rows that hold several examples, on CPUs: each example by itself, not the whole square."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from backends.base import Visible
 
@@ -28,11 +28,11 @@ def lengths_of(segments: Array) -> tuple[list[int], ...] | None:
     return tuple(rows)
 
 
-def attention_by_example(q: Array, k: Array, v: Array, scale: float, examples: Examples) -> Array:
-    """Causal attention within each example alone: the arithmetic of what is allowed, not of the whole square."""
-    grouped, rows = q.shape[1] != k.shape[1], []
+def attention_by_example(q: Array, k: Array, v: Array, examples: Examples, attend: Callable) -> Array:
+    """Causal attention, `attend(q, k, v)`, within each example: the arithmetic of what is allowed, not of all."""
+    rows = []
     for row, lengths in zip(zip(q.split(1), k.split(1), v.split(1), strict=True), examples.lengths, strict=True):
         pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)  # (1, heads, length, D) each
-        one = [F.scaled_dot_product_attention(*x, is_causal=True, scale=scale, enable_gqa=grouped) for x in pieces]
+        one = [attend(*x) for x in pieces]
         rows.append(torch.cat(one, dim=2))
     return torch.cat(rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,12 @@ class TorchBackend(Backend):
         values, indices = torch.topk(x, k, dim=-1)
         return values, indices.to(torch.int32)
 
+    def argsort(self, x: Array) -> Array:
+        return torch.argsort(x).to(torch.int32)
+
+    def add_rows(self, values: Array, rows: Array, count: int) -> Array:
+        return values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
+
     def value_and_grad(self, fn: Callable, compiled: bool = False) -> Callable:
         traced = self.compile(fn) if compiled else fn
 
@@ -162,6 +169,9 @@ class TorchBackend(Backend):
 
     # ---- fused kernels -----------------------------------------------------------------------------------
 
+    def relu(self, x: Array) -> Array:
+        return F.relu(x)
+
     def silu(self, x: Array) -> Array:
         return F.silu(x)
 
@@ -192,16 +202,26 @@ class TorchBackend(Backend):
         return rotated(x, positions, theta)
 
     def visible(
-        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None, window: int = 0
-    ) -> Visible:
-        if segments is not None and self.device == "cpu" and queries > 1:
+        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None,
+        window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
+    ) -> Visible:  # fmt: skip
+        if segments is not None and self.device == "cpu" and queries > 1 and not slopes:
             lengths = lengths_of(segments)
             if lengths is not None and not 0 < window < max(map(max, lengths)):
                 return Examples(lengths=lengths)
-        return super().visible(queries, keys, segments=segments, positions=positions, window=window)
+        rows = {"segments": segments, "positions": positions, "window": window, "sinks": sinks, "slopes": slopes}
+        return super().visible(queries, keys, **rows)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
-        mask, causal = visible.mask, False
+    def attention(
+        self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0
+    ) -> Array:
+        if softcap:
+            if isinstance(visible, Examples):
+                one = partial(super().attention, scale=scale, visible=CAUSAL, softcap=softcap)
+                return attention_by_example(q, k, v, visible, one)
+            return super().attention(q, k, v, scale, visible, softcap)
+        mask = visible.mask if visible.bias is None else visible.bias
+        causal = False
         if visible.causal:  # torch's is_causal aligns the first query with the first key: only safe if equal
             causal = q.shape[2] == k.shape[2] and q.shape[2] > 1
             mask = None if causal or q.shape[2] == 1 else causal_mask(self, q.shape[2], k.shape[2])
@@ -214,7 +234,9 @@ class TorchBackend(Backend):
         if self.device == "cpu" and q.requires_grad and (by_example or q.shape[2] <= SLOW_GRADIENT):
             q, k, v = q.float(), k.float(), v.float()
         if by_example:
-            return attention_by_example(q, k, v, scale, visible).to(dtype)
+            one = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale, enable_gqa=grouped)
+            return attention_by_example(q, k, v, visible, one).to(dtype)
+        mask = mask if visible.bias is None else mask.to(q.dtype)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
         return y.to(dtype)
 

@@ -60,7 +60,7 @@ def shared_block(machine: Any, checks: Sequence[Any], choice: dict, problems: Se
 def show_plan(name: str, plan: Any) -> None:
     """The plan of one preset: a column per stage."""
     where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
-    title = f"{name}: {plan.parameters:,} parameters, {plan.flops_per_token / 1e6:,.0f} MFLOP per token, {where}"
+    title = f"{name}: {parameters(plan)}, {plan.flops_per_token / 1e6:,.0f} MFLOP per token, {where}"
     rows = [[label, *(value(stage) for stage in plan.stages)] for label, value in ROWS]
     table(title, ["", *(stage.stage for stage in plan.stages)], rows)
     budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)} that may be used"
@@ -79,11 +79,16 @@ def plan_lines(plan: Any) -> list[str]:
     budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)}"
     parts = ", ".join(f"{one.stage} {duration(one.seconds)}" for one in plan.stages if one.seconds is not None)
     took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else "a few seconds"
-    lines = [f"Plan: {plan.parameters:,} parameters, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
+    lines = [f"Plan: {parameters(plan)}, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
     return lines + [
         f"{one.stage}: computed with {divided(one.division)} to fit the memory; the result stays the same."
         for one in plan.stages if one.divided
     ] + [plan.note] * bool(plan.note)  # fmt: skip
+
+
+def parameters(plan: Any) -> str:
+    """How many there are, and how many work for one token where experts are chosen."""
+    return f"{plan.parameters:,} parameters{f' ({plan.active:,} of them for a token)' * bool(plan.active)}"
 
 
 def divided(values: dict) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from backends.base import Array, Backend
 from backends.tree import leaves, map_leaves
 from minigpt.errors import UsageError
+from minigpt.model.before import reaches_back
 from minigpt.sections import ModelConfig
 
 
@@ -43,12 +44,14 @@ def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KV
     whole.batch, whole.capacity = len(order), capacity
     whole.keys = map_leaves(together, *(cache.keys for cache in caches))
     whole.values = map_leaves(together, *(cache.values for cache in caches))
+    whole.inputs = map_leaves(together, *(cache.inputs for cache in caches))
     whole.length = np.concatenate([cache.lengths for cache in caches])[order]
     return whole
 
 
 class KVCache:
-    """Keys and values (S, K, capacity, D) per layer. Row b's tokens stand at places 0 … `lengths[b]` - 1.
+    """Keys and values (S, K, capacity, D) per layer, and what attention reads (S, 1, capacity, d) where that is also of
+    the tokens before. Row b's tokens stand at places 0 … `lengths[b]` - 1.
 
     What stands after them is not seen, and is written over by the row's next tokens. A pass is over the first
     `batch` of the S rows.
@@ -59,6 +62,8 @@ class KVCache:
         self.fixed = 0  # if not 0, every pass looks at so many places, and more than a row has are hidden
         self.length = 0
         self.keys, self.values = ([self._empty(config) for _ in range(config.n_layer)] for _ in range(2))
+        kept = config.n_layer if reaches_back(config) else 0
+        self.inputs = [backend.zeros((batch, 1, capacity, config.d_model), dtype) for _ in range(kept)]
 
     @property
     def length(self) -> int | np.ndarray:
@@ -90,6 +95,10 @@ class KVCache:
         """
         return self._extended(self.keys, layer, k), self._extended(self.values, layer, v)
 
+    def remember(self, layer: int, x: Array) -> Array:
+        """Store a layer's input x (B, T, d) after what is there; returns all of them (B, longest + T, d)."""
+        return KVCache._extended(self, self.inputs, layer, x[:, None])[:, 0]
+
     def grow(self, rows: int, capacity: int) -> None:
         """Make room for at least so many rows of so many tokens; doubled where there is too little, to copy rarely."""
         some = self._leaves[0].shape
@@ -102,7 +111,8 @@ class KVCache:
             room[: x.shape[0], :, : x.shape[2]] = x
             return room
 
-        self.keys, self.values = map_leaves(larger, self.keys), map_leaves(larger, self.values)
+        all_kept = (self.keys, self.values, self.inputs)
+        self.keys, self.values, self.inputs = (map_leaves(larger, kept) for kept in all_kept)
         self.capacity = wanted[1]
 
     def copy_row(self, source: "KVCache", number: int, row: int) -> None:
@@ -129,7 +139,7 @@ class KVCache:
 
     @property
     def _leaves(self) -> list[Array]:
-        return leaves([self.keys, self.values])
+        return leaves([self.keys, self.values, self.inputs])
 
     def _empty(self, config: ModelConfig) -> Any:
         return self.backend.zeros((self.batch, config.n_kv_head, self.capacity, config.head_dim), self.dtype)

@@ -11,6 +11,8 @@ from minigpt.generate.sampling import Sampling
 from minigpt.generate.scheduler import UNBOUNDED, Scheduler
 from minigpt.generate.speculate import Speculation
 from minigpt.model.gpt import GPT
+from minigpt.model.moe import with_stacks
+from minigpt.model.router import check_generates
 from minigpt.text.chatml import render
 from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
@@ -40,7 +42,9 @@ class Engine:
 
     def __init__(self, model: GPT, weights: Tree, tokenizer: Tokenizer, kv_bits: int = 0):
         check_cache_bits(model.config, kv_bits)
-        self.model, self.weights, self.tokenizer = model, weights, tokenizer
+        check_generates(model.config)
+        self.model, self.tokenizer = model, tokenizer
+        self.weights = with_stacks(model.backend, weights)
         self.kv_bits = kv_bits  # 0: keys and values as they are computed
 
     def stream(

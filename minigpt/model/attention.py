@@ -1,4 +1,4 @@
-"""Attention with grouped heads, rotary positions, QK-norm, a sliding window and a cache."""
+"""Attention with grouped heads, rotary positions or ALiBi, QK-norm, a sliding window and a cache."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import numpy as np
 
 from backends.base import Array, Backend, Visible
 from backends.tree import Tree
+from minigpt.model.before import Before
 from minigpt.model.linear import linear, linears, matrix_shapes, matrix_start
-from minigpt.model.rope import rope_amplitude, rope_frequencies
+from minigpt.model.rope import rope_amplitude, rope_base, rope_frequencies
 from minigpt.sections import ModelConfig
 
 
@@ -19,7 +20,9 @@ class Queries:
 
     positions: int | Array  # of the first token of all rows, or of each row (B,), or of all tokens (B, T)
     visible: Visible
+    everywhere: Visible  # the same in layers without the sliding window
     chosen: Callable[[Array], Array] | None = None  # (B, T, d) -> (B, some, d): the tokens that ask; None: all
+    segments: Array | None = None  # (B, T): the example of each token, where several share a row
 
 
 class Cache(Protocol):
@@ -28,6 +31,9 @@ class Cache(Protocol):
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Keep k, v (B, K, T, D) of a layer; returns all that are kept (B, K, Tk, D)."""
 
+    def remember(self, layer: int, x: Array) -> Array:
+        """Keep what a layer's attention reads (B, T, d); returns all that is kept (B, N, d)."""
+
 
 class Attention:
     """softmax(q kᵀ · scale) v over heads that share keys and values in groups (Ainslie et al. 2023)."""
@@ -35,8 +41,9 @@ class Attention:
     def __init__(self, config: ModelConfig, backend: Backend):
         self.config, self.backend = config, backend
         frequencies = rope_frequencies(config)
-        self.theta = config.rope_theta if frequencies is None else tuple(frequencies.tolist())
-        self.scale = config.head_dim**-0.5 * rope_amplitude(config) ** 2
+        self.theta = rope_base(config) if frequencies is None else tuple(frequencies.tolist())
+        self.scale = (config.attention_scale or config.head_dim**-0.5) * rope_amplitude(config) ** 2
+        self.before = Before(config, backend)
 
     @staticmethod
     def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -48,13 +55,17 @@ class Attention:
         shapes |= matrix_shapes("o_proj", (config.d_model, q), config.output_bias)
         if config.qk_norm:
             shapes |= {"q_norm.weight": (config.head_dim,), "k_norm.weight": (config.head_dim,)}
-        return shapes
+        if config.value_embeddings:
+            shapes["value_mix.weight"] = (config.n_kv_head,)
+        return shapes | Before.shapes(config)
 
     @staticmethod
     def start(config: ModelConfig, leaf: str, shape: tuple[int, ...], stream: np.random.Generator) -> np.ndarray:
         """First values of a leaf: the output's matrix divided by √(2·layers) (Radford et al. 2019)."""
         if leaf in ("q_norm.weight", "k_norm.weight"):
             return np.ones(shape, np.float32)
+        if leaf in ("value_mix.weight", "convolution.weight"):
+            return np.zeros(shape, np.float32)  # training begins without them
         deviation = 0.02 / (2 * config.n_layer) ** 0.5 if leaf.startswith("o_proj") else 0.02
         return matrix_start(stream, leaf, shape, deviation)
 
@@ -74,10 +85,16 @@ class Attention:
         values = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
         return values + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
 
-    def __call__(self, w: Tree, x: Array, queries: Queries, positions: int | Array, cache: Cache | None, layer: int):
-        """x (B, T, d) -> (B, T, d), or (B, some, d) for chosen queries; `positions` are those of all tokens."""
+    def __call__(
+        self, w: Tree, x: Array, queries: Queries, positions: int | Array, cache: Cache | None, layer: int,
+        embedded: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """x (B, T, d) -> (B, T, d), or (B, some, d) for chosen queries; `positions` are those of all tokens, `embedded`
+        (B, T, K · D) what the values get of the tokens themselves.
+        """
         c, backend = self.config, self.backend
         batch, tokens, _ = x.shape
+        x = self.before(w, x, queries.segments, cache, layer)
         if queries.chosen is not None:
             q = linear(backend, w["q_proj"], queries.chosen(x))
             k, v = linears(backend, [w["k_proj"], w["v_proj"]], x)
@@ -87,13 +104,29 @@ class Attention:
         q = q.reshape(batch, asking, c.n_head, c.head_dim)
         k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
+        if embedded is not None:
+            mix = backend.cast(w["value_mix"]["weight"], backend.dtype(v))[:, None]  # (K, 1)
+            v = v + mix * embedded.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if c.qk_norm:
             q = backend.rms_norm(q, w["q_norm"]["weight"], c.norm_eps)
             k = backend.rms_norm(k, w["k_norm"]["weight"], c.norm_eps)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if c.positions == "rope":
-            q, k = backend.rope(q, queries.positions, self.theta), backend.rope(k, positions, self.theta)
+            q, k = self._rotated(q, queries.positions), self._rotated(k, positions)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, Tk, D)
-        y = backend.attention(q, k, v, self.scale, queries.visible)  # (B, H, T, D)
+        visible = queries.everywhere if sees_all(c, layer) else queries.visible
+        y = backend.attention(q, k, v, self.scale, visible, c.attention_softcap)  # (B, H, T, D)
         return linear(backend, w["o_proj"], y.swapaxes(1, 2).reshape(batch, asking, c.n_head * c.head_dim))
+
+    def _rotated(self, x: Array, positions: int | Array) -> Array:
+        """x (B, H, T, D) with its first coordinates turned by the positions, all of them if `rope_fraction` is 1."""
+        turned = self.config.rotated
+        if turned == x.shape[-1]:
+            return self.backend.rope(x, positions, self.theta)
+        return self.backend.concat([self.backend.rope(x[..., :turned], positions, self.theta), x[..., turned:]], -1)
+
+
+def sees_all(config: ModelConfig, layer: int) -> bool:
+    """Whether a layer's tokens see all tokens before them, not those of the sliding window only."""
+    return config.full_attention_every > 0 and (layer + 1) % config.full_attention_every == 0

@@ -1,10 +1,11 @@
-"""Tokens into vectors, with learned positions where a model has them, and hidden states into logits."""
+"""Tokens into vectors, with positions where a model adds them there, and hidden states into logits."""
 
 import numpy as np
 
 from backends.base import Array, Backend, token_positions
 from backends.tree import Tree
 from minigpt.model.linear import embed, linear, matrix_start
+from minigpt.model.positions import sinusoids
 from minigpt.sections import ModelConfig
 
 
@@ -20,17 +21,21 @@ class Embeddings:
         shapes = {"embed_tokens.weight": (config.vocab_size, config.d_model)}
         if config.positions == "learned":
             shapes["embed_positions.weight"] = (config.max_positions or config.context, config.d_model)
+        if config.value_embeddings:  # of all layers' values (Zhou et al. 2024; modded-nanogpt)
+            shapes["embed_values.weight"] = (config.vocab_size, config.n_kv_head * config.head_dim)
         return shapes
 
     @staticmethod
     def head_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """The output matrix, unless it is that of the embeddings."""
-        return {} if config.tie_embeddings else {"lm_head.weight": (config.vocab_size, config.d_model)}
+        weight = {} if config.tie_embeddings else {"lm_head.weight": (config.vocab_size, config.d_model)}
+        return weight | ({"lm_head.bias": (config.vocab_size,)} if config.head_bias else {})
 
     @staticmethod
     def start(config: ModelConfig, leaf: str, shape: tuple[int, ...], stream: np.random.Generator) -> np.ndarray:
         """First values of a leaf: tokens have rows of about unit length. With 0.02 the preset tiny ended higher."""
-        return matrix_start(stream, leaf, shape, config.d_model**-0.5 if leaf.startswith("embed_tokens") else 0.02)
+        long = leaf.startswith(("embed_tokens", "embed_values"))
+        return matrix_start(stream, leaf, shape, config.d_model**-0.5 if long else 0.02)
 
     @staticmethod
     def flops_per_token(config: ModelConfig, width: int) -> float:
@@ -42,21 +47,38 @@ class Embeddings:
         backend = self.backend
         x = embed(backend, body["embed_tokens"], ids, self.config.d_model) if len(ids.shape) == 2 else ids
         x = backend.cast(x, self.dtype)
-        if self.config.positions != "learned":
+        if self.config.embedding_scale:
+            x = x * self.config.d_model**0.5
+        if self.config.positions not in ("learned", "sinusoidal"):
             return x
-        rows = self._learned(positions, ids.shape[1], segments)  # (T,) or (B, T)
+        rows = self._places(positions, ids.shape[1], segments)  # (T,) or (B, T)
+        if self.config.positions == "sinusoidal":
+            return x + backend.cast(sinusoids(backend, rows, self.config.d_model), self.dtype)
         return x + backend.cast(backend.take(body["embed_positions"]["weight"], rows), self.dtype)
+
+    def values(self, body: Tree, ids: Array) -> Array | None:
+        """What all layers' values get of the tokens (B, T) themselves: (B, T, K · D); None without this option."""
+        c = self.config
+        if not c.value_embeddings:
+            return None
+        return self.backend.cast(embed(self.backend, body["embed_values"], ids, c.n_kv_head * c.head_dim), self.dtype)
 
     def logits(self, weights: Tree, hidden: Array) -> Array:
         """Hidden states (…, d) to logits (…, V)."""
-        return linear(self.backend, self.head(weights), hidden)
+        return self.capped(linear(self.backend, self.head(weights), hidden))
+
+    def capped(self, logits: Array) -> Array:
+        """Logits within ± `logit_softcap`: c · tanh(x / c) (Gemma Team 2024)."""
+        cap = self.config.logit_softcap
+        return cap * self.backend.tanh(logits * (1.0 / cap)) if cap else logits
 
     def head(self, weights: Tree) -> Tree:
         """The output layer's leaves."""
-        return weights["model"]["embed_tokens"] if self.config.tie_embeddings else weights["lm_head"]
+        own = weights.get("lm_head", {})
+        return own if not self.config.tie_embeddings else weights["model"]["embed_tokens"] | own
 
-    def _learned(self, positions: int | Array, tokens: int, segments: Array | None) -> Array:
-        """The rows of the table of positions. Those of examples that share a row count from its own first token."""
+    def _places(self, positions: int | Array, tokens: int, segments: Array | None) -> Array:
+        """The tokens' positions. Those of examples that share a row count from its own first token."""
         backend = self.backend
         if segments is not None and isinstance(positions, int):
             same = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
@@ -65,5 +87,7 @@ class Embeddings:
         if isinstance(positions, int):
             return backend.arange(positions, positions + tokens)
         places = token_positions(backend, positions, tokens)
+        if self.config.positions == "sinusoidal":
+            return places
         last = (self.config.max_positions or self.config.context) - 1
         return backend.where(places > last, last, places)  # a row's unused end may be longer than any example

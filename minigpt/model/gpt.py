@@ -2,32 +2,38 @@
 
 Shapes: B batch, T tokens, d model width, H query heads, K key/value heads, D head width, V vocabulary.
 The weights carry Hugging Face names, so a model of our own has the layout of `LlamaForCausalLM` and one with
-`qk_norm` that of `Qwen3ForCausalLM`. LayerNorm, learned positions, GELU, biases and a sliding window are for
-models that come from elsewhere (see `minigpt.exchange`). Each layer's file says what its leaves are, how they begin,
-what it computes, what that costs and what it keeps for the backward pass.
+`qk_norm` that of `Qwen3ForCausalLM`. Each layer's file says what its leaves are, how they begin, what it computes, what
+that costs and what it keeps for the backward pass; its options are fields of `ModelConfig`.
 """
 
 import functools
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, map_leaves, unflatten
+from minigpt.model.ahead import Ahead
 from minigpt.model.attention import Attention, Queries
 from minigpt.model.embeddings import Embeddings
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.heads import head_of, scores
 from minigpt.model.linear import dropout
-from minigpt.model.norms import Norm
+from minigpt.model.moe import MoE, active_shapes
+from minigpt.model.norms import Norm, norm_places
+from minigpt.model.positions import alibi_slopes
 from minigpt.sections import ModelConfig
 
 
 def block(config: ModelConfig) -> dict[str, Any]:
     """The layers of one block: the name of each one's leaves -> its class, in the order of a checkpoint."""
-    return {"input_layernorm": Norm, "self_attn": Attention, "post_attention_layernorm": Norm, "mlp": FeedForward}
+    places = norm_places(config)
+    order = (places[0], "self_attn", places[1], places[2], "mlp", places[3])
+    layers = {"self_attn": Attention, "mlp": MoE if config.experts else FeedForward}
+    return {name: layers.get(name, Norm) for name in order if name}
 
 
 class GPT:
@@ -45,7 +51,11 @@ class GPT:
         self.dropout = backend.array(np.float32(dropout)) if dropout else None  # see hidden
         self.embeddings = Embeddings(config, backend, dtype)
         self.layers = {name: layer(config, backend) for name, layer in block(config).items()}
-        self.norm = Norm(config, backend)
+        self.norm = None if config.norm_placement == "post" else Norm(config, backend)  # the last block has its own
+        self.places = norm_places(config)
+        self.slopes = alibi_slopes(config.n_head) if config.positions == "alibi" else ()
+        self.ahead = Ahead(config, backend)
+        self.told: list[dict[str, Array]] | None = None  # see telling
 
     def __call__(self, weights: Tree, ids: Array, **rows: Any) -> Array:
         """Logits (B, T, V) in the compute dtype for token ids (B, T); what is true of the rows as in `hidden`."""
@@ -74,15 +84,34 @@ class GPT:
         queries = self._queries(places, held, tokens, tokens, cache, segments)
         answering = queries if not last else self._last(places, held, tokens, lengths, last, cache)
         x = self._dropped(self.embeddings(body, ids, places, segments), dropout_keys, 0)  # (B, T, d)
+        embedded = self.embeddings.values(body, ids)
         for number, layer in enumerate(body["layers"]):
             asking = answering if number == self.config.n_layer - 1 else queries
             run = functools.partial(
-                self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys
-            )
-            x = (backend.checkpoint(run) if self.checkpointing and cache is None else run)(layer, x)
+                self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys,
+                training=self.told is not None,  # as it is now: checkpointed layers are computed again later
+            )  # fmt: skip
+            run = backend.checkpoint(run) if self.checkpointing and cache is None else run
+            x, told = run(layer, x) if embedded is None else run(layer, x, embedded)
+            if self.told is not None and told:
+                self.told.append(told)
         if cache is not None:
             cache.advance(tokens if lengths is None else lengths)
-        return self.norm(body["norm"], x)
+        x = x if self.norm is None else self.norm(body["norm"], x)
+        if self.told is not None and self.config.predict_ahead:
+            self.told.append({"hidden": x})
+        return x
+
+    @contextmanager
+    def telling(self) -> Iterator[list[dict[str, Array]]]:
+        """Within it each forward pass is one of training, and adds to the list what its layers tell of the rows: for
+        experts see `Router.told`, and the `hidden` states that heads further ahead go on with.
+        """
+        before, self.told = self.told, []
+        try:
+            yield self.told
+        finally:
+            self.told = before
 
     def logits(self, weights: Tree, hidden: Array) -> Array:
         """Hidden states (…, d) to logits (…, V)."""
@@ -96,14 +125,34 @@ class GPT:
         """The output layer's leaves; tied embeddings are used again as the output matrix."""
         return self.embeddings.head(weights)
 
-    def _block(self, w: Tree, x: Array, queries: Queries, places, cache, number: int, keys: Array | None) -> Array:
-        layers = self.layers
-        seen = layers["input_layernorm"](w["input_layernorm"], x)
-        attended = layers["self_attn"](w["self_attn"], seen, queries, places, cache, number)
-        x = x if queries.chosen is None else queries.chosen(x)
-        x = x + self._dropped(attended, keys, 2 * number + 1)
-        thought = layers["mlp"](w["mlp"], layers["post_attention_layernorm"](w["post_attention_layernorm"], x))
-        return x + self._dropped(thought, keys, 2 * number + 2)
+    def _block(
+        self, w: Tree, x: Array, embedded: Array | None = None, *, queries: Queries, places, cache, number: int,
+        keys: Array | None, training: bool,
+    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
+        attention, thought = self.layers["self_attn"], self.layers["mlp"]
+        before, after, before_mlp, after_mlp = self.places
+        seen = self._normed(w, before, x)
+        attended = attention(w["self_attn"], seen, queries, places, cache, number, embedded)
+        chosen = queries.chosen or (lambda x: x)
+        x, seen = chosen(x), chosen(seen) if self.config.parallel else None
+        x = self._joined(w, after, x, attended, keys, 2 * number + 1)
+        seen = self._normed(w, before_mlp, x) if seen is None else seen
+        if self.config.experts:
+            counted = None if queries.segments is None else queries.segments >= 0  # (B, T): not a row's unused end
+            found, told = thought(w["mlp"], seen, counted, training)
+        else:
+            found, told = thought(w["mlp"], seen), {}
+        return self._joined(w, after_mlp, x, found, keys, 2 * number + 2), told
+
+    def _normed(self, w: Tree, name: str, x: Array) -> Array:
+        """x through the norm of that name, where the block has one there."""
+        return self.layers[name](w[name], x) if name else x
+
+    def _joined(self, w: Tree, norm: str, x: Array, found: Array, keys: Array | None, place: int) -> Array:
+        """The stream x with what a layer found: x + f, norm(x + f) with "post", x + norm(f) with "sandwich"."""
+        if self.config.norm_placement == "post":
+            return self._normed(w, norm, x + self._dropped(found, keys, place))
+        return x + self._dropped(self._normed(w, norm, found), keys, place)
 
     def _dropped(self, x: Array, keys: Array | None, place: int) -> Array:
         """x (B, T, d) with dropout; every place in the network has keys of its own."""
@@ -114,11 +163,11 @@ class GPT:
     def _queries(self, places, held, tokens: int, asking: int, cache, segments=None, chosen=None) -> Queries:
         """The last `asking` of the tokens that follow the `held` ones; `places` are their positions."""
         keys = tokens if cache is None else cache.longest + tokens
-        visible = self.backend.visible(
-            asking, keys, segments=segments, positions=None if isinstance(held, int) else held,
-            window=self.config.sliding_window,
-        )  # fmt: skip
-        return Queries(places, visible, chosen)
+        c, held = self.config, None if isinstance(held, int) else held
+        rows = {"segments": segments, "positions": held, "slopes": self.slopes}
+        visible = self.backend.visible(asking, keys, window=c.sliding_window, sinks=c.attention_sinks, **rows)
+        everywhere = self.backend.visible(asking, keys, **rows) if c.full_attention_every else visible
+        return Queries(places, visible, everywhere, chosen, segments)
 
     def _last(self, places, held, tokens: int, lengths, last: int, cache) -> Queries:
         """The last tokens of each row, which ends after its own length."""
@@ -145,8 +194,9 @@ def _leaves(config: ModelConfig) -> Iterator[tuple[str, Any, str, tuple[int, ...
     layers = [("model.", Embeddings, Embeddings.shapes(config))]
     for i in range(config.n_layer):
         layers += [(f"model.layers.{i}.{name}.", layer, layer.shapes(config)) for name, layer in block(config).items()]
+    last = Norm.shapes(config) if config.norm_placement != "post" else {}
     head = head_of(config)
-    layers += [("model.norm.", Norm, Norm.shapes(config)), ("", head, head.shapes(config))]
+    layers += [("model.norm.", Norm, last), ("model.", Ahead, Ahead.shapes(config)), ("", head, head.shapes(config))]
     for before, layer, shapes in layers:
         yield from ((before + leaf, layer, leaf, shape) for leaf, shape in shapes.items())
 
@@ -161,10 +211,16 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(int(np.prod(shape)) for shape in weight_shapes(config).values())
 
 
+def active_count(config: ModelConfig) -> int:
+    """Parameters that work for one token: all but those of the experts that it does not go to."""
+    return sum(int(np.prod(shape)) for shape in active_shapes(config, weight_shapes(config)).values())
+
+
 def flops_per_token(config: ModelConfig, width: int) -> float:
     """Arithmetic of one token, forwards and backwards, in rows of `width` tokens (Chowdhery et al. 2022)."""
     layers = sum(layer.flops_per_token(config, width) for layer in block(config).values())
-    return config.n_layer * layers + head_of(config).flops_per_token(config, width)
+    outside = head_of(config).flops_per_token(config, width) + Ahead.flops_per_token(config, width)
+    return config.n_layer * layers + outside
 
 
 def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:

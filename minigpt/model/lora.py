@@ -15,6 +15,7 @@ from backends.tree import Tree, items, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
 from minigpt.model.heads import head_of
+from minigpt.model.moe import ROUTER
 from minigpt.sections import ModelConfig, TuneConfig
 
 TRAINED = ("lora_a", "lora_b", "lora_magnitude")
@@ -88,7 +89,7 @@ def linear_layers(model: ModelConfig) -> dict[str, Shape]:
     return {
         name.removesuffix(".weight"): shape
         for name, shape in weight_shapes(model).items()
-        if len(shape) == 2 and (".layers." in name or name == "lm_head.weight")
+        if len(shape) == 2 and (".layers." in name or name == "lm_head.weight") and not name.endswith(ROUTER)
     }
 
 

@@ -6,6 +6,22 @@ from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.sections import ModelConfig
 
+# Where norms stand -> names of those before attention, after it, before the feed-forward layer, after it. Behind a
+# layer "post" normalizes its sum with the stream (Vaswani et al. 2017), "sandwich" its output (Ding et al. 2021).
+PLACES = {
+    "pre": ("input_layernorm", "", "post_attention_layernorm", ""),
+    "post": ("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
+    "sandwich": (
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    ),
+    "parallel": ("input_layernorm", "", "", ""),
+}  # fmt: skip
+
+
+def norm_places(config: ModelConfig) -> tuple[str, str, str, str]:
+    """The names of a block's norms: before and after attention, before and after the feed-forward layer; "": none."""
+    return PLACES["parallel" if config.parallel else config.norm_placement]
+
 
 class Norm:
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis."""

@@ -9,7 +9,7 @@ from minigpt.sections import ModelConfig, RopeScaling
 
 def rope_frequencies(config: ModelConfig) -> np.ndarray | None:
     """Radians per position for each pair of coordinates, (D/2,) float64; None for the plain θ^(-2i/D)."""
-    scaling, width = config.rope_scaling, config.head_dim
+    scaling, width = config.rope_scaling, config.rotated
     plain = config.rope_theta ** (-np.arange(0, width, 2) / width)  # (D/2,)
     if scaling.kind == "linear":  # position interpolation (Chen et al. 2023)
         return plain / scaling.factor
@@ -18,6 +18,20 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray | None:
     if scaling.kind == "yarn":
         return _yarn(plain, scaling, config.rope_theta)
     return None
+
+
+def rope_base(config: ModelConfig) -> float:
+    """θ: with "ntk" and "dynamic" that with which the slowest pair turns `factor` times slower, the fastest as before.
+
+    θ · s^(D / (D - 2)) (bloc97 2023, "NTK-aware"). For "dynamic" s is context / original_context, 1 within it. Others
+    let s grow with the text that is read: then keys that a cache holds have an older s, and a token's logits depend
+    on how much follows it. Here s is the run's, so that neither happens.
+    """
+    scaling, width = config.rope_scaling, config.rotated
+    factor = max(1.0, config.context / scaling.original_context) if scaling.kind == "dynamic" else scaling.factor
+    if scaling.kind not in ("ntk", "dynamic") or width <= 2:
+        return config.rope_theta
+    return config.rope_theta * factor ** (width / (width - 2))
 
 
 def rope_amplitude(config: ModelConfig) -> float:

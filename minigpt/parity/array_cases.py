@@ -24,6 +24,9 @@ def array_cases(draw: Draw) -> Iterator[Case]:
     yield fixed("cast: to int drops the fraction", (draw.normal(9, scale=4),), lambda b, x: b.cast(x, "int32"), "int32")
     yield fixed("cast: int and bool to float", (n, flag), lambda b, *x: [b.cast(a, "float32") for a in x])
 
+    places = np.array([3, 0, 3, 1, 0, 3], np.int32)
+    yield fixed("argsort", (np.array([5, 40, -3, 7, 6], np.int32),), lambda b, x: b.argsort(x), "int32")
+    yield Case("add_rows", (Draw(seed=14).normal(6, 4), places), lambda b, v, r: b.add_rows(v, r, 5))
     yield Case("concat", (x, y), lambda b, x, y: [b.concat([x, y], 0), b.concat([y, x, y], -1)])
     yield Case("where: arrays", (flag, x, y), lambda b, f, x, y: b.where(f, x, y))
     yield Case("where: array and number", (flag, x), lambda b, f, x: [b.where(f, x, -2.0), b.where(f, 0.5, x)])
@@ -53,6 +56,7 @@ def elementwise_cases(draw: Draw) -> Iterator[Case]:
     yield Case("gelu: approximate", (x,), lambda b, x: b.gelu(x, approximate=True))
     for name in ("log", "sqrt"):
         yield Case(name, (draw.positive(3, 7),), lambda b, x, name=name: getattr(b, name)(x))
+    yield Case("relu", (x + 0.01,), lambda b, x: b.relu(x))
     yield Case("operators: abs", (x + 0.01,), lambda b, x: abs(x))
     for name in ("tanh", "erf", "silu", "gelu", "log_sigmoid"):
         yield Case(f"{name}: extremes", (far,), lambda b, x, name=name: getattr(b, name)(x))

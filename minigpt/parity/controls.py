@@ -15,6 +15,7 @@ from minigpt.model.gpt import GPT
 from minigpt.parity.models import LOSSES, Loss, compare_losses
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
+from minigpt.parity.wrong_models import check_models
 from minigpt.train.losses import language_loss, sequence_logprobs
 from minigpt.train.preferences import PreferenceSettings, preference_losses
 
@@ -28,7 +29,7 @@ def check_controls(backend: Backend) -> list[Row]:
         rows.append(_verdict(name, compare_ops([wrong], cases)))
     for name, (right, wrong_loss) in WRONG_LOSSES.items():
         rows.append(_verdict(name, compare_losses([backend], {right: wrong_loss})))
-    return rows
+    return rows + check_models(backend)
 
 
 def _verdict(name: str, rows: list[Row]) -> Row:
@@ -60,26 +61,26 @@ Controls = dict[str, tuple[str, Callable]]
 
 
 def _wrong_attention(b: Backend) -> Controls:
-    def upper_left(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def upper_left(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0):
         if visible.causal:  # torch's is_causal: the first query is aligned with the first key
             visible = Visible(b.arange(0, k.shape[2])[None, :] <= b.arange(0, q.shape[2])[:, None])
-        return b.attention(q, k, v, scale, visible)
+        return b.attention(q, k, v, scale, visible, softcap)
 
-    def inverted(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def inverted(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0):
         if visible.causal:
             tokens, keys = q.shape[2], k.shape[2]
             visible = Visible(b.arange(0, keys)[None, :] >= b.arange(keys - tokens, keys)[:, None])
-        return b.attention(q, k, v, scale, visible)
+        return b.attention(q, k, v, scale, visible, softcap)
 
-    def tiled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
+    def tiled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0):
         repeats = q.shape[1] // k.shape[1]  # query head h reads group h mod K instead of h // (H/K)
-        return b.attention(q, b.concat([k] * repeats, 1), b.concat([v] * repeats, 1), scale, visible)
+        return b.attention(q, b.concat([k] * repeats, 1), b.concat([v] * repeats, 1), scale, visible, softcap)
 
-    def unscaled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
-        return b.attention(q, k, v, 1.0, visible)
+    def unscaled(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0):
+        return b.attention(q, k, v, 1.0, visible, softcap)
 
-    def mask_ignored(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL) -> Array:
-        return b.attention(q, k, v, scale, Visible(causal=visible.causal))
+    def mask_ignored(q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0):
+        return b.attention(q, k, v, scale, Visible(causal=visible.causal), softcap)
 
     return {
         "causal mask aligned upper left": ("attention", upper_left),

@@ -36,6 +36,11 @@ def layer_cases(draw: Draw) -> Iterator[Case]:
     yield in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)), casts=[0])
     yield in_bf16(Case("linear", (y, matrix, bias), lambda b, x, w, c: b.linear(x, w, c)))
 
+    few = Draw(seed=12)
+    rows, stack, ids = few.normal(7, 6), few.normal(3, 5, 6), np.array([0, 0, 0, 2, 2, 2, 2], np.int32)
+    yield Case("gather_linear", (rows, stack, ids), lambda b, x, w, i: b.gather_linear(x, i, w))
+    yield Case("gather_linear: all matrices", (rows, stack, np.array([0, 1, 1, 1, 2, 2, 2], np.int32)),
+               lambda b, x, w, i: b.gather_linear(x, i, w))  # fmt: skip
     heads = draw.normal(2, 3, 5, 8)  # (B, H, T, D)
     for offset in (0, 1, 7, 254, 3000):
         yield Case(f"rope: offset {offset}", (heads,), lambda b, x, o=offset: b.rope(x, o, 10000.0),
@@ -71,6 +76,11 @@ def quantized_cases(draw: Draw) -> Iterator[Case]:
             yield Case(name, (x, words, *steps), lambda b, x, *leaves: b.quantized.linear(x, *leaves))
     yield Case("quantized.linear: bias", (x[None], words, *steps, draw.normal(5)),
                lambda b, x, *leaves: b.quantized.linear(x, *leaves))  # fmt: skip
+    own = Draw(seed=13)
+    for size in (64, 16):
+        words, steps = own.words(3, 5, size // 4), (own.normal(3, 5, 2, scale=0.1), own.normal(3, 5, 2))
+        yield Case(f"quantized.gather_linear: groups of {size}", (own.normal(4, 2 * size), words, *steps),
+                   lambda b, x, *leaves: b.quantized.gather_linear(x, b.array([0, 2, 2, 2]), *leaves))  # fmt: skip
     yield in_bf16(Case("quantized.linear", (x, words, *steps), lambda b, *a: b.quantized.linear(*a)), casts=[0])
     edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])
     yield fixed("quantized.quantize: groups of equal numbers", (edges.astype(np.float32),),
@@ -114,6 +124,22 @@ def attention_cases(draw: Draw) -> Iterator[Case]:
     rows = np.array([1, 0], np.int32)  # filled to 2 and 1 of 5 places before the last of three queries
     yield Case("visible: rows of different length", (q[:, :, :3], k, v, rows),
                lambda b, q, k, v, p: b.attention(q, k, v, 0.7, b.visible(3, 5, positions=p)))  # fmt: skip
+    own = Draw(seed=11)
+    q, k, v = (own.normal(2, heads, 5, 4) for heads in (4, 2, 2))
+    yield Case("attention: soft-cap", (q, k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7, softcap=1.5))
+    yield Case("attention: soft-cap, examples that share a row", (q, k, v, segments),
+               lambda b, q, k, v, s: b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s), 1.5))  # fmt: skip
+    yield in_bf16(Case("attention: soft-cap", (q, k, v), lambda b, q, k, v: b.attention(q, k, v, 0.7, softcap=1.5)))
+    yield Case("visible: a window and two sinks", (q, k, v, segments), lambda b, q, k, v, s: [
+        b.attention(q, k, v, 0.7, b.visible(5, 5, segments=x, window=2, sinks=2)) for x in (None, s)])  # fmt: skip
+    slopes = (0.5, 0.25, 2.0, 0.01)
+    for queries in (5, 3, 1):
+        yield Case(f"visible: slopes, {queries} queries", (q[:, :, :queries], k, v),
+                   lambda b, q, k, v, n=queries: b.attention(q, k, v, 0.7, b.visible(n, 5, slopes=slopes)))  # fmt: skip
+    yield Case("visible: slopes and examples that share a row", (q, k, v, segments),
+               lambda b, q, k, v, s: b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s, slopes=slopes)))  # fmt: skip
+    yield in_bf16(Case("visible: slopes", (q, k, v),
+                       lambda b, q, k, v: b.attention(q, k, v, 0.7, b.visible(5, 5, slopes=slopes))))  # fmt: skip
 
 
 def loss_cases(draw: Draw) -> Iterator[Case]:

@@ -8,6 +8,7 @@ from minigpt.data.forms import Form
 from minigpt.model.gpt import parameter_count, weight_shapes
 from minigpt.model.lora import is_adapted, lora_shapes
 from minigpt.sections import ModelConfig, StageConfig
+from minigpt.train.optim import is_matrix
 
 FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model computes in
 
@@ -44,7 +45,7 @@ def state_of(model: ModelConfig, config: StageConfig) -> State:
         weights += _bytes(shapes.values())
     trained = _bytes(shapes.values())
     muon = config.optimizer == "muon"
-    matrices = _bytes(s for name, s in shapes.items() if muon and len(s) == 2 and ".layers." in name)
+    matrices = _bytes(s for name, s in shapes.items() if muon and is_matrix(name, s))
     return State(weights, trained, matrices, 2 * trained - matrices)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from minigpt.config import Config
 from minigpt.data.forms import WORLD, Form
-from minigpt.model.gpt import flops_per_token, parameter_count
+from minigpt.model.gpt import active_count, flops_per_token, parameter_count
 from minigpt.model.heads import with_head
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, disk_bytes, row_width, step_tokens
@@ -71,6 +71,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     place: Place
     note: str = ""
+    active: int = 0  # parameters that work for one token, where experts are chosen; 0: all
 
     @property
     def memory(self) -> int:
@@ -91,7 +92,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         stages = [asdict(one) | {"memory": asdict(one.memory) | {"total": one.memory.total}} for one in self.stages]
         return {
-            "parameters": self.parameters, "flops_per_token": self.flops_per_token, "disk": self.disk,
+            "parameters": self.parameters, "active_parameters": self.active or self.parameters,
+            "flops_per_token": self.flops_per_token, "disk": self.disk,
             "memory": self.memory, "seconds": self.seconds, "fits": self.fits, "place": asdict(self.place),
             "stages": stages, "note": self.note,
         }  # fmt: skip
@@ -114,8 +116,9 @@ def make_plan(
         shape = with_head(model, STAGES[name].head)
         planned.append(_stage(shape, STAGES[name], config.of(name), done, place, speed_of, found, counted))
     sections = {stage: config.of(stage) for stage in stages}
+    active = active_count(model) if model.experts else 0
     return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections),
-                tuple(planned), place)  # fmt: skip
+                tuple(planned), place, active=active)  # fmt: skip
 
 
 def model_with_vocabulary(config: Config, vocab_size: int = 0) -> ModelConfig:

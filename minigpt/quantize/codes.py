@@ -14,6 +14,7 @@ from backends.tree import Tree, items, leaves, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import weight_shapes
 from minigpt.model.linear import QUANTIZED
+from minigpt.model.moe import ROUTER
 from minigpt.sections import ModelConfig
 
 BITS = (4, 8)
@@ -92,7 +93,8 @@ def is_quantized(weights: Tree) -> bool:
 
 def is_matrix(name: str, leaf: np.ndarray) -> bool:
     """Whether a leaf is the matrix of a linear layer or the token embeddings."""
-    return name.endswith(".weight") and len(leaf.shape) == 2 and min(leaf.shape) > 1 and "position" not in name
+    kept = "position" in name or name.endswith(ROUTER)
+    return name.endswith(".weight") and len(leaf.shape) == 2 and min(leaf.shape) > 1 and not kept
 
 
 def fits(name: str, leaf: np.ndarray, group_size: int) -> bool:

@@ -16,6 +16,7 @@ from minigpt.machine.formats import dtype_note
 from minigpt.model.gpt import GPT, parameter_count, to_backend
 from minigpt.model.heads import WRITES
 from minigpt.model.lora import is_adapted
+from minigpt.model.router import learns_nothing
 from minigpt.plan.actual import Peak, compare, keep_plan
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
@@ -165,6 +166,8 @@ def _notes(run: Run, stage: Stage, config: StageConfig, planned: StagePlan | Non
     if (before := stage_before(run, name)) and not run.store(name).steps_kept():
         yield f"{name}: starts from the weights of {before} ({run.store(before).final})."
     yield from _rate_of_zero(name, config)
+    if cut_off := learns_nothing(run.config.model):
+        yield cut_off
     yield from _divided(run.config.of(name), name, config, planned)
     if note := adapter_note(run.shape_of(name), name, config):
         yield note

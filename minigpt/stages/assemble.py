@@ -10,6 +10,7 @@ from minigpt.model.gpt import GPT
 from minigpt.model.lora import is_adapted
 from minigpt.sections import StageConfig
 from minigpt.stages.adapter import adapted
+from minigpt.train.auxiliary import has_auxiliary, with_auxiliary
 from minigpt.train.loop import Hook, Objective
 
 
@@ -38,12 +39,14 @@ STAGES_OWN = Custom()
 def assembled(
     backend: Backend, model: GPT, config: StageConfig, weights: Tree, seed: int, objective: Objective
 ) -> tuple[Tree, Objective]:
-    """(weights to train, objective) with what the settings add to a stage's own objective: dropout, an adapter, and the
-    leaves that are trained beside the model's.
+    """(weights to train, objective) with what the settings add to a stage's own objective: the leaves that are trained
+    beside the model's, dropout, the losses of experts and of tokens further ahead, an adapter.
     """
     weights = weights if objective.beside is None else weights | objective.beside
     if config.dropout or (is_adapted(config) and config.lora_dropout):
         objective = replace(objective, batches=WithDropoutKeys(objective.batches, seed))
+    if has_auxiliary(model.config):
+        objective = replace(objective, loss=with_auxiliary(model, objective.loss))
     if is_adapted(config):
         return adapted(backend, model.config, config, weights, seed, objective)
     return weights, objective

@@ -98,7 +98,8 @@ def _teacher(job: Job) -> tuple[GPT, Tree]:
     """The teacher's model and weights. Raises UsageError for one that does not fit the student."""
     config, model = job.config, job.model
     if config.teacher == START or job.load is None:
-        return model, job.starting_weights()
+        same = GPT(model.config, model.backend, model.dtype)  # one that tells nothing to the student's training
+        return same, job.starting_weights()
     found = job.load(config.teacher, config.teacher_bits)
     if not same_tokenizer(found.tokenizer, job.tokenizer):
         told = [f"{one.kind}, {one.vocab_size:,} tokens" for one in (found.tokenizer, job.tokenizer)]

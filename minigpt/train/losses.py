@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.model.gpt import GPT
-from minigpt.model.linear import QUANTIZED, matrix
+from minigpt.model.linear import QUANTIZED, linear, matrix
 
 
 def token_losses(
@@ -33,24 +33,39 @@ def losses_after(
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
     if places is None or not 0 < places.shape[0] < rows * tokens:
-        return _losses(model, weights, hidden, targets, temperature)
+        return losses_of_hidden(model, weights, hidden, targets, temperature)
     some = backend.take(hidden.reshape(rows * tokens, -1), places)  # (n, d)
-    found = _losses(model, weights, some[None], backend.take(targets.reshape(-1), places)[None], temperature)[0]  # (n,)
+    wanted = backend.take(targets.reshape(-1), places)  # (n,)
+    found = losses_of_hidden(model, weights, some[None], wanted[None], temperature)[0]  # (n,)
     counted = backend.cast(counted.reshape(-1), "int32")
     which = backend.cumsum(counted, 0) * counted  # (B·T,): 1 for the first that counts, and so on, 0 for the others
     return backend.take(backend.concat([backend.zeros((1,)), found], 0), which).reshape(rows, tokens)
 
 
-def _losses(model: GPT, weights: Tree, hidden: Array, targets: Array, temperature: float = 1.0) -> Array:
+def losses_of_hidden(model: GPT, weights: Tree, hidden: Array, targets: Array, temperature: float = 1.0) -> Array:
     """-log p(target) (B, T) after hidden (B, T, d); with `model.loss_chunk` so many rows of logits exist at once."""
     backend, head = model.backend, model.head(weights)
-    if not model.loss_chunk or not set(head) <= {"weight", *QUANTIZED}:
+    if not model.loss_chunk or not set(head) <= {"weight", "bias", *QUANTIZED}:
         logits = model.logits(weights, hidden)
         return backend.token_nll(logits if temperature == 1.0 else _cooled(backend, logits, temperature), targets)
     flat = hidden.reshape(-1, hidden.shape[-1])  # (B·T, d)
+    if model.config.logit_softcap or "bias" in head:
+        return _chunk_by_chunk(model, head, flat, targets.reshape(-1), temperature).reshape(targets.shape)
     flat = flat if temperature == 1.0 else _cooled(backend, flat, temperature)  # a head without bias is linear
     losses = backend.chunked_nll(flat, matrix(backend, head, flat.shape[-1]), targets.reshape(-1), model.loss_chunk)
     return losses.reshape(targets.shape)
+
+
+def _chunk_by_chunk(model: GPT, head: Tree, hidden: Array, targets: Array, temperature: float) -> Array:
+    """The same for heads that are no plain product, (N, d) and (N,) -> (N,): each chunk is computed twice."""
+    backend, size = model.backend, model.loss_chunk
+
+    def losses(head: Tree, x: Array, targets: Array) -> Array:
+        logits = backend.cast(model.embeddings.capped(linear(backend, head, x)), "float32") * (1.0 / temperature)
+        return backend.token_nll(logits[None], targets[None])[0]
+
+    chunk, starts = backend.checkpoint(losses), range(0, targets.shape[0], size)
+    return backend.concat([chunk(head, hidden[i : i + size], targets[i : i + size]) for i in starts], 0)
 
 
 def _cooled(backend: Backend, x: Array, temperature: float) -> Array:

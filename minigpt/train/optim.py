@@ -1,11 +1,13 @@
 """AdamW and Muon over weight trees, and learning-rate schedules. State is float32 and lives beside the weights."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from backends.base import Array, Backend
 from backends.tree import Tree, items, leaves, rebuild
 from minigpt.errors import UsageError
+from minigpt.model.moe import ROUTER
 from minigpt.sections import StageConfig
 
 
@@ -24,7 +26,7 @@ class Optimizer:
             message = "Weights in 4 or 8 bits cannot be trained themselves."
             raise UsageError(message, "Train an adapter on them (lora_rank), or start from the weights before that.")
         muon = config.optimizer == "muon"
-        self.muon = [i for i, (name, w) in enumerate(named) if muon and len(w.shape) == 2 and ".layers." in name]
+        self.muon = [i for i, (name, w) in enumerate(named) if muon and is_matrix(name, w.shape)]
         self.adamw = [i for i in range(len(named)) if i not in set(self.muon)]
         self.decays = [config.weight_decay if len(named[i][1].shape) >= 2 else 0.0 for i in self.adamw]
         self.names = [name for name, _ in named]
@@ -87,6 +89,11 @@ class Optimizer:
             "second": dict(zip([self.names[i] for i in self.adamw], second, strict=True)),
         }
         return rebuild(weights, params), state
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether Muon updates a leaf: the matrices of the layers, but for a router, whose rows are classes."""
+    return len(shape) == 2 and ".layers." in name and not name.endswith(ROUTER)
 
 
 def rate(config: StageConfig, step: int) -> float:

@@ -11,6 +11,7 @@ from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT
 from minigpt.model.lora import join
+from minigpt.model.router import generates
 from minigpt.sections import StageConfig
 from minigpt.store.requests import take_sample
 from minigpt.store.stage import StageStore
@@ -44,7 +45,8 @@ class Samples:
         base: Tree | None, store: StageStore, report: Report,
     ):  # fmt: skip
         self.stage, self.config, self.store, self.report = stage, config, store, report
-        self.model, self.tokenizer, self.prompts, self.base = model, tokenizer, list(prompts), base
+        prompts = list(prompts) if generates(model.config) else []
+        self.model, self.tokenizer, self.prompts, self.base = model, tokenizer, prompts, base
 
     def __call__(self, state: State, done: Done) -> None:
         every = self.config.sample_every or self.config.eval_every

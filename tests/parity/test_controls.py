@@ -3,11 +3,12 @@
 import pytest
 
 from minigpt.parity.controls import WRONG_LOSSES, broken, check_controls
+from minigpt.parity.wrong_models import WRONG_MODELS, WRONG_TRAINING, check_models
 
 
 def test_every_mistake_is_caught(backend):
     rows = check_controls(backend)
-    assert len(rows) == len(broken(backend)) + len(WRONG_LOSSES)
+    assert len(rows) == len(broken(backend)) + len(WRONG_LOSSES) + len(WRONG_MODELS) + len(WRONG_TRAINING)
     assert [r for r in rows if not r.ok] == []
     assert all(r.difference > r.bound for r in rows)
 
@@ -18,8 +19,15 @@ def test_a_harmless_change_is_not_called_a_mistake(backend, monkeypatch):
     type(right).rope = staticmethod(backend.rope)
     monkeypatch.setattr("minigpt.parity.controls.broken", lambda _: {"nothing wrong": right})
     monkeypatch.setattr("minigpt.parity.controls.WRONG_LOSSES", {})
-    (row,) = check_controls(backend)
+    row, *_ = check_controls(backend)
     assert not row.ok
+
+
+def test_a_right_model_is_not_called_a_mistake(backend, monkeypatch):
+    monkeypatch.setattr("minigpt.parity.wrong_models.WRONG_MODELS", {"nothing": ("YaRN", lambda model: None)})
+    harmless = {"nothing": ("experts, top 1", lambda model: None)}
+    monkeypatch.setattr("minigpt.parity.wrong_models.WRONG_TRAINING", harmless)
+    assert [row.ok for row in check_models(backend)] == [False, False]
 
 
 def test_the_backend_itself_stays_as_it_is(backend):

@@ -65,7 +65,7 @@ def test_settings_are_toml_values_or_bare_words(setting, value):
         ("pretrain.learning_rat=1", "unknown key pretrain.learning_rat (did you mean learning_rate?)"),
         ("pretran.steps=1", "unknown key pretran (did you mean pretrain?)"),
         ("dpo.bta=0.1", "unknown key dpo.bta (did you mean beta?)"),
-        ("model.zzz=1", "unknown key model.zzz (known: context, d_ff, d_model"),
+        ("model.zzz=1", "unknown key model.zzz (known: ahead_weight, attention_scale"),
         ("model.n_layer='4'", "model.n_layer: must be a valid integer (got '4')"),
         ("model.n_layer=4.0", "model.n_layer: must be a valid integer (got 4.0)"),
         ("model.n_layer=true", "model.n_layer: must be a valid integer (got True)"),
