@@ -15,6 +15,7 @@ from minigpt.serve.refusals import Refused
 
 OPEN = ("/", "/health", "/live", "/metrics")  # need no key
 STILL = ("/health", "/live", "/metrics")  # are answered while the server ends
+MOST_HEADERS = 100
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
@@ -88,6 +89,9 @@ class _Exchange:
 
     def check(self) -> None:
         """Raises Refused for a request that may not come in."""
+        size, most = sum(len(name) + len(value) for name, value in self.scope["headers"]), self.doors.bounds.headers
+        if size > most or len(self.scope["headers"]) > MOST_HEADERS:
+            raise Refused(431, f"The headers are larger than {most:,} bytes.", "headers_too_large")
         hosts, host = self.doors.hosts, self.headers.get("host", "")
         if [name for name, _ in self.scope["headers"]].count(b"host") > 1:
             raise Refused(400, "The request has two Host headers.", "invalid_host")

@@ -39,7 +39,7 @@ def request(body: bytes, path: str = CHAT, **headers: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
-def chat(model: str, **changes: object) -> bytes:
+def chat(model: str, /, **changes: object) -> bytes:
     whole = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2} | changes
     return json.dumps(whole).encode()
 
