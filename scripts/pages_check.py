@@ -17,13 +17,14 @@ import sys
 import threading
 from pathlib import Path
 
+from serving.started import serving
+
 from minigpt.cli.opening import engine_at
 from minigpt.watch.compare import compare_page, compare_runs
 from minigpt.watch.inside import look_inside
 from minigpt.watch.inside_page import inside_page
 from minigpt.watch.report import report_page
 from minigpt.watch.server import serve
-from serving.started import serving
 
 CHECK = Path(__file__).parent / "pages" / "check.mjs"
 

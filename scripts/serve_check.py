@@ -76,9 +76,11 @@ def check_load(given: argparse.Namespace) -> list[str]:
         found = asyncio.run(load.load(server.url, model_of(given), given.clients, given.requests))
         grown = process.memory_info().rss / before - 1
         first = statistics.quantiles(found.first, n=100)
-        print(f"{found.asked} requests of {given.clients} clients in {found.seconds:.0f} s: {found.compared} compared, "
-              f"{found.left} left early, {found.refused} refused; {found.tokens / found.seconds:.0f} tokens/s, first "
-              f"token after {first[49]:.3f} s (half) and {first[98]:.3f} s (99 of 100); memory {grown:+.1%}.")  # fmt: skip
+        print(
+            f"{found.asked} requests of {given.clients} clients in {found.seconds:.0f} s: {found.compared} compared, "
+            f"{found.left} left early, {found.refused} refused; {found.tokens / found.seconds:.0f} tokens/s, first "
+            f"token after {first[49]:.3f} s (half) and {first[98]:.3f} s (99 of 100); memory {grown:+.1%}."
+        )
         wrong = [*warm.mixed, *warm.errors, *found.mixed, *found.errors]
         if grown > 0.05:
             wrong.append(f"memory grew by {grown:.1%}")

@@ -106,7 +106,7 @@ class Numbers:
 
 Models = Annotated[
     list[Path] | None,
-    Argument(metavar="RUN…", help="Run directories, their stages (RUN/STAGE), or exported models. Default: the newest."),
+    Argument(metavar="RUN…", help="Runs, their stages (RUN/STAGE), or exported models. Default: the newest."),
 ]
 Every = Annotated[bool, Option("--stages/--no-stages", help="Serve every finished stage of a RUN, not the last only.")]
 Browser = Annotated[bool, Option("--browser/--no-browser", help="Open the chat page in a browser.")]
@@ -176,7 +176,7 @@ def doors_of(entry: Entry, log: Log, bounds: "Bounds") -> "Doors":
     local = entry.host in LOOPBACK
     if not local and not keys.tenants:
         message = f"--host {entry.host} lets other machines ask, and no key is set."
-        raise UsageError(message, f"Give --api-key or --keys, or set {KEY}; without --host it is for this machine only.")
+        raise UsageError(message, f"Give --api-key or --keys, or set {KEY}; or leave --host out.")
     hosts = None if not local and not entry.allow_host else (*LOCAL, *(one.lower() for one in entry.allow_host or []))
     for origin in entry.allow_origin or []:
         if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:

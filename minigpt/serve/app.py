@@ -26,7 +26,7 @@ from minigpt.serve.worker import Served, Worker
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
-        400: "The request is not valid.", 401: "The API key is missing or wrong.", 403: "The Host or Origin is foreign.",
+        400: "The request is not valid.", 401: "The API key is missing or wrong.", 403: "A foreign Host or Origin.",
         404: "There is no such model.", 408: "The body came too slowly.", 413: "The body is too large.",
         429: "Too many requests; Retry-After says when.", 503: "The server is ending, or its engine has failed.",
     }.items()

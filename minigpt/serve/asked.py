@@ -9,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from minigpt.generate.sampling import Sampling
 from minigpt.serve.bounds import (
-    MOST_ALTERNATIVES,
     MOST_BIASES,
     MOST_CHOICES,
     MOST_STOPS,

@@ -152,8 +152,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             more = HEADERS | {"X-Request-Id": self.id} | self._cross_origin()
-            message["headers"] = [*message["headers"],
-                                  *((name.lower().encode(), value.encode()) for name, value in more.items())]  # fmt: skip
+            added = [(name.lower().encode(), value.encode()) for name, value in more.items()]
+            message["headers"] = [*message["headers"], *added]
         await self._send(message)
 
     async def refuse(self, refusal: Refused) -> None:

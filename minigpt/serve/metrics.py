@@ -53,8 +53,10 @@ class Metrics:
                             registry=self.registry)  # fmt: skip
         self.registry.register(_Now(worker))
         for name in worker.models:  # every series is there from the start, with 0
-            for one in (self.prompt, self.generated, self.preempted, self.first, self.between, self.whole, self.queued,
-                        self.prefill, self.decode, self.inference, self.prompts, self.answers, self.per_step):  # fmt: skip
+            for one in (
+                self.prompt, self.generated, self.preempted, self.first, self.between, self.whole, self.queued,
+                self.prefill, self.decode, self.inference, self.prompts, self.answers, self.per_step,
+            ):  # fmt: skip
                 one.labels(name)
             for reason in REASONS.values():
                 self.success.labels(name, reason)

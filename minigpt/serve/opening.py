@@ -10,7 +10,7 @@ from minigpt.errors import UsageError
 from minigpt.events import Report
 from minigpt.runs.run import Run, run_at
 from minigpt.serve.worker import Served
-from minigpt.stages.table import answers
+from minigpt.stages.table import STAGES, answers
 
 
 def names_of(paths: Sequence[Path], every: bool) -> dict[str, tuple[Run | Path, str | None]]:
@@ -32,7 +32,7 @@ def _names(path: Path, every: bool) -> dict[str, tuple[Run | Path, str | None]]:
         return {path.resolve().name: (path, None)}
     run, stage = run_at(path)
     name = run.directory.resolve().name
-    finished = run.finished_stages()
+    finished = [name for name in run.finished_stages() if not STAGES[name].scored_at]  # what scores answers makes none
     if stage is not None:
         if stage not in finished:
             raise UsageError(f"{run.directory} has no finished stage {stage!r}.", f"Finished are: {finished}.")

@@ -38,7 +38,7 @@ class Turn:
 
 
 def prompt_ids(model: Served, turns: Sequence[Turn], tools: Sequence[Function] = ()) -> list[int]:
-    """The ids up to the answer. Raises Refused for a conversation that the template refuses or the context cannot hold."""
+    """The ids up to the answer. Raises Refused for a conversation that the template or the context cannot take."""
     tokenizer = model.engine.tokenizer
     check_size(model, sum(len(turn.content) for turn in turns), "messages")
     try:

@@ -36,7 +36,10 @@ class Choice:
 
 
 def choice_of(tools: Sequence[Function], wanted: str, name: str | None = None) -> Choice:
-    """`wanted` is auto, none or required (any for Anthropic); a `name` forces that one. Raises Refused for no such tool."""
+    """`wanted` is auto, none or required (any for Anthropic); a `name` forces that tool.
+
+    Raises Refused when there is none.
+    """
     if name is not None:
         found = tuple(tool for tool in tools if tool.name == name)
         if not found:

@@ -59,13 +59,13 @@ def _heads() -> Iterator[Attack]:
         b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     )):  # fmt: skip
         yield Attack(f"head {number}", (line,))
-    for host in ("evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "10.0.0.1:80", "[::2]", "a" * 5000):
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "10.0.0.1:80", "[::2]", "a" * 999):
         yield Attack(f"foreign Host {host[:24]}", (f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(),))
     for origin in ("https://evil.example", "null", "file://", "http://127.0.0.1.evil.example"):
         yield Attack(f"foreign Origin {origin}", (request(b"{}", Origin=origin),), (403,))
     yield Attack("two Hosts", (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n",))
-    yield Attack("websocket", (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",),
-                 (*REFUSED, 200, 0))  # fmt: skip
+    upgrade = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    yield Attack("websocket", (upgrade,), (*REFUSED, 200, 0))
 
 
 def _lengths(model: str) -> Iterator[Attack]:
@@ -106,10 +106,12 @@ def _values(model: str) -> Iterator[Attack]:
         "temperature": (-1, 1e9, "hot", [], True), "top_p": (-0.1, 2, "1"), "n": (0, -1, 10**9, 1.5, "2"),
         "max_tokens": (0, -5, 10**30, 1.5, "5"), "stop": (5, [5], [""], ["a"] * 1000, {"a": 1}),
         "logit_bias": ({"99999999": 1}, {"-1": 1}, {"a": 1}, {"1": 1e9}, [1]), "seed": (1.5, "1", 10**40),
-        "logprobs": (5, "yes"), "top_logprobs": (5, -1, 10**6), "frequency_penalty": (99, -99), "presence_penalty": (3,),
+        "logprobs": (5, "yes"), "top_logprobs": (5, -1, 10**6), "frequency_penalty": (99, -99),
+        "presence_penalty": (3,),
         "stream": (1, "true"), "tools": (5, [{}], [{"type": "function", "function": {"name": "a b"}}]),
         "tool_choice": ("required", "sometimes", {"type": "function", "function": {"name": "none"}}),
-        "response_format": ({"type": "xml"}, {"type": "json_schema"}, "json"), "model": (None, 5, "nothing", "../..", ""),
+        "response_format": ({"type": "xml"}, {"type": "json_schema"}, "json"),
+        "model": (None, 5, "nothing", "../..", ""),
         "messages": (None, [], [{}], [{"role": "king", "content": "a"}], [{"role": "user"}], [5], "Hi",
                      [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://evil"}}]}]),
         "chat_template": ("{{ 1 }}",), "nonsense": (1,), "stream_options": ({"include_usage": True}, {"x": 1}),
@@ -121,7 +123,7 @@ def _values(model: str) -> Iterator[Attack]:
 
 def _texts(model: str) -> Iterator[Attack]:
     for name, text in (
-        ("a surrogate", "\ud800"), ("half a pair", "a\udfff"), ("very long", "a" * 900_000), ("long words", "ab " * 9_000),
+        ("a surrogate", "\ud800"), ("half a pair", "a\udfff"), ("very long", "a" * 900_000), ("words", "ab " * 9_000),
     ):  # fmt: skip
         body = chat(model, messages=[{"role": "user", "content": text}])
         yield Attack(name, (request(body),), (400, 413))

@@ -1,4 +1,4 @@
-"""Many clients at once that come, leave, cancel and make mistakes: is each answer the one that its request gets alone?"""
+"""Many clients at once that come, leave and make mistakes: does each get the answer that its request gets alone?"""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-WORDS = "the cat sat on a mat and 3 plus 4 is what 小猫 在 睡觉 say hello red ball yes no".split()
+WORDS = ["the cat", "sat on", "a mat", "and", "3 plus 4", "is", "what", "小猫", "在睡觉", "say hello", "yes", "no"]
 
 
 @dataclass
