@@ -41,6 +41,7 @@ def _listening(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host.strip("[]"), port))
+        found.listen(512)  # from now on clients wait instead of being refused
     except OSError as error:
         found.close()
         message = f"{host}:{port} cannot be used: {error.strerror or error}."

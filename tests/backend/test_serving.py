@@ -120,14 +120,16 @@ def test_a_stream_is_the_answer_in_pieces(server, backend):
     reasons = [one["choices"][0]["finish_reason"] for one in found if one["choices"]]
     assert reasons[-1] == ("stop" if expected.reason == "stop" else "length") and not any(reasons[:-1])
     assert found[-1]["usage"]["completion_tokens"] == len(expected.ids)
-    known = [entry for one in found if one["choices"] for entry in (one["choices"][0]["logprobs"] or {}).get("content", [])]
+    logprobs = [one["choices"][0]["logprobs"] for one in found if one["choices"]]
+    known = [entry for one in logprobs if one for entry in one["content"]]
     assert len(known) == len(expected.ids) and all(entry["logprob"] <= 0 for entry in known)
 
 
 def test_the_other_apis_say_the_same(server, backend):
     port, expected = server[0], alone(backend, "the cat", GREEDY).text
     _, text, _ = ask(port, "/v1/messages", talk(top_k=1, stream=True))
-    assert "".join(one["delta"].get("text", "") for one in events(text) if one["type"] == "content_block_delta") == expected
+    deltas = [one["delta"] for one in events(text) if one["type"] == "content_block_delta"]
+    assert "".join(delta["text"] for delta in deltas) == expected
     _, found, _ = ask(port, "/v1/messages", talk(temperature=0.0))
     assert found["content"][0]["text"] == expected and found["stop_reason"] in ("end_turn", "max_tokens")
     response = {"model": "m", "input": "the cat", "temperature": 0, "max_output_tokens": 12}
@@ -135,10 +137,12 @@ def test_the_other_apis_say_the_same(server, backend):
     assert found["output"][0]["content"][0]["text"] == expected
     _, text, _ = ask(port, "/v1/responses", response | {"stream": True})
     assert [one["sequence_number"] for one in events(text)] == list(range(len(events(text))))
-    assert events(text)[-1]["response"]["output"] == found["output"] or expected in text
+    assert events(text)[-1]["response"]["output"][0]["content"] == found["output"][0]["content"]
     ids, _ = render(TOKENIZER, talk()["messages"], generation_prompt=True)
-    assert ask(port, "/v1/messages/count_tokens", {k: talk()[k] for k in ("model", "messages")})[1] == {"input_tokens": len(ids)}
-    _, found, _ = ask(port, "/v1/completions", {"model": "base", "prompt": "the", "max_tokens": 5, "temperature": 0, "echo": True})
+    counted = ask(port, "/v1/messages/count_tokens", {"model": "m", "messages": talk()["messages"]})[1]
+    assert counted == {"input_tokens": len(ids)}
+    body = {"model": "base", "prompt": "the", "max_tokens": 5, "temperature": 0, "echo": True}
+    _, found, _ = ask(port, "/v1/completions", body)
     assert found["choices"][0]["text"] == "the" + engine(backend).answer([TOKENIZER.encode("the")], GREEDY, 5)[0].text
 
 
@@ -172,9 +176,9 @@ def test_hostile_requests(server, backend):
 
 
 def test_many_clients_that_come_and_go(server):
-    found = asyncio.run(load.load(f"http://127.0.0.1:{server[0]}", "m", clients=16, requests=60, distinct=10))
+    found = asyncio.run(load.load(f"http://127.0.0.1:{server[0]}", "m", clients=12, requests=40, distinct=8))
     assert found.mixed == found.errors == []
-    assert found.asked == 60 and found.compared > 20 and found.left > 3
+    assert found.asked == 40 and found.compared > 15 and found.left > 2
     assert idle(server[1])
 
 
@@ -192,7 +196,7 @@ def idle(worker, seconds=5):
 def test_a_client_that_leaves_frees_its_row(server, stream, monkeypatch):
     slow(server[1], monkeypatch)
     connection = socket.create_connection(("127.0.0.1", server[0]))
-    connection.sendall(hostile.request(json.dumps(talk(max_tokens=100, ignore=None, stream=stream, logit_bias=NEVER)).replace('"ignore": null, ', "").encode()))
+    connection.sendall(hostile.request(json.dumps(talk(max_tokens=100, stream=stream, logit_bias=NEVER)).encode()))
     until(lambda: server[1].in_flight == 1)
     connection.close()
     assert idle(server[1], 2)  # the answer itself takes longer
@@ -245,10 +249,11 @@ def test_numbers_for_prometheus(server):
     before = read()
     _, found, _ = ask(server[0], "/v1/chat/completions", talk("count me"))
     after = read()
-    usage = found["usage"]
-    assert after["vllm:generation_tokens_total", "m"] - before["vllm:generation_tokens_total", "m"] == usage["completion_tokens"]
-    assert after["vllm:prompt_tokens_total", "m"] - before["vllm:prompt_tokens_total", "m"] == usage["prompt_tokens"]
-    assert after["vllm:e2e_request_latency_seconds_count", "m"] - before["vllm:e2e_request_latency_seconds_count", "m"] == 1
+    for name, expected in (
+        ("generation_tokens_total", found["usage"]["completion_tokens"]), ("e2e_request_latency_seconds_count", 1),
+        ("prompt_tokens_total", found["usage"]["prompt_tokens"]), ("time_to_first_token_seconds_count", 1),
+    ):  # fmt: skip
+        assert after[f"vllm:{name}", "m"] - before[f"vllm:{name}", "m"] == expected, name
     assert after["vllm:num_requests_running", "m"] == 0 and after["minigpt_engine_up",] == 1
 
 
@@ -275,7 +280,8 @@ def test_an_end_finishes_what_has_begun(backend, monkeypatch):
     with served(backend) as (port, worker, end):
         slow(worker, monkeypatch, 0.02)
         found = []
-        thread = threading.Thread(target=lambda: found.append(ask(port, "/v1/chat/completions", talk(logit_bias=NEVER))))
+        body = talk(logit_bias=NEVER)
+        thread = threading.Thread(target=lambda: found.append(ask(port, "/v1/chat/completions", body)))
         thread.start()
         until(lambda: worker.in_flight == 1)
         end()
