@@ -2,7 +2,7 @@
 
     python scripts/pages_check.py runs/demo runs/other --out /tmp/pages
 
-Each page is opened light and dark, 1280 and 320 pixels wide; the live page is also used with the keyboard. Prints what
+Each page is opened light and dark, 1280 and 320 pixels wide; the live page and the chat page are also used. Prints what
 is wrong and exits with 1 when anything is. The screenshots in --out are for looking at. It needs Debian's chromium,
 node, and two packages that stay outside of the repository:
 
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from serving.started import serving
 
 from minigpt.cli.opening import engine_at
 from minigpt.watch.compare import compare_page, compare_runs
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="+", help="finished runs; the first one is shown, all are compared")
     parser.add_argument("--out", type=Path, default=Path("pages"))
     parser.add_argument("--modules", type=Path, default=Path.home() / ".cache" / "minigpt-pages")
+    parser.add_argument("--only", nargs="*", help="these pages: watch, chat, report-en, …")
     parser.add_argument("--browser", default="/usr/bin/chromium")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -43,8 +46,11 @@ def main() -> int:
     server = serve(given.runs[0].parent, given.runs[0], 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     pages.append({"name": "watch", "url": f"http://127.0.0.1:{server.server_address[1]}/", "act": "watch"})
-    asked = {"modules": str(given.modules), "browser": given.browser, "out": str(given.out), "pages": pages}
-    done = subprocess.run(["node", CHECK, json.dumps(asked)], stdout=subprocess.PIPE, check=True)
+    with serving(given.runs[:1], "--power", "full") as server:
+        pages.append({"name": "chat", "url": f"{server.url}/", "act": "chat"})
+        pages = [page for page in pages if not given.only or page["name"] in given.only]
+        asked = {"modules": str(given.modules), "browser": given.browser, "out": str(given.out), "pages": pages}
+        done = subprocess.run(["node", CHECK, json.dumps(asked)], stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
     for row in found:
         print(f"{row['name']:<12} {row['view']:<12} {row['compressed']:>7,} bytes  {'ok' if not row['wrong'] else ''}")

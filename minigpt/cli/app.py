@@ -37,6 +37,7 @@ from minigpt.cli.parity import parity
 from minigpt.cli.report import report
 from minigpt.cli.rm import rm
 from minigpt.cli.run import run
+from minigpt.cli.serve import serve
 from minigpt.cli.show import show
 from minigpt.cli.tidy import tidy
 from minigpt.cli.watch import watch
@@ -61,7 +62,7 @@ class _InOrder(typer.core.TyperGroup):
     """Lists the commands as one meets them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ("demo", "run", "train", "generate", "chat", "evaluate")
+        order = ("demo", "run", "train", "generate", "chat", "serve", "evaluate")
         return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
 
 
@@ -72,6 +73,7 @@ command.add(app, run)
 app.add_typer(train.app)
 command.add(app, generate.generate)
 command.add(app, chat)
+command.add(app, serve)
 command.add(app, evaluate)
 command.add(app, watch)
 command.add(app, report)

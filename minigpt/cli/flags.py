@@ -187,8 +187,8 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Taking:
-    """What training may take of the machine."""
+class Share:
+    """What long work may take of the machine."""
 
     title: ClassVar[str] = "What it may take of the machine"
 
@@ -203,12 +203,18 @@ class Taking:
     ] = None
     max_cpu: Annotated[
         str | None,
-        Option("--max-cpu", metavar="PERCENT", help="Share of all cores that training may use on average."),
+        Option("--max-cpu", metavar="PERCENT", help="Share of all cores that it may use on average."),
     ] = None
     max_memory: Annotated[
         str | None,
         Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
     ] = None
+
+
+@dataclass(frozen=True)
+class Taking(Share):
+    """What training may take of the machine."""
+
     time: Annotated[
         str | None, Option("--time", metavar="TIME", help="What training may take in all, such as 20m or 1h30m.")
     ] = None

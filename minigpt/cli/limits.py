@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from minigpt.cli.flags import Taking
+from minigpt.cli.flags import Share
 from minigpt.errors import ResourceError
 from minigpt.machine.limits import Limits, limits_of
 from minigpt.units import gigabytes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEAST = 100_000_000  # bytes beside Python and the framework without which no training begins
 
 
-def limits_from(taking: Taking) -> Limits:
+def limits_from(taking: Share) -> Limits:
     """The limits that the flags mean on this machine. Raises UsageError for a value that is none."""
     from minigpt.machine.now import memory_total, on_battery
 

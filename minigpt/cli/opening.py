@@ -70,15 +70,21 @@ def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
     from minigpt.runs.run import open_run
     from minigpt.stages.table import STAGES
 
-    path = path or newest_run()
-    if not path.exists() and (RUNS / path / "config.toml").exists():
-        path = RUNS / path  # a name, as minigpt list shows it
+    path = run_path(path or newest_run())
     if stage is not None:
         check_name("stage", stage, tuple(STAGES))
     for part in (path, path.parent):
         if part.name in STAGES and (part.parent / "config.toml").exists():
             return open_run(part.parent), stage or part.name
     return open_run(path), stage
+
+
+def run_path(path: Path) -> Path:
+    """The path; for a name as `minigpt list` shows it, and for NAME/STAGE, the one in runs/."""
+    for name in (path, path.parent):
+        if not path.exists() and (RUNS / name / "config.toml").exists():
+            return RUNS / path
+    return path
 
 
 def newest_run() -> Path:

@@ -64,6 +64,8 @@ class Batch:
         """(B, V) after the last tokens of all rows, (B, 1) where they are not known on the host yet."""
         if ids is None:
             ids = self._ids([[row.seen[-1]] for row in self.rows], 1)
+        elif missing := self._width - ids.shape[0]:
+            ids = self.model.backend.concat([ids, self._ids([], 1)[:missing]], 0)
         self._room(1)
         hidden = self.model.hidden(self.weights, ids, cache=self.cache, last=1)
         self._set_lengths(list(self.cache.lengths[: len(self.rows)]))

@@ -55,9 +55,14 @@ def part(name: str, package: str = "minigpt.pages") -> str:
     return (resources.files(package) / "static" / name).read_text("utf-8")
 
 
-def page(title: str, body: str, scripts: Sequence[str] = (), data: Any = None, language: str = "en") -> str:
-    """A whole page. `scripts` are texts that run in their order, `data` is JSON that they find under the id "data"."""
-    style, script = part("style.css"), "\n".join(scripts)
+def page(
+    title: str, body: str, scripts: Sequence[str] = (), data: Any = None, language: str = "en", style: str = ""
+) -> str:
+    """A whole page. `scripts` are texts that run in their order, `data` is JSON that they find under the id "data".
+
+    `style` comes after the one that all pages share.
+    """
+    style, script = part("style.css") + style, "\n".join(scripts)
     block = ""
     if data is not None:
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -18,11 +18,11 @@ PLAIN_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- 'Assistant:\\n' -}}{%- endif -%}"
 )
 
-Render = Callable[[list[Message], bool], str]
+Render = Callable[..., str]  # (messages, whether an assistant's turn is opened, tools) -> text
 
 
 def compiled(source: str, names: dict[str, str]) -> Render:
-    """The function (messages, open an assistant's turn) -> text of a template; `names` are its other variables.
+    """The function (messages, open an assistant's turn, tools) -> text of a template; `names` are its other variables.
 
     Raises MiniGPTError when the template is no valid one; the function raises DataError for messages it refuses.
     """
@@ -36,9 +36,9 @@ def compiled(source: str, names: dict[str, str]) -> Render:
     except jinja2.TemplateError as error:
         raise MiniGPTError(f"The model's chat template is no valid one: {error}.") from None
 
-    def render(messages: list[Message], open_turn: bool) -> str:
+    def render(messages: list[Message], open_turn: bool, tools: list[dict[str, Any]] | None = None) -> str:
         try:
-            given = {"messages": messages, "add_generation_prompt": open_turn, "tools": None, "documents": None}
+            given = {"messages": messages, "add_generation_prompt": open_turn, "tools": tools, "documents": None}
             return template.render(given | names)
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
             message = f"The model's chat template refuses a conversation: {error}".rstrip(".")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from minigpt.errors import DataError, MiniGPTError
 from minigpt.text.chat_template import PLAIN_TEMPLATE, Render, compiled
@@ -36,6 +37,7 @@ class ImportedTokenizer(Tokenizer):
                        if (value := token_text(settings.get(key)))}  # fmt: skip
         self._source = template_of(files, settings)
         self.chats = self._source is not None
+        self.takes_tools = "tools" in (self._source or "")
         self.end_of_text, self.stops = meta["end_of_text"], tuple(meta["stops"])
         by_length = sorted((text for text in self.controls if len(text) > 1), key=len, reverse=True)
         self.control_names = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
@@ -102,6 +104,22 @@ class ImportedTokenizer(Tokenizer):
                 "Use conversations of one exchange, or a model with another template.",
             )
         return len(opening)
+
+    def prompt_with_tools(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        """The ids up to the answer when functions may be called; messages may have `tool_calls` and the role "tool".
+
+        No text in them becomes a control token, wherever it stands.
+        """
+        guarded = self._guarded_everywhere(messages), True, self._guarded_everywhere(tools)
+        return self._encode_guarded(self._template(*guarded))
+
+    def _guarded_everywhere(self, value: Any) -> Any:
+        if isinstance(value, str):
+            check_text(value)
+            return self.control_names.sub(_guarded, value)
+        if isinstance(value, dict):
+            return {self._guarded_everywhere(key): self._guarded_everywhere(item) for key, item in value.items()}
+        return [self._guarded_everywhere(item) for item in value] if isinstance(value, list) else value
 
     def _rendered(self, messages: list[Message], open_turn: bool) -> list[int]:
         for message in messages:

@@ -31,6 +31,7 @@ class Tokenizer(ABC):
     end_of_text: int = END_OF_TEXT  # closes a document
     stops: tuple[int, ...] = (IM_END, END_OF_TEXT)  # an answer ends with one of these
     chats: bool = True  # whether it brings a chat template of its own
+    takes_tools: bool = False  # whether that template has words for functions that may be called
     control_names: re.Pattern = re.compile("|".join(map(re.escape, SPECIALS)))
 
     @property

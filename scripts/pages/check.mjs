@@ -19,6 +19,7 @@ for (const {name, url, act} of given.pages) for (const [view, width, scheme] of 
   page.on("console", m => { if (m.type() === "error") wrong.push("console: " + m.text()); });
   page.on("pageerror", e => wrong.push("error: " + e.message));
   const answer = await page.goto(url);
+  const html = answer ? await answer.text() : "";
   await page.waitForTimeout(url.startsWith("http") ? 1500 : 300);
   if (act) wrong.push(...await actions(page, act));
   await page.evaluate(() => document.querySelectorAll("details").forEach(d => d.open = true));
@@ -28,7 +29,6 @@ for (const {name, url, act} of given.pages) for (const [view, width, scheme] of 
   if (foreign.length) wrong.push("foreign requests: " + foreign.join(", "));
   await page.screenshot({path: `${given.out}/${name}-${view}.png`, fullPage: true});
   const slow = await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll("figure[data-ms]")].map(f => +f.dataset.ms)));
-  const html = answer ? await answer.text() : "";
   const size = gzipSync(html).length;
   if (size > 100_000) wrong.push(`${size} bytes compressed`);
   // axe is put in by the browser's own protocol, which the page's policy does not hold.
@@ -84,5 +84,61 @@ async function actions(page, act) {
     await page.locator("#language").click();
     await page.waitForTimeout(300);
   }
+  if (act === "chat") await talk(page, want, wrong);
   return wrong;
+}
+
+// A conversation by keyboard: ask, watch it stream, stop, compare stages, edit, look at a token, change the language.
+async function talk(page, want, wrong) {
+  const finished = () => page.waitForFunction(() => !running.length && talk.turns.length, null, {timeout: 60000});
+  const named = word => page.getByRole("button", {name: word, exact: true});
+  await page.locator("#text").focus();
+  await page.keyboard.type("What is 3 plus 1?");
+  await page.keyboard.press("Enter");
+  await finished();
+  await want("no answer", () => document.querySelectorAll(".answer .said").length === 1);
+  await want("the question is gone", () => document.querySelector(".turn .said").textContent === "What is 3 plus 1?");
+  await page.evaluate(() => { talk.set.max_tokens = 400; talk.set.temperature = 2; talk.set.min_p = 0; });
+  await named("Regenerate").first().click();
+  await page.waitForFunction(() => talk.turns[0].answers[talk.models[0]].text.length > 0 || !running.length);
+  await page.keyboard.press("Escape");
+  await finished();
+  await want("neither stopped nor finished", () => ["stopped", "length", "stop"].includes(Object.values(talk.turns[0].answers)[0].reason));
+  await page.evaluate(() => { talk.set.max_tokens = 30; talk.set.temperature = 0; });
+  const others = await page.locator("#models button[aria-pressed=false]").count();
+  for (let i = 0; i < others; i++) await page.locator("#models button[aria-pressed=false]").first().click();
+  await page.locator("#text").fill("The cat sat on the");
+  await page.locator("#send").click();
+  await finished();
+  await want("not one answer for each model", () => document.querySelectorAll(".turn:last-child .answer").length === models.length && models.length > 1);
+  if (await page.locator(".answer .bad").count()) wrong.push("chat: " + await page.locator(".answer .bad").first().textContent());
+  await want("not side by side", () => innerWidth < 600 || new Set([...document.querySelectorAll(".turn:last-child .answer")].map(a => a.offsetTop)).size < models.length);
+  await page.locator("#system").evaluate(e => { e.closest("details").open = true; });
+  await page.locator("#system").fill("Answer briefly. <b>&amp;</b>");
+  await want("the system prompt is not kept", () => JSON.parse(localStorage.getItem("minigpt.talks"))[0].system.startsWith("Answer briefly."));
+  await named("Edit").last().click();
+  await page.locator("#edited").fill("What is 2 plus 2? <img src=x onerror=alert(1)>");
+  await named("Send again").click();
+  await finished();
+  await want("the edited message is not shown as it is", () => document.querySelector(".turn:last-child .said").textContent.includes("<img") && !document.querySelector("#turns img"));
+  await page.locator("#tokens").check();
+  await page.evaluate(() => [...document.querySelectorAll(".pieces")].find(p => p.children.length > 1).firstChild.focus());
+  await page.keyboard.press("Enter");
+  await want("no alternatives", () => document.querySelectorAll(".instead tbody tr").length >= 2);
+  await page.keyboard.press("ArrowRight");
+  await want("arrows do not move", () => opened && opened.at === 1 && document.activeElement.getAttribute("aria-pressed") === "true");
+  const download = page.waitForEvent("download", {timeout: 5000}).catch(() => null);
+  await named("Export as JSON").click();
+  if (!await download) wrong.push("chat: nothing is exported");
+  await page.reload();
+  await page.waitForFunction(() => models.length > 0);
+  await want("the conversation is not kept", () => document.querySelectorAll(".turn").length === 2 && document.querySelectorAll("button.piece").length > 0);
+  await page.locator("#language").click();
+  await want("not Chinese", () => document.documentElement.lang === "zh-Hans" && document.body.textContent.includes("重新生成"));
+  await page.locator("#language").click();
+  await page.locator(".turn:last-child button.piece").first().click();
+  await page.locator("#new").click();
+  await want("no new conversation", () => document.querySelectorAll(".turn").length === 0 && document.querySelectorAll("#talks li").length === 1);
+  await page.locator("#talks button").first().click();
+  await page.locator(".turn:last-child button.piece").first().click();
 }

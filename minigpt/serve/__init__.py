@@ -1,0 +1,1 @@
+"""`minigpt serve`: models of runs behind an HTTP API that clients know, and a chat page."""

@@ -1,0 +1,114 @@
+"""Tool calls in what a model says: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, held back until whole."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigpt.serve.asked import Function
+from minigpt.serve.prompts import Called
+from minigpt.serve.refusals import invalid
+
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the tools a request lets the model call. `forced`: it must, and says nothing else."""
+
+    tools: tuple[Function, ...] = ()
+    forced: bool = False
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """What a forced answer must be: one call."""
+        if not self.forced:
+            return None
+        calls = [
+            {
+                "type": "object", "additionalProperties": False, "required": ["name", "arguments"],
+                "properties": {"name": {"const": tool.name}, "arguments": tool.parameters or {"type": "object"}},
+            }
+            for tool in self.tools
+        ]  # fmt: skip
+        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def choice_of(tools: Sequence[Function], wanted: str, name: str | None = None) -> Choice:
+    """`wanted` is auto, none or required (any for Anthropic); a `name` forces that tool.
+
+    Raises Refused when there is none.
+    """
+    if name is not None:
+        found = tuple(tool for tool in tools if tool.name == name)
+        if not found:
+            raise invalid(f"tool_choice names {name!r}, which is none of the tools.", "tool_choice")
+        return Choice(found, True)
+    if wanted in ("required", "any"):
+        if not tools:
+            raise invalid("tool_choice needs tools.", "tool_choice")
+        return Choice(tuple(tools), True)
+    return Choice() if wanted == "none" else Choice(tuple(tools))
+
+
+@dataclass
+class Heard:
+    """One answer as it comes: texts that may be shown, and calls that are whole."""
+
+    choice: Choice
+    calls: list[Called] = field(default_factory=list)
+    _held: str = ""
+
+    def add(self, piece: str) -> str:
+        """What of the text so far may be shown now; "" while it may become a call."""
+        if not self.choice.tools:
+            return piece
+        self._held += piece
+        if self.choice.forced:
+            return ""
+        shown = ""
+        while True:
+            start = self._held.find(OPENING)
+            if start < 0:
+                keep = _overlap(self._held, OPENING)
+                shown, self._held = shown + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+                return shown
+            end = self._held.find(CLOSING, start)
+            if end < 0:
+                shown, self._held = shown + self._held[:start], self._held[start:]
+                return shown
+            inside = self._held[start + len(OPENING) : end]
+            before, self._held = self._held[:start], self._held[end + len(CLOSING) :]
+            if (call := self._call(inside)) is None:
+                shown += before + OPENING + inside + CLOSING
+            else:
+                shown += before.rstrip() if not before.strip() else before
+                self.calls.append(call)
+
+    def end(self) -> str:
+        """What is left: a forced call is read, text that was held back is shown."""
+        held, self._held = self._held, ""
+        if self.choice.forced or held.startswith(OPENING):
+            call = self._call(held.removeprefix(OPENING))
+            if call is not None:
+                self.calls.append(call)
+                return ""
+        return held
+
+    def _call(self, text: str) -> Called | None:
+        """The call that a text is, if it is one of a tool that is there."""
+        try:
+            found = json.loads(text)
+            arguments = found["arguments"] if isinstance(found, dict) else None
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except (KeyError, ValueError, RecursionError):
+            return None
+        if not isinstance(arguments, dict) or found.get("name") not in [tool.name for tool in self.choice.tools]:
+            return None
+        return Called(f"call_{secrets.token_hex(12)}", found["name"], json.dumps(arguments, ensure_ascii=False))
+
+
+def _overlap(text: str, word: str) -> int:
+    """How many characters at the end of `text` begin `word`."""
+    return next((n for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n])), 0)

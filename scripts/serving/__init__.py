@@ -1,0 +1,1 @@
+"""What the checks of `minigpt serve` share."""

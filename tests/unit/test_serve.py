@@ -1,0 +1,237 @@
+"""What minigpt serve does without a model: keys, refusals, tool calls, what stands before every request, the page."""
+
+import asyncio
+import gzip
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+
+import pytest
+
+from minigpt.errors import UsageError
+from minigpt.pages import html, texts
+from minigpt.serve.asked import Function
+from minigpt.serve.bounds import Bounds
+from minigpt.serve.chat import ChatRequest
+from minigpt.serve.chat_page import chat_page
+from minigpt.serve.guard import Doors, Guard
+from minigpt.serve.keys import Bucket, Keys, Tenant, read_keys
+from minigpt.serve.refusals import Refused
+from minigpt.serve.tools import Heard, choice_of
+
+ADD = Function(name="add", parameters={"type": "object"})
+SUB = Function(name="sub")
+
+
+# ---- keys --------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_fills_evenly():
+    now = [0.0]
+    bucket = Bucket(60, lambda: now[0])  # one a second
+    for _ in range(60):
+        assert bucket.wait() == 0
+        bucket.take(1)
+    assert bucket.wait() == pytest.approx(1.0)
+    now[0] += 0.25
+    assert bucket.wait() == pytest.approx(0.75)
+    now[0] += 1000
+    assert bucket.wait(60) == 0 and bucket.wait(10**6) == 0  # full, and no fuller
+    bucket.take(120)  # an answer that was longer than the rest of the minute's tokens
+    assert bucket.wait() == pytest.approx(61.0)
+
+
+def test_one_tenant_cannot_use_up_another_ones(tmp_path):
+    file = tmp_path / "keys.toml"
+    limits = ("a", "requests_per_minute = 2"), ("b", "tokens_per_minute = 9")
+    file.write_text("".join(f'[{name}]\nkey = "{name * 20}"\n{limit}\n' for name, limit in limits))
+    keys = read_keys(file)
+    a, b = keys.tenant("a" * 20), keys.tenant("b" * 20)
+    assert (a.name, b.name) == ("a", "b")
+    a.admit(), a.admit()
+    with pytest.raises(Refused) as refusal:
+        a.admit()
+    assert refusal.value.status == 429 and 1 <= int(refusal.value.headers()["Retry-After"]) <= 30
+    b.admit()
+    b.used(10)
+    with pytest.raises(Refused, match="tokens per minute"):
+        b.admit()
+    for wrong in (None, "", "c" * 20, "a" * 19, "a" * 21, "\udcff"):
+        with pytest.raises(Refused) as refusal:
+            keys.tenant(wrong)
+        assert refusal.value.status == 401
+    assert Keys().tenant(None).name == "anyone"
+
+
+@pytest.mark.parametrize("text", [
+    "", "a = 5", "[a]\n", "[a]\nkey = 5", '[a]\nkey = "short"', '[a]\nkey = "ääääääääääääääääääää"',
+    f'[a]\nkey = "{"a" * 20}"\nrequests = 5', f'[a]\nkey = "{"a" * 20}"\nrequests_per_minute = 0',
+    f'[a]\nkey = "{"a" * 20}"\n[b]\nkey = "{"a" * 20}"', "[a",
+])  # fmt: skip
+def test_keys_that_are_none(tmp_path, text):
+    (tmp_path / "keys.toml").write_text(text)
+    with pytest.raises(UsageError):
+        read_keys(tmp_path / "keys.toml")
+
+
+# ---- what stands before every request ----------------------------------------------------------------------
+
+
+def ask(doors, method="GET", path="/v1/models", headers=(), parts=(b"",), app=None, wait=0.0):
+    """(status, headers, JSON) of one request to a Guard before `app`, or before one that answers with its body."""
+    sent, left = [], list(parts)
+
+    async def receive():
+        await asyncio.sleep(wait)
+        if not left:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message):
+        sent.append(message)
+
+    async def echo(scope, receive, send):
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"body": body.decode()}).encode()})
+
+    known = {b"host": b"127.0.0.1:8322"} | {n.encode(): v.encode() for n, v in headers}
+    scope = {"type": "http", "method": method, "path": path, "headers": list(known.items()), "client": ("1.2.3.4", 5)}
+    asyncio.run(Guard(app or echo, doors)(scope, receive, send))
+    if not sent:
+        return None, {}, {}
+    return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
+
+
+def doors(**changes):
+    return Doors(Keys(), Bounds(body=100, arrive=0.2), **changes)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8322", "[::1]"])
+def test_hosts_that_are_answered(host):
+    assert ask(doors(), headers=[("host", host)])[0] == 200
+
+
+@pytest.mark.parametrize("host", ["", "evil.example", "127.0.0.1.evil.example:80", "localhost.", "[::2]", "a:b"])
+def test_hosts_that_are_not(host):
+    status, _, found = ask(doors(), headers=[("host", host)])
+    assert status == 403 and "--allow-host" in found["error"]["message"]
+    assert ask(doors(hosts=None), headers=[("host", host)])[0] == 200  # where a key is needed instead
+
+
+def test_foreign_origins():
+    mine, other = ("origin", "http://127.0.0.1:8322"), ("origin", "https://other.example")
+    assert ask(doors(), headers=[mine])[0] == 200
+    status, headers, found = ask(doors(), headers=[other])
+    assert status == 403 and "--allow-origin" in found["error"]["message"]
+    assert b"access-control-allow-origin" not in headers
+    status, headers, _ = ask(doors(origins=(other[1],)), headers=[other])
+    assert status == 200 and headers[b"access-control-allow-origin"] == b"https://other.example"
+    assert ask(doors(), headers=[("origin", "null")])[0] == 403
+
+
+def test_bodies_have_bounds_however_they_arrive():
+    assert ask(doors(), "POST", parts=(b"ab", b"cd"))[2] == {"body": "abcd"}
+    assert ask(doors(), "POST", parts=(b"a" * 60, b"b" * 60))[0] == 413
+    assert ask(doors(), "POST", headers=[("content-length", "101")], parts=())[0] == 413
+    assert ask(doors(), "POST", headers=[("content-length", "9" * 50)], parts=())[0] == 413
+    assert ask(doors(), "POST", parts=(b"a",) * 50, wait=0.03)[0] == 408
+    assert ask(doors(), "POST", parts=(b"a" * 200,) * 9, headers=[("x", "y" * 40_000)])[0] == 431
+
+
+def test_the_log_has_no_prompts_unless_asked():
+    lines = []
+    ask(doors(log=lines.append), "POST", "/v1/x", parts=(b"secret",))
+    ask(doors(log=lines.append, prompts=True), "POST", "/v1/x", parts=(b"secret",))
+    ask(doors(log=lines.append), headers=[("host", "evil")])
+    assert "secret" not in json.dumps(lines[0]) and lines[1]["body"] == "secret"
+    assert [line["status"] for line in lines] == [200, 200, 403]
+    assert lines[0].items() >= {"method": "POST", "path": "/v1/x", "client": "1.2.3.4", "key": "anyone"}.items()
+
+
+def test_a_fault_is_one_answer():
+    async def broken(scope, receive, send):
+        raise RuntimeError("secret")
+
+    status, _, found = ask(doors(), app=broken)
+    assert status == 500 and found["error"]["type"] == "server_error" and "secret" not in json.dumps(found)
+    status, _, found = ask(doors(), path="/v1/messages", app=broken)
+    assert found["type"] == "error" and found["error"]["type"] == "api_error"
+
+
+def test_an_ending_server_admits_nothing():
+    ending = doors()
+    ending.ending = True
+    assert ask(ending)[0] == 503
+    assert [ask(ending, path=path)[0] for path in ("/health", "/live", "/metrics")] == [200] * 3
+
+
+# ---- bodies and tools --------------------------------------------------------------------------------------
+
+
+def test_parts_become_a_text():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = ChatRequest(model="m", messages=[{"role": "user", "content": parts}])
+    assert body.messages[0].content == "ab"
+    with pytest.raises(ValueError, match="image_url"):
+        ChatRequest(model="m", messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_call_is_told_from_text_however_it_is_cut(size):
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    text = f"Before < {call}after <tool_call>no call</tool_call> {call.replace('add', 'other')}<tool"
+    heard = Heard(choice_of([ADD, SUB], "auto"))
+    shown = "".join(heard.add(text[i : i + size]) for i in range(0, len(text), size)) + heard.end()
+    assert [(one.name, json.loads(one.arguments)) for one in heard.calls] == [("add", {"a": 1})]
+    assert shown == text.replace(call, "")
+
+
+def test_without_tools_everything_is_text():
+    heard = Heard(choice_of([ADD], "none"))
+    assert heard.add("<tool_call>{}") == "<tool_call>{}" and heard.end() == ""
+
+
+def test_a_forced_call_is_the_whole_answer():
+    choice = choice_of([ADD, SUB], "required", "sub")
+    assert choice.schema["properties"]["name"] == {"const": "sub"}
+    heard = Heard(choice)
+    assert heard.add('{"name": "sub", ') == "" and heard.add('"arguments": {}}') == "" and heard.end() == ""
+    assert heard.calls[0].name == "sub"
+    assert len(choice_of([ADD, SUB], "any").schema["anyOf"]) == 2
+    for tools, wanted, name in (([], "required", None), ([ADD], "auto", "sub")):
+        with pytest.raises(Refused):
+            choice_of(tools, wanted, name)
+
+
+# ---- the chat page -----------------------------------------------------------------------------------------
+
+
+def test_the_chat_page_is_one_small_file_with_a_strict_policy():
+    page = chat_page()
+    assert len(gzip.compress(page.encode())) < 100_000
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(|innerHTML|insertAdjacent|eval\(|\.write\(", page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    script = re.search(r"<script>(.*)</script>", page, re.S)[1]
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'; connect-src 'self'" in policy and "unsafe" not in policy
+    assert " style=" not in page and " on" not in re.sub(r"<script.*</script>", "", page, flags=re.S).split("<body>")[1]
+
+
+def test_every_word_of_the_chat_page_is_there_in_two_languages():
+    words, script = texts.both("chat"), html.part("chat.js", "minigpt.serve")
+    used = set(re.findall(r'(?:say|button)\("(\w+)"', script)) | {"new", "send", "stop", "export", "language", "theme"}
+    assert used <= words.keys() and all(len(pair) == 2 and all(pair) for pair in words.values())
+
+
+def test_only_a_server_for_this_machine_needs_no_key():
+    from minigpt.cli.serve import Entry, Log, doors_of
+
+    with pytest.raises(UsageError, match="no key"):
+        doors_of(Entry(host="0.0.0.0"), Log(), Bounds())
+    found = doors_of(Entry(host="0.0.0.0", api_key="k" * 20), Log(), Bounds())
+    assert found.hosts is None and found.keys.tenant("k" * 20) == Tenant("default")
+    assert doors_of(Entry(allow_host=["My.Name"]), Log(), Bounds()).hosts[-2:] == ("[::1]", "my.name")
+    with pytest.raises(UsageError, match="no origin"):
+        doors_of(Entry(allow_origin=["*"]), Log(), Bounds())
