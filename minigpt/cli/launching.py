@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minigpt.cli.flags import Where
 from minigpt.errors import check_name
 
 if TYPE_CHECKING:
@@ -26,18 +25,20 @@ def launched_by() -> "Launched | None":
     return found if found and found.size > 1 else None
 
 
-def launch_command(where: Where, count: int, arguments: Sequence[str]) -> list[str]:
-    """The command that starts `minigpt ARGUMENTS` in `count` processes on this machine."""
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))  # inherited
+def launch_command(backend: str, count: int, program: Sequence[str]) -> list[str]:
+    """The command that starts `python PROGRAM` in `count` processes on this machine, which share its cores."""
+    from minigpt.machine.cgroups import usable_cores
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(usable_cores()) // count)))  # inherited
     os.environ[OURS] = str(count)
-    backend = backend_named(where.backend)
     ours = [sys.executable, "-m", f"backends.{backend}.launch"]
     if backend == "mlx":
         first = str(free_ports(count)[0])
-        return [*ours, "-n", str(count), "-p", first, "--", sys.executable, "-m", "minigpt", *arguments]
+        return [*ours, "-n", str(count), "-p", first, "--", sys.executable, *program]
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--shutdown-timeout", "600"]
-    return [*ours, *options, "-m", "--", "minigpt", *arguments]
+    if program[0] == "-m":  # "--" ends torchrun's own options, which --run would be one of (--run-path)
+        return [*ours, *options, "-m", "--", *program[1:]]
+    return [*ours, *options, "--", *program]
 
 
 def backend_named(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from minigpt.cli.flags import Follow, Watched, Where
-from minigpt.cli.launching import launch_command, launched_by
+from minigpt.cli.launching import backend_named, launch_command, launched_by
 from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
@@ -143,7 +143,7 @@ def supervised(
 
     command, count = [sys.executable, "-m", "minigpt", *context.obj], watched.processes
     if count > 1:
-        command = launch_command(where, count, context.obj)
+        command = launch_command(backend_named(where.backend), count, ["-m", "minigpt", *context.obj])
     restarts = watched.restarts if watched.supervise else 0
     if code := supervise(command, directory / "log.txt", restarts, tell, count):
         raise typer.Exit(code)

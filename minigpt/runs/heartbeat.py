@@ -113,7 +113,7 @@ class Heartbeat:
 
     def __init__(self, directory: Path, launched: "Launched", tell: Callable[[str], None]):
         self.directory, self.launched, self.tell = directory / DIRECTORY, launched, tell
-        self.group: "Group | None" = None
+        self.group: Group | None = None
         self.loss: Loss | None = None
         self._beat = Beat(os.getpid(), platform.node(), uuid.getnode())
         self._looks = {rank: Look() for rank in range(launched.size) if rank != launched.rank}
@@ -177,7 +177,7 @@ class Heartbeat:
         self._stuck = self._stuck + 1 if stuck([self._beat, *(look.beat for look in self._looks.values())]) else 0
         if self._stuck * EVERY > STUCK + self._beat.sending / RATE:
             return Loss(
-                f"All ranks wait for each other in exchange {self._beat.exchanges:,}. MLX's all_sum is known to hang so "
+                f"All ranks wait for each other in exchange {self._beat.exchanges:,}. MLX's all_sum is known to hang "
                 "now and then with three and more processes (mlx issue 4475)."
             )
         return None

@@ -75,12 +75,13 @@ def ended_as(found: dict[int, Beat], processes: int, launched: int) -> int:
 
     An error of its own goes before what it made of the others: those lost a partner, or were asked to stop.
     """
-    codes = [launched, *(beat.ended for beat in found.values() if beat.ended is not None)]
-    own = [code for code in codes if 0 < code < LOST]
-    if own or launched == 0:
-        return own[0] if launched else 0
-    all_stopped = len(codes) == processes + 1 and all(code > 128 for code in codes[1:])
-    return codes[1] if all_stopped else -signal.SIGTERM if WINDOWS else -signal.SIGKILL
+    codes = [beat.ended for beat in found.values() if beat.ended is not None]
+    own = [code for code in (*codes, launched) if 0 < code < LOST]
+    if launched == 0:
+        return 0
+    if len(codes) == processes and all(code > 128 for code in codes):
+        return codes[0]
+    return own[0] if own else -signal.SIGTERM if WINDOWS else -signal.SIGKILL
 
 
 class _Child:
