@@ -159,4 +159,5 @@ def test_what_a_group_ended_with():
     assert ended_as({0: beat(ended=LOST), 1: beat(ended=3)}, 2, 1) == 3, "the one that had a reason"
     assert ended_as({}, 2, 2) == 2, "before they met"
     assert ended_as({0: beat(ended=143), 1: beat(ended=143)}, 2, 1) == 143, "asked to stop, all of them"
-    assert ended_as({0: beat(ended=LOST), 1: beat()}, 2, -9) < 0 and ended_as({0: beat(ended=143), 1: beat()}, 2, 137) < 0
+    assert ended_as({0: beat(ended=LOST), 1: beat()}, 2, -9) < 0
+    assert ended_as({0: beat(ended=143), 1: beat()}, 2, 137) < 0
