@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.group import ALONE, Group, Launched
 from backends.quantized import Quantized
 from backends.runtime import Runtime
 from backends.tree import Array
@@ -56,6 +57,7 @@ class Backend(ABC):
     lazy = False  # whether an operation only notes what is to be computed, until `sync` or a read
     gathers = False  # whether `gather_linear` is one product, faster than one for each matrix
     lanes = 1  # pieces that `side_by_side` computes at the same time
+    group: Group = ALONE  # the processes that train together, while they do (see `grouped`)
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -371,6 +373,12 @@ class Backend(ABC):
     def runtime(self) -> Runtime:
         """Memory, limits and versions."""
         return Runtime(self)
+
+    def grouped(self, launched: Launched) -> Group:
+        """The group of the processes that this one was launched with. Waits until all are there; raises RuntimeError
+        when they cannot be reached.
+        """
+        raise BackendUnavailable(f"The {self.name} backend computes in one process only.")
 
 
 def causal_mask(backend: Backend, queries: int, keys: int) -> Array:

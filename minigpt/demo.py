@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from backends.base import Backend
+from backends.group import ALONE
 from minigpt.config import Config
 from minigpt.data.batches import PairRows, ValidationText
 from minigpt.data.forms import WORLD
@@ -29,9 +30,13 @@ STORY = ("pretrain", "sft", "dpo")  # the stages that the demo tells of
 def demo(run: Run, backend: Backend, report: Report, control: Control) -> dict:
     """Train the run's stages and measure each. Returns {"measured": {stage: {...}}, "conversations": [...]}.
 
-    Kept in the run's `demo.json`, so that a second call only shows it again.
+    Kept in the run's `demo.json`, so that a second call only shows it again. Of several processes the first measures;
+    the others return {}.
     """
     run = run_pipeline(run, backend, report, STORY, control=control)
+    if backend.group.rank:
+        return {}
+    backend.group = ALONE  # the first process measures by itself
     path = run.directory / "demo.json"
     if not path.exists():
         write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 RUNTIME, USAGE, DATA, RESOURCES, CORRUPT, INTERRUPTED = 1, 2, 3, 4, 5, 130
+LOST = 6
 
 
 class MiniGPTError(Exception):
@@ -47,6 +48,12 @@ class CheckpointError(MiniGPTError):
 
 class OutOfMemory(ResourceError):
     """The framework found no memory for a step; with fewer rows at once it may fit."""
+
+
+class ProcessLost(MiniGPTError):
+    """Another process of the same training has ended, or does not answer any more."""
+
+    exit_code = LOST
 
 
 class Interrupted(MiniGPTError):

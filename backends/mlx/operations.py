@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from backends.base import CAUSAL, Array, Backend, Visible, rope_frequencies
+from backends.group import Group, Launched
 from backends.mlx.chunked import chunked_nll
 from backends.mlx.groups import MLXQuantized, MLXRuntime, MLXUpdates
 from backends.quantized import Quantized
@@ -183,3 +184,8 @@ class MLXBackend(Backend):
     @property
     def runtime(self) -> Runtime:
         return MLXRuntime(self)
+
+    def grouped(self, launched: Launched) -> Group:
+        from backends.mlx.group import MLXGroup
+
+        return MLXGroup(self, launched)

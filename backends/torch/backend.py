@@ -12,6 +12,7 @@ import torch.utils.checkpoint
 
 from backends import tree
 from backends.base import CAUSAL, Array, Backend, BackendUnavailable, Visible, by_group, causal_mask
+from backends.group import Group, Launched
 from backends.quantized import Quantized
 from backends.runtime import Runtime
 from backends.torch import rows as torch_rows
@@ -275,3 +276,8 @@ class TorchBackend(Backend):
     @property
     def runtime(self) -> Runtime:
         return TorchRuntime(self)
+
+    def grouped(self, launched: Launched) -> Group:
+        from backends.torch.group import TorchGroup
+
+        return TorchGroup(self, launched)

@@ -32,6 +32,7 @@ from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
 from minigpt.cli.inspect import inspect
 from minigpt.cli.language import Language
+from minigpt.cli.launching import OURS
 from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
 from minigpt.cli.report import report
@@ -237,6 +238,12 @@ def _again(arguments: list[str]) -> str:
 
 
 def _complain(text: str) -> None:
+    """The error's sentence; of several processes that fail alike before they met, the first on a machine says it."""
+    rank = os.environ.get("RANK") or os.environ.get("MLX_RANK") or "0"
+    if rank != "0" and not text.startswith("Rank "):
+        if OURS in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+            return
+        text = f"Rank {rank}: {text}"
     print(f"minigpt: {' '.join(text.split())}", file=sys.stderr)
 
 

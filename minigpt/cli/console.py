@@ -88,6 +88,17 @@ def printable(text: str) -> str:
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def hush() -> None:
+    """Say nothing from now on: another process of the same training speaks."""
+    out.quiet = err.quiet = True
+
+
+def aloud(text: str) -> None:
+    """A last sentence, also of a process that is hushed."""
+    err.quiet = False
+    note(text)
+
+
 def note_of(event: events.Event) -> None:
     """A report that shows notes only."""
     if isinstance(event, events.Note):

@@ -41,7 +41,7 @@ def demo(
     command again shows them again.
     """
     run = flags.one_run(word, run) or opening.RUNS / "demo"
-    if supervised(context, run, watched, follow):
+    if supervised(context, run, watched, follow, where):
         return
     from minigpt.cli import console, tables
     from minigpt.demo import STORY, demo_config

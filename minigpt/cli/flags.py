@@ -222,9 +222,13 @@ class Taking(Share):
 
 @dataclass(frozen=True)
 class Watched:
-    """The process that watches the training."""
+    """How many processes train, and the one that watches them."""
 
-    title: ClassVar[str] = "When the training process dies"
+    title: ClassVar[str] = "The processes that train, and when one dies"
+
+    processes: Annotated[
+        int, Option("--processes", metavar="N", min=1, help="Train with so many: each computes a share of every step.")
+    ] = 1
 
     supervise: Annotated[
         bool,

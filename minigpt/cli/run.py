@@ -32,7 +32,7 @@ def run(
     them in [data] instead.
     """
     run, data = sources.placed(opening.RUNS / "default")
-    if supervised(context, run, watched, follow):
+    if supervised(context, run, watched, follow, where):
         return
     from minigpt.cli import console, tables
     from minigpt.pages.texts import words

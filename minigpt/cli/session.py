@@ -15,6 +15,7 @@ import typer
 
 from minigpt.cli.flags import Follow, Watched, Where
 from minigpt.cli.language import spoken
+from minigpt.cli.launching import backend_named, launch_command, launched_by
 from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
@@ -39,8 +40,10 @@ def training(
     `time` how long it may take. Raises ResourceError when they leave too little.
     """
     from minigpt.cli import console, machine_tables, reporter, tables, waiting
+    from minigpt.events import silent
     from minigpt.runs.claim import new_run
     from minigpt.runs.control import Control
+    from minigpt.runs.group import joined
     from minigpt.runs.pipeline import check_possible
     from minigpt.runs.planning import plan_of_run
     from minigpt.store.lock import locked
@@ -49,31 +52,44 @@ def training(
     follow = follow or Follow()
     speech = spoken(follow.lang)
     watched = os.environ.pop(SUPERVISED, None)
-    parent = int(os.environ.pop(PARENT, os.getppid()))
+    parent, rank = int(os.environ.pop(PARENT, os.getppid())), 0
+    if found := launched_by():
+        parent, rank = os.getppid(), found.rank  # the launcher, whose processes count together
     run = new_run(directory, settings)
     check_possible(run, stages)
-    framework = backend_of(where.backend, where.device)
+    framework = backend_of(found.backend if found and where.backend == "auto" else where.backend, where.device)
     run.make_directory()
-    with locked(directory) as left, ExitStack() as stack:
-        stack.enter_context(story(directory / "log.txt", stages))
+    with ExitStack() as stack:
+        left = stack.enter_context(locked(directory)) if rank == 0 else None
+        if rank == 0:
+            stack.enter_context(story(directory / "log.txt", stages))
         if left is not None:
             console.note(f"Process {left} trained here and ended without a word; what it saved is used.")
         if watched is not None:
             stack.enter_context(framework_messages(directory / "log.txt"))
+        same = {"stages": list(stages), "settings": settings.model_dump(mode="json")}
+        group = stack.enter_context(joined(directory, framework, same, console.aloud))
+        if group.size > 1:
+            console.note(f"{group.size} processes train together, started by {found.launcher}.")
         if verbose and not (directory / "config.toml").exists():
             tables.show_settings(settings, stages, directory / "config.toml")
-        stop = stack.enter_context(Stop(None if watched is None else parent, console.note))
+        alone = watched is None and found is None
+        stop = stack.enter_context(Stop(None if alone else parent, console.note))
         brake = None
         if limits is not None:
-            root = os.getpid() if watched is None else parent
+            root = os.getpid() if alone else parent
             brake = stack.enter_context(braked(limits, framework, stop, root))
-        with waiting.working("Planning: how much memory and time this takes here"):
-            plan = plan_of_run(run, stages, framework, limits or Limits(), time)
-        for line in machine_tables.plan_lines(plan) if plan.stages else ():
-            console.note(line)
-        report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter(speech)), follow))
+        plan, report = None, silent
+        if group.rank == 0:
+            with waiting.working("Planning: how much memory and time this takes here"):
+                plan = plan_of_run(run, stages, framework, limits or Limits(), time)
+            for line in machine_tables.plan_lines(plan) if plan.stages else ():
+                console.note(line)
+            report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter(speech)), follow))
         control = Control(stop, watched == LESS_MEMORY, brake, plan)
         yield run, framework, control.resting(report), control
+    if rank:
+        raise typer.Exit()  # the first process tells the rest
 
 
 @contextmanager
@@ -100,16 +116,24 @@ def live_page(directory: Path, lang: str | None) -> None:
     atexit.register(subprocess.Popen(command).terminate)
 
 
-def supervised(context: typer.Context, directory: Path, watched: Watched, follow: Follow | None = None) -> bool:
+def supervised(
+    context: typer.Context, directory: Path, watched: Watched, follow: Follow | None, where: Where
+) -> bool:
     """Whether another process has done the command's work: True in the parent, once the child has ended well.
+
+    With several processes the child is their launcher, and they come here again.
 
     With `follow.watch` the live page is started. Raises typer.Exit with the child's exit code when it has not.
     """
-    if follow is not None and follow.watch and SUPERVISED not in os.environ:
-        live_page(directory, follow.lang)
-    if not watched.supervise or SUPERVISED in os.environ:
-        return False
     from minigpt.cli import console
+
+    found = launched_by()
+    if found and found.rank:
+        console.hush()
+    elif follow is not None and follow.watch and SUPERVISED not in os.environ:
+        live_page(directory, follow.lang)
+    if found or SUPERVISED in os.environ or (not watched.supervise and watched.processes == 1):
+        return False
     from minigpt.runs.supervise import supervise
 
     def tell(text: str) -> None:
@@ -120,8 +144,11 @@ def supervised(context: typer.Context, directory: Path, watched: Watched, follow
         else:
             console.note(text)
 
-    command = [sys.executable, "-m", "minigpt", *context.obj]
-    if code := supervise(command, directory / "log.txt", watched.restarts, tell):
+    command, count = [sys.executable, "-m", "minigpt", *context.obj], watched.processes
+    if count > 1:
+        command = launch_command(backend_named(where.backend), count, ["-m", "minigpt", *context.obj])
+    restarts = watched.restarts if watched.supervise else 0
+    if code := supervise(command, directory / "log.txt", restarts, tell, count):
         raise typer.Exit(code)
     return True
 

@@ -55,7 +55,7 @@ def trainer(stage: str) -> Callable:
         follow: flags.Follow,
     ) -> None:
         run, data = sources.placed(opening.RUNS / "default")
-        if supervised(context, run, watched, follow):
+        if supervised(context, run, watched, follow, where):
             return
         from minigpt.runs.pipeline import run_pipeline
 

@@ -34,13 +34,17 @@ def choose_backend(name: str = "auto", device: str = "auto") -> tuple["Backend",
     check_name("backend", name, ("auto", *BACKENDS))
     reason = "asked for"
     if name == "auto":
-        apple = sys.platform == "darwin" and platform.machine() == "arm64"
-        name, reason = choose(apple, [known for known in BACKENDS if installed(known)])
+        name, reason = choose(is_apple(), [known for known in BACKENDS if installed(known)])
     share_processors()
     try:
         return get_backend(name, device), reason
     except BackendUnavailable as error:
         raise MiniGPTError(str(error)) from None
+
+
+def is_apple() -> bool:
+    """Whether this is an Apple chip, and Python is built for it."""
+    return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
 def choose(apple: bool, installed: Sequence[str]) -> tuple[str, str]:

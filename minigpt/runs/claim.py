@@ -8,12 +8,13 @@ from backends.base import Backend
 from minigpt.config import Config, build_config, differences
 from minigpt.errors import UsageError
 from minigpt.events import Note, Report
+from minigpt.runs.heartbeat import DIRECTORY
 from minigpt.runs.run import Run, check_unchanged, saved_config
 from minigpt.sections import form_of
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import tidy
 
-OURS = {".lock", ".lock.json", "log.txt"}  # what a run's directory may have before its config.toml
+OURS = {".lock", ".lock.json", "log.txt", DIRECTORY}  # what a run's directory may have before its config.toml
 
 
 def new_run(directory: Path, config: Config) -> Run:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from backends.base import Backend
-from minigpt.config import Config
+from minigpt.config import Config, build_config
 from minigpt.data.forms import WORLD
 from minigpt.data.read.named import check_source
 from minigpt.errors import Interrupted, UsageError, out_of_memory
@@ -20,6 +20,7 @@ from minigpt.runs.start import stage_before
 from minigpt.runs.training import train_stage
 from minigpt.stages.assemble import STAGES_OWN, Custom
 from minigpt.stages.table import FIRST, STAGES, USUAL
+from minigpt.train.together import check_rows
 
 
 def run_pipeline(
@@ -32,11 +33,14 @@ def run_pipeline(
     Interrupted, which says where the same call goes on, when a signal ends training.
     """
     check_possible(run, stages)
-    run = claim(run, backend, report, stages, allow_changes)
-    make_tokenizer(run, stages, report)
-    unfinished = next((stage for stage in stages if not run.store(stage).finished()), None)
+    group = backend.group
     for stage in stages:
-        make_data(run, stage, report)
+        check_rows(run.config.of(stage).batch_size, stage, group.size)
+    run = _claimed(run, backend, report, stages, allow_changes)
+    group.first(lambda: make_tokenizer(run, stages, report) and None)
+    unfinished = group.first(lambda: next((stage for stage in stages if not run.store(stage).finished()), None))
+    for stage in stages:
+        group.first(lambda stage=stage: make_data(run, stage, report))
         less_memory = control.less_memory and stage == unfinished  # that is where the last try ended
         try:
             train_stage(run, stage, backend, report, replace(control, less_memory=less_memory), custom)
@@ -47,9 +51,20 @@ def run_pipeline(
             raise Interrupted(f"Interrupted during {stage}.", f"The same command {hint}.", number) from None
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(error) or error from None
-        if control.stop.requested:
-            raise Interrupted(f"Stopped after {stage}, which is finished.", "", control.stop.signal)
+        if any(group.gather(control.stop.requested)):
+            number = control.stop.signal or signal.SIGTERM
+            raise Interrupted(f"Stopped after {stage}, which is finished.", "", number)
     return run
+
+
+def _claimed(run: Run, backend: Backend, report: Report, stages: Sequence[str], allow_changes: bool) -> Run:
+    """`claim`, which one process does; the others take over its settings."""
+    if backend.group.size == 1:
+        return claim(run, backend, report, stages, allow_changes)
+    values = backend.group.first(
+        lambda: claim(run, backend, report, stages, allow_changes).config.model_dump(mode="json")
+    )
+    return Run(run.directory, build_config(values))
 
 
 def check_possible(run: Run, stages: Sequence[str]) -> None:

@@ -68,8 +68,8 @@ class Run:
         """The shape of a stage's model, with the head that its row says."""
         return with_head(self.model_config, STAGES[stage].head)
 
-    def store(self, stage: str) -> StageStore:
-        return StageStore(self.directory / stage)
+    def store(self, stage: str, writes: bool = True) -> StageStore:
+        return StageStore(self.directory / stage, writes)
 
     def data(self, stage: str) -> Path:
         return self.directory / "data" / stage

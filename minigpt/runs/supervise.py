@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from minigpt.errors import INTERRUPTED, RESOURCES, RUNTIME, says_gpu_timeout, says_out_of_memory
+from minigpt.errors import INTERRUPTED, LOST, RESOURCES, RUNTIME, says_gpu_timeout, says_out_of_memory
+from minigpt.runs.heartbeat import Beat, beats, forget
 from minigpt.train.stop import SIGNALS
 
 SUPERVISED, LESS_MEMORY = "MINIGPT_SUPERVISED", "less memory"  # tell the child why it was started
@@ -31,17 +32,23 @@ WINDOWS, POLL = hasattr(subprocess, "CREATE_NEW_PROCESS_GROUP"), 0.2  # seconds
 NTSTATUS = {0xC0000005: signal.SIGSEGV, 0xC0000409: signal.SIGABRT, 0xC000001D: signal.SIGILL}
 
 
-def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[str], None]) -> int:
+def supervise(
+    command: Sequence[str], log: Path, restarts: int, tell: Callable[[str], None], processes: int = 1
+) -> int:
     """Run `command` until it ends by itself, at most `restarts` times anew; returns the exit code for the caller.
+
+    With several `processes` it is their launcher, and how they ended is in the run's directory.
 
     `log` is where the child writes what its frameworks say. A child that returned an exit code is not started
     again, except when that was for want of memory.
     """
     smaller, stuck_at = False, None
     for restart in range(1, restarts + 2):
+        if processes > 1:
+            forget(log.parent)
         kills, length = system_memory_kills(), _size(log)
         child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes", PARENT: str(os.getpid())})
-        code = child.wait()
+        code = child.wait() if processes == 1 else ended_as(beats(log.parent), processes, child.wait())
         said = _tail(log, length)
         memory = says_out_of_memory(said) or (_name(code) == "SIGKILL" and system_memory_kills() > kills)
         if child.stopped_by:
@@ -49,7 +56,8 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
         if code >= 0 and not (code == RESOURCES and memory):
             return code
         if code < 0:
-            tell(f"The training process was {_cause(-code, memory, said)}.")
+            who = "The training process" if processes == 1 else "A rank of the training"
+            tell(f"{who} was {_cause(-code, memory, said)}.")
         if restart <= restarts:
             # Not every framework says that it found no memory (MLX's CPU device reads from address 0): who dies twice
             # without a checkpoint in between is given less to do as well.
@@ -60,6 +68,20 @@ def supervise(command: Sequence[str], log: Path, restarts: int, tell: Callable[[
             time.sleep(1.0)  # the system and its drivers free what the child held
     tell(f"That was the last of {restarts} restarts. The same command goes on from the last checkpoint; see {log}.")
     return RESOURCES if memory else RUNTIME
+
+
+def ended_as(found: dict[int, Beat], processes: int, launched: int) -> int:
+    """The exit code of a group whose launcher ended with the code `launched`, or minus a signal where one was killed.
+
+    An error of its own goes before what it made of the others: those lost a partner, or were asked to stop.
+    """
+    codes = [beat.ended for beat in found.values() if beat.ended is not None]
+    own = [code for code in (*codes, launched) if 0 < code < LOST]
+    if launched == 0:
+        return 0
+    if len(codes) == processes and all(code > 128 for code in codes):
+        return codes[0]
+    return own[0] if own else -signal.SIGTERM if WINDOWS else -signal.SIGKILL
 
 
 class _Child:

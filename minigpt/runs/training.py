@@ -21,6 +21,7 @@ from minigpt.plan.actual import Peak, compare, keep_plan
 from minigpt.plan.fit import DIVISION, smaller
 from minigpt.plan.plan import StagePlan
 from minigpt.runs.control import UNSTEERED, Control
+from minigpt.runs.group import check_same
 from minigpt.runs.loading import load_engine, load_scorer
 from minigpt.runs.run import Run, run_at
 from minigpt.runs.start import completion, stage_before, start_fingerprint, starting_weights
@@ -47,14 +48,15 @@ def train_stage(
     A finished stage is left as it is; an interrupted one goes on from its last checkpoint. `custom` replaces some of
     the stage's own objective.
     """
-    stage, store = STAGES[name], run.store(name)
-    if store.finished():
-        _make_whole(run, name, report)
+    stage, group = STAGES[name], backend.group
+    store = run.store(name, writes=group.rank == 0)
+    if group.first(store.finished):
+        group.first(lambda: _make_whole(run, name, report))
         report(StageFinished(name, store.final, 0.0, skipped=True))
         return store.final
     planned = control.plan.of(name) if control.plan is not None else None
-    config = fitted(store, run.config.of(name), control.less_memory, planned and planned.division)
-    config = config.model_copy(update={"dtype": _dtype(run, name, backend)})
+    values = group.first(lambda: _settings(run, name, backend, control.less_memory, planned).model_dump())
+    config = type(run.config.of(name)).model_validate(values)
     backend.runtime.repeat_exactly(config.deterministic)
     report(StageStarted(name, config.steps, parameter_count(run.shape_of(name)), backend.name, backend.device,
                         config.dtype))  # fmt: skip
@@ -67,10 +69,10 @@ def train_stage(
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
     weights, objective, hooks, fingerprint = prepared(run, stage, backend, config, report, custom)
     fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, hooks, fingerprint)
-    final = store.finish(name, report, completion(run, name))
+    final = Path(group.first(lambda: str(store.finish(name, report, completion(run, name)))))
     seconds, best = time.perf_counter() - began, read_state(final)["step"]
     report(StageFinished(name, final, seconds, best_step=best, last_step=store.steps_kept()))
-    if planned is not None:
+    if planned is not None and group.rank == 0:
         seconds -= control.rested - rested
         report(compare(store.directory, planned, peak.bytes(), seconds, store.steps_kept() - kept))
     if advice := stage.advice(run.config.of(name), store.last_state()["metrics"]):
@@ -87,6 +89,8 @@ def prepared(
     weights = to_backend(backend, starting_weights(run, name, config))
     fingerprint = start_fingerprint(run, name, weights, backend.numpy)
     store, training, held_out = run.store(name), run.training_data(name), run.held_out(name)
+    data = {f"{name}'s data in {shard.directory.name}": shard.meta.get("sha256") for shard in (training, held_out)}
+    check_same(backend.group, data | {f"start of {name}": fingerprint})
     start = "" if store.begun() else fingerprint
     objective = stage.objective(
         Job(model, weights, config, stage.form, training, held_out, run.tokenizer, seed, report, store.directory, start,
@@ -98,7 +102,16 @@ def prepared(
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
     prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
     samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
-    return weights, objective, [samples, *custom.hooks], fingerprint if is_adapted(config) else ""
+    hooks = [samples, *custom.hooks] if backend.group.rank == 0 else [*custom.hooks]
+    return weights, objective, hooks, fingerprint if is_adapted(config) else ""
+
+
+def _settings(
+    run: Run, stage: str, backend: Backend, less_memory: bool, planned: StagePlan | None
+) -> StageConfig:
+    """The stage's settings with the micro-batches and the number format that it is trained with here."""
+    config = fitted(run.store(stage), run.config.of(stage), less_memory, planned and planned.division)
+    return config.model_copy(update={"dtype": _dtype(run, stage, backend)})
 
 
 def _read_often(stage: Stage, config: StageConfig, tokens: int, context: int) -> Iterator[str]:

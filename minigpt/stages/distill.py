@@ -18,6 +18,7 @@ from minigpt.stages.stage import Job, Stage
 from minigpt.text.tokenizer import same_tokenizer
 from minigpt.train.distillation import distances, mixed
 from minigpt.train.loop import Objective
+from minigpt.train.measure import totals
 
 START = "start"  # as a teacher: the model that the stage starts from
 
@@ -64,13 +65,14 @@ def imitation(job: Job) -> Objective:
     measured = model.backend.compile(sums)
 
     def validate(weights):
-        totals, tokens = {"distance": 0.0, "cross_entropy": 0.0}, 0.0
-        for numbers in in_order(held_out, config.micro_batch_size, config.eval_rows):
+        def part(numbers: list[int]) -> list[float]:
             batch = stacked([held_out.row(0, i) for i in numbers])
-            tokens += float(batch["weights"].sum())
             found = measured(weights, {key: model.backend.array(x) for key, x in batch.items()}, frozen)
-            totals = {name: total + float(found[name]) for name, total in totals.items()}
-        means = {name: total / max(tokens, 1.0) for name, total in totals.items()}
+            return [float(batch["weights"].sum()), float(found["distance"]), float(found["cross_entropy"])]
+
+        batches = in_order(held_out, config.micro_batch_size, config.eval_rows)
+        tokens, distance, nats = totals(model.backend.group.map(part, batches), 3)
+        means = {"distance": distance / max(tokens, 1.0), "cross_entropy": nats / max(tokens, 1.0)}
         perplexity = math.exp(min(means["cross_entropy"], 700.0))
         whole = mixed(means["distance"], means["cross_entropy"], config.cross_entropy)
         return {"loss": whole, **means, "perplexity": perplexity, "tokens": int(tokens)}

@@ -100,8 +100,8 @@ def reference_logprobs(
     `summed` gives those (B, P, 2) of a batch. With `start`, the fingerprint of those weights, what was computed with
     others is computed again.
     """
-    pairs = len(rows.reference)
-    if path is not None and path.exists():
+    pairs, group = len(rows.reference), model.backend.group
+    if path is not None and group.first(path.exists):
         try:
             trees, state = load_checkpoint(path)
             stored = trees["reference"]["logprobs"]
@@ -111,15 +111,18 @@ def reference_logprobs(
             report(Note(f"The reference log-probabilities in {path} are damaged: computed again."))
     backend, found = model.backend, np.zeros((pairs, 2), np.float32)
     logprobs = backend.compile(lambda w, batch: summed(model, w, batch))
-    for first in range(0, rows.count, batch_size):
-        numbers = range(first, min(first + batch_size, rows.count))
+
+    def of_rows(numbers: range) -> np.ndarray:
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
-        values = backend.numpy(logprobs(weights, arrays))  # (B, P, 2)
+        report(Progress("reference log-probabilities", numbers.stop, rows.count))
+        return backend.numpy(logprobs(weights, arrays))  # (B, P, 2)
+
+    batches = [range(first, min(first + batch_size, rows.count)) for first in range(0, rows.count, batch_size)]
+    for numbers, values in zip(batches, group.map(of_rows, batches), strict=True):
         for i, row in zip(numbers, values, strict=True):
             found[rows.rows[i]] = row[: len(rows.rows[i])]
-        report(Progress("reference log-probabilities", first + len(numbers), rows.count))
     report(Progress("reference log-probabilities", rows.count, rows.count, finished=True))
-    if path is not None:
+    if path is not None and group.rank == 0:
         save_checkpoint(path, {"reference": {"logprobs": found}}, {"pairs": pairs, "start": start})
     return found
 

@@ -53,11 +53,19 @@ def questions_of(owner: Any, shard: MemoryShard) -> list[Question]:
 
 
 def answered(owner: Any, weights: Tree, questions: list[Question], most: int) -> list[Answer]:
-    """The greedy answers; `owner` has the model and the tokenizer."""
-    engine, found = Engine(owner.model, weights, owner.tokenizer), []
-    for first in range(0, len(questions), AT_ONCE):
-        found += engine.answer([one.ids for one in questions[first : first + AT_ONCE]], GREEDY, most)
-    return found
+    """The greedy answers; `owner` has the model and the tokenizer. Several processes share the questions out."""
+    engine = Engine(owner.model, weights, owner.tokenizer)
+
+    def some(part: list[Question]) -> list[list]:
+        return _told(engine.answer([one.ids for one in part], GREEDY, most))
+
+    parts = [questions[first : first + AT_ONCE] for first in range(0, len(questions), AT_ONCE)]
+    return [Answer(*fields) for found in owner.model.backend.group.map(some, parts) for fields in found]
+
+
+def _told(answers: list[Answer]) -> list[list]:
+    """The answers' fields, as one process tells another."""
+    return [[one.ids, one.text, one.reason, one.stop] for one in answers]
 
 
 def judged(
@@ -121,13 +129,14 @@ class Rollouts:
     def __call__(self, step: int, weights: Tree) -> Batch:
         first = step - step % self.config.updates
         path = None if self.job.directory is None else self.job.directory / "rollouts" / f"{first:08}.npz"
-        if self.config.updates > 1 and step > first and path is not None and path.exists():
+        group = self.job.model.backend.group
+        if self.config.updates > 1 and step > first and path is not None and group.first(path.exists):
             with np.load(path) as kept:
                 return dict(kept)
         batch = self._sampled(step, weights)
         if self.config.updates > 1:
             batch["old"] = self._of_all(weights, batch)
-            if path is not None:
+            if path is not None and group.rank == 0:
                 self._keep(path, batch, step)
         return batch
 
@@ -156,17 +165,28 @@ class Rollouts:
     def _judged(
         self, numbers: np.ndarray, weights: Tree, step: int, attempt: int
     ) -> tuple[list[list[Answer]], np.ndarray, np.ndarray]:
-        """Answers to each question, their weighted rewards (G, K) and the single ones (G, K, F)."""
-        job, config, size = self.job, self.config, self.size
+        """Answers to each question, their weighted rewards (G, K) and the single ones (G, K, F).
+
+        Several processes share the questions out; an answer depends on its own seed only.
+        """
+        job, size, group = self.job, self.size, self.job.model.backend.group
         asked = [self.questions[i] for i in numbers for _ in range(size)]
         seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
-        samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
         engine = Engine(job.model, weights, job.tokenizer)
-        answers = engine.answer_each([one.ids for one in asked], samplings, config.max_tokens)
-        totals, single = judged(job, self.rewards, asked, answers)
+
+        def some(part: np.ndarray) -> list:
+            some_asked = [asked[i] for i in part]
+            samplings = [Sampling(self.config.temperature, seed=int(seeds[i])) for i in part]
+            answers = engine.answer_each([one.ids for one in some_asked], samplings, self.config.max_tokens)
+            return [_told(answers), *judged(job, self.rewards, some_asked, answers)]
+
+        groups = np.array_split(np.arange(len(asked)).reshape(-1, size), min(group.size, len(numbers)))
+        parts = group.map(some, [part.reshape(-1) for part in groups])
+        answers = [Answer(*fields) for told, _, _ in parts for fields in told]
+        totals, single = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         shape = (len(numbers), size)
-        groups = [answers[i : i + size] for i in range(0, len(answers), size)]
-        return groups, totals.reshape(shape), single.reshape(*shape, -1)
+        by_question = [answers[i : i + size] for i in range(0, len(answers), size)]
+        return by_question, totals.reshape(shape), single.reshape(*shape, -1)
 
     def _batch(self, numbers, answers, totals: np.ndarray, single: np.ndarray, weights: Tree) -> Batch:
         config = self.config
@@ -207,11 +227,12 @@ class Rollouts:
     def _of_all(self, weights: Tree, batch: Batch) -> np.ndarray:
         """(N, T) log-probabilities of the sampled tokens under some weights, micro-batch by micro-batch."""
         backend, size = self.job.model.backend, self.config.micro_batch_size
-        names, found = ("ids", "targets", "mask"), []
-        for first in range(0, len(batch["ids"]), size):
-            some = {name: backend.array(batch[name][first : first + size]) for name in names}
-            found.append(np.array(backend.numpy(self._logprobs(weights, some))))
-        return np.concatenate(found)
+
+        def some(first: int) -> np.ndarray:
+            rows = {name: backend.array(batch[name][first : first + size]) for name in ("ids", "targets", "mask")}
+            return np.array(backend.numpy(self._logprobs(weights, rows)))
+
+        return np.concatenate(backend.group.map(some, range(0, len(batch["ids"]), size)))
 
     def _keep(self, path: Path, batch: Batch, step: int) -> None:
         """Write the answers down; those that no checkpoint can need are removed."""

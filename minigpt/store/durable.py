@@ -36,22 +36,27 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """The name of a temporary file to write; when the block ends without an error it takes the place of `path`."""
+def whole_file(path: Path, flushed: bool = True) -> Iterator[Path]:
+    """The name of a temporary file to write; when the block ends without an error it takes the place of `path`.
+
+    What need not outlive the machine's power is not `flushed` to the disk.
+    """
     temporary = _beside(path, "tmp")
     try:
         yield temporary
-        flush(temporary)
+        if flushed:
+            flush(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    if flushed:
+        flush(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, flushed: bool = True) -> None:
     """Write a text file that is there whole or, when this is interrupted, as it was before."""
-    with whole_file(path) as temporary:
+    with whole_file(path, flushed) as temporary:
         temporary.write_text(text, "utf-8")
 
 

@@ -21,10 +21,13 @@ BAD: State = {"health": {"streak": 1}}
 
 
 class StageStore:
-    """The directory of one stage: `checkpoints/step-000200/`, `metrics.jsonl`, `final/`."""
+    """The directory of one stage: `checkpoints/step-000200/`, `metrics.jsonl`, `final/`.
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    Of several processes that train together one `writes`; to the others saving and logging mean nothing.
+    """
+
+    def __init__(self, directory: Path, writes: bool = True):
+        self.directory, self.writes = directory, writes
         self.final = directory / "final"
         self.journal = directory / "metrics.jsonl"
         self.samples = directory / "samples.jsonl"
@@ -108,6 +111,8 @@ class StageStore:
         Nothing is dropped unless the new one reads back whole.
         """
         path = self.directory / "checkpoints" / f"step-{state['step']:06d}"
+        if not self.writes:
+            return path
         save_checkpoint(path, {"weights": weights, "optim": optim}, state, backend.numpy)
         verify_checkpoint(path)
         kept = {*self.checkpoints()[-keep:], self.last_good(), *self.by_loss()[:1]}
@@ -159,6 +164,8 @@ class StageStore:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; a number that is not finite becomes null."""
+        if not self.writes:
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with self.journal.open("a", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
 from minigpt.train.loop import Done, Hook, Objective, State, train
 from minigpt.train.optim import Optimizer
 from minigpt.train.stop import Stop
+from minigpt.train.together import Together, check_rows
 
 
 def fit(
@@ -26,16 +27,17 @@ def fit(
     best ones too. Raises Interrupted, with a checkpoint saved, when `stop` is requested, OutOfMemory, with one, when
     it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
-    stop, clock = stop or Stop(), Clock(_resting(brake))
-    checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint)
+    check_rows(config.batch_size, stage, backend.group.size)
+    stop, clock, together = stop or Stop(), Clock(_resting(brake)), Together(backend)
+    checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint, together)
     state = State(weights, Optimizer(backend, config, weights).init(weights))
     checkpoints.resume(state)
     chain: list[Hook] = [Reports(stage, config, store, report, clock), checkpoints]
     chain += [_beside(hook, clock) for hook in hooks]
-    chain += [Bounds(stage, brake, checkpoints, report, clock)] if brake is not None else []
-    chain += [Stops(stage, config.steps, stop, checkpoints)]
+    chain += [Bounds(stage, brake, checkpoints, report, clock, together)] if brake is not None else []
+    chain += [Stops(stage, config.steps, stop, checkpoints, together)]
     with stop.listening():
-        train(backend, config, objective, state, chain, clock, checkpoints.go_back)
+        train(backend, config, objective, state, chain, clock, checkpoints.go_back, together)
     return state.weights
 
 

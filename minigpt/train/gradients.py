@@ -21,6 +21,7 @@ def accumulated(
     def computed(rows: Batch) -> tuple:
         return gradient(weights, {key: backend.array(x) for key, x in rows.items()})
 
+    micro_batches = min(micro_batches, len(batch["ids"]))  # one process of many may have few rows
     for micro_batch in split(batch, micro_batches):
         pieces = split(micro_batch, min(backend.lanes, len(micro_batch["ids"])))
         for (loss, metrics), grads in backend.side_by_side(computed, pieces):

@@ -1,10 +1,13 @@
 """What happens after a training step: it is reported, measured and saved, and the machine is asked what it can bear."""
 
 import math
+import signal
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from backends.base import Backend
+from backends.tree import Tree
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step, Usage
 from minigpt.sections import StageConfig
@@ -14,6 +17,7 @@ from minigpt.train.health import Health
 from minigpt.train.loop import Done, Objective, State
 from minigpt.train.optim import rate
 from minigpt.train.stop import Stop
+from minigpt.train.together import Together
 
 UNMEASURED = {"loss": math.inf}
 PAUSES = {"pause for memory": "this machine is short of memory", "pause for heat": "this machine is too hot"}
@@ -63,10 +67,11 @@ class Checkpoints:
 
     def __init__(
         self, backend: Backend, stage: str, config: StageConfig, objective: Objective, store: StageStore,
-        report: Report, clock: Clock, fingerprint: str = "",
+        report: Report, clock: Clock, fingerprint: str, together: Together,
     ):  # fmt: skip
         self.backend, self.stage, self.config, self.objective = backend, stage, config, objective
         self.store, self.report, self.clock = store, report, clock
+        self.together = together
         self.fingerprint = fingerprint  # of the frozen weights that an adapter belongs to
         self.saved = 0  # the step of the last checkpoint
         self.best: tuple[float, int] = (math.inf, 0)  # lowest validation loss, its step
@@ -74,9 +79,7 @@ class Checkpoints:
 
     def resume(self, state: State) -> None:
         """Take up the last checkpoint, or measure the weights that training starts from."""
-        state.weights, state.moments, found = self.store.resume(
-            self.backend, state.weights, state.moments, self.report
-        )
+        state.weights, state.moments, found = self._load(self.store.resume, state)
         self._set(state, found)
         state.ended = 0 < self.config.patience <= self.since
         if state.step and self.fingerprint:
@@ -108,6 +111,7 @@ class Checkpoints:
         kept = {"step": state.step, "metrics": measured, "health": asdict(state.health), "dtype": self.config.dtype}
         kept |= {"best": {"loss": self.best[0], "step": self.best[1], "since": self.since}} if self.best[1] else {}
         kept |= {"base": self.fingerprint} if self.fingerprint else {}
+        self.together.check_weights(state.weights, state.step)
         path = self.store.save(self.backend, state.weights, state.moments, kept, self.config.keep_last)
         self.saved = state.step
         self.report(Saved(self.stage, state.step, path))
@@ -125,12 +129,10 @@ class Checkpoints:
         )
         if health.rollbacks:
             raise MiniGPTError(f"{reason}, although training went back to a checkpoint before.", hint)
-        if self.store.last_good() is None:
+        if not self.together.group.first(lambda: self.store.last_good() is not None):
             raise MiniGPTError(f"{reason}, before a first checkpoint was saved.", hint)
         failed = state.step
-        state.weights, state.moments, found = self.store.roll_back(
-            self.backend, state.weights, state.moments, self.report
-        )
+        state.weights, state.moments, found = self._load(self.store.roll_back, state)
         self._set(state, found)
         back = state.step
         self.report(Note(f"{reason}. Going back to the checkpoint of step {back:,}; the batches since are omitted."))
@@ -139,6 +141,10 @@ class Checkpoints:
         state.health.offset = failed + health.offset + 1 - back
         self.clock.restart()
 
+    def _load(self, load: Callable, state: State) -> tuple[Tree, Tree, dict]:
+        weights, moments = state.weights, state.moments
+        return self.together.loaded(lambda: load(self.backend, weights, moments, self.report), weights, moments)
+
     def _set(self, state: State, found: dict) -> None:
         """The state as a checkpoint has it."""
         state.step, state.health = found["step"], Health(**found.get("health", {}))
@@ -146,7 +152,7 @@ class Checkpoints:
         self.best, self.since, self.saved = (best["loss"], best["step"]), best["since"], state.step
 
     def _measure(self, state: State) -> dict[str, float]:
-        measured = self.objective.validate(state.weights)
+        measured = self.together.group.gather(self.objective.validate(state.weights))[0]
         self.store.log({"step": state.step} | {f"validation_{name}": value for name, value in measured.items()})
         self.report(Eval(self.stage, state.step, measured))
         if state.step and measured["loss"] < self.best[0] and not state.health.high:
@@ -170,11 +176,14 @@ class Checkpoints:
 class Bounds:
     """Holds training to the machine's limits: a pause, or the end of this process with a checkpoint."""
 
-    def __init__(self, stage: str, brake: Brake, checkpoints: Checkpoints, report: Report, clock: Clock):
+    def __init__(
+        self, stage: str, brake: Brake, checkpoints: Checkpoints, report: Report, clock: Clock, together: Together
+    ):
         self.stage, self.brake, self.checkpoints, self.report, self.clock = stage, brake, checkpoints, report, clock
+        self.decide = together.agreed(brake.decide, ("smaller micro-batches", *PAUSES))
 
     def __call__(self, state: State, done: Done) -> None:
-        action = self.brake.decide()
+        action = self.decide() or "go on"
         self.report(self.brake.usage())
         if action == "smaller micro-batches":
             self.checkpoints.save(state)
@@ -194,11 +203,12 @@ class Bounds:
 class Stops:
     """Ends training, with a checkpoint, when somebody asked for that."""
 
-    def __init__(self, stage: str, steps: int, stop: Stop, checkpoints: Checkpoints):
+    def __init__(self, stage: str, steps: int, stop: Stop, checkpoints: Checkpoints, together: Together):
         self.stage, self.steps, self.stop, self.checkpoints = stage, steps, stop, checkpoints
+        self.requested = together.agreed(lambda: self.stop.requested, (True,))
 
     def __call__(self, state: State, done: Done) -> None:
-        if self.stop.requested and state.step < self.steps:
+        if self.requested() and state.step < self.steps:
             self.checkpoints.save(state)
             message = f"Stopped during {self.stage} after step {state.step:,} of {self.steps:,}, which is saved."
-            raise Interrupted(message, "", self.stop.signal)
+            raise Interrupted(message, "", self.stop.signal or signal.SIGTERM)

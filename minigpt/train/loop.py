@@ -14,6 +14,7 @@ from minigpt.train.clock import Clock
 from minigpt.train.gradients import accumulated
 from minigpt.train.health import Health, Verdict
 from minigpt.train.optim import Optimizer
+from minigpt.train.together import Together
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
 Validate = Callable[[Tree], dict[str, float]]
@@ -63,9 +64,11 @@ Hook = Callable[[State, Done], None]
 
 def train(
     backend: Backend, config: StageConfig, objective: Objective, state: State, hooks: Sequence[Hook], clock: Clock,
-    go_back: Callable[[State, float], None],
+    go_back: Callable[[State, float], None], together: Together,
 ) -> None:  # fmt: skip
     """Train `state` until `config.steps` updates are done; each hook is called after each step.
+
+    Of several processes each computes its rows; after the sum all of them have the same numbers and do the same.
 
     Where a step shows that training fails, `go_back` sets the state back to an earlier one (or raises).
     """
@@ -77,8 +80,9 @@ def train(
         number = state.step + state.health.offset
         batch = clock.waiting(batches, number, state.weights)
         value, metrics, grads = accumulated(
-            backend, gradient, state.weights, batch, config.grad_accumulation, clock.rest
+            backend, gradient, state.weights, together.rows(batch), config.grad_accumulation, clock.rest
         )
+        value, metrics, grads = together.summed(value, metrics, grads)
         grads, norm = optimizer.clip(grads)
         if backend.device == "gpu" and state.step + 1 < config.steps:
             backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made

@@ -24,15 +24,18 @@ def evaluate_language(
     """
     byte_lengths, character_lengths = tokenizer.byte_lengths, tokenizer.character_lengths
     losses = _compiled_losses(model)
-    nats = tokens = size = characters = 0.0
-    for numbers in in_order(rows, batch_size, limit):
+
+    def sums(numbers: list[int]) -> list[float]:
         batch = stacked([rows.row(0, i) for i in numbers])
         counted = batch.pop("weights").astype(np.float64)  # (B, T) of 0 and 1
         arrays = {key: model.backend.array(x) for key, x in batch.items()}
-        nats += float((model.backend.numpy(losses(weights, arrays)) * counted).sum())
-        tokens += float(counted.sum())
-        size += float((byte_lengths[batch["targets"]] * counted).sum())
-        characters += float((character_lengths[batch["targets"]] * counted).sum())
+        nats = float((model.backend.numpy(losses(weights, arrays)) * counted).sum())
+        lengths = byte_lengths[batch["targets"]], character_lengths[batch["targets"]]
+        return [nats, float(counted.sum()), *(float((x * counted).sum()) for x in lengths)]
+
+    nats, tokens, size, characters = totals(
+        model.backend.group.map(sums, in_order(rows, batch_size, limit)), 4
+    )
     mean = nats / max(tokens, 1.0)
     return {
         "loss": mean,
@@ -43,6 +46,14 @@ def evaluate_language(
         "bytes": int(size),
         "characters": int(characters),
     }
+
+
+def totals(rows: list[list[float]], count: int) -> list[float]:
+    """The sums of the `count` columns, added in the order of the rows, whichever process made them."""
+    found = [0.0] * count
+    for row in rows:  # not sum(), which rounds in another way since Python 3.12
+        found = [total + value for total, value in zip(found, row, strict=True)]
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -80,15 +91,17 @@ def evaluate_preferences(
 ) -> dict[str, float]:  # fmt: skip
     """Mean over pairs of the preference `loss`, the `accuracy` with which chosen beats rejected, and the rewards."""
     backend = model.backend
-    totals: dict[str, float] = {}
-    pairs = 0.0
-    for numbers in in_order(rows, batch_size, limit):
+
+    def sums(numbers: list[int]) -> dict[str, float]:
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
         policy = sequence_logprobs(model, weights, arrays)
         losses = preference_losses(backend, policy, arrays["reference"], kind, settings, arrays["spans"])
         found = {"loss": (losses * arrays["weights"]).sum()}
         found |= preference_metrics(backend, policy, arrays["reference"], arrays["weights"], settings.beta)
-        for name, value in found.items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-        pairs += float(arrays["weights"].sum())
-    return {name: value / max(pairs, 1.0) for name, value in totals.items()} | {"pairs": int(pairs)}
+        return {name: float(value) for name, value in (found | {"pairs": arrays["weights"].sum()}).items()}
+
+    batches = backend.group.map(sums, in_order(rows, batch_size, limit))
+    names = list(batches[0]) if batches else ["pairs"]
+    whole = dict(zip(names, totals([list(one.values()) for one in batches], len(names)), strict=True))
+    pairs = whole.pop("pairs")
+    return {name: value / max(pairs, 1.0) for name, value in whole.items()} | {"pairs": int(pairs)}

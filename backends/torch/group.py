@@ -1,0 +1,65 @@
+"""Several processes with torch.distributed: gloo between CPUs, NCCL between GPUs, started by torchrun."""
+
+import contextlib
+import os
+import socket
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from backends.base import Backend
+from backends.group import Launched, Several
+
+LONG = timedelta(days=30)  # a long pause or evaluation is no failure; who is gone is found by heartbeats
+
+
+class TorchGroup(Several):
+    """The default process group of torch.distributed."""
+
+    def __init__(self, backend: Backend, launched: Launched):
+        super().__init__(backend, launched.rank, launched.size)
+        kind = "nccl" if backend.device == "gpu" else "gloo"
+        if kind == "nccl":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        else:
+            choose_interface(os.environ["MASTER_ADDR"])
+        dist.init_process_group(kind, rank=launched.rank, world_size=launched.size, timeout=LONG)
+
+    def _sum(self, flat: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(flat)
+        return flat
+
+    def _gather(self, flat: np.ndarray) -> list[np.ndarray]:
+        device = "cuda" if self.backend.device == "gpu" else "cpu"
+        own = torch.from_numpy(flat.copy()).to(device)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own)
+        return [one.cpu().numpy() for one in found]
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # a partner may have left already
+            dist.destroy_process_group()
+
+
+def choose_interface(master: str) -> None:
+    """Let gloo use the network that reaches the first process: by default it takes what the host's name means.
+
+    That may be an address that nobody reaches, and gloo then waits for ever. A user's own choice stays.
+    """
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_to(master)):
+        os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def interface_to(address: str) -> str | None:
+    """The name of the network interface with which this machine reaches an address; None where it is not known."""
+    import psutil
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # of a datagram socket: chooses a route and sends nothing
+        own = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(one.address == own for one in addresses):
+                return name
+    return None

@@ -1,0 +1,98 @@
+"""What the processes of a training do together: each computes its rows, and all decide from the same numbers."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from backends.base import Array, Backend
+from backends.tree import Tree, leaves, rebuild
+from minigpt.data.batches import Batch, split
+from minigpt.errors import MiniGPTError, UsageError
+
+T = TypeVar("T")
+
+
+class Together:
+    """The processes of `backend.group`; of a single one everything passes through unchanged."""
+
+    def __init__(self, backend: Backend):
+        self.backend, self.group = backend, backend.group
+        self._asked: list[tuple[Callable[[], Any], Sequence[Any]]] = []
+        self._votes: Array | None = None  # of the last step: a sum over the processes
+
+    def rows(self, batch: Batch) -> Batch:
+        """This process's rows of a step's batch; the loss weights of all together sum to 1."""
+        return batch if self.group.size == 1 else split(batch, self.group.size)[self.group.rank]
+
+    def summed(self, loss: Array, metrics: dict[str, Array], grads: Tree) -> tuple[Array, dict[str, Array], Tree]:
+        """Loss, metrics and gradients of the whole batch: one exchange, in which the processes' votes travel too."""
+        if self.group.size == 1:
+            return loss, metrics, grads
+        given = [(ask(), choices) for ask, choices in self._asked]
+        votes = [float(answer == one) for answer, choices in given for one in choices]
+        own = self.backend.array(np.array([*votes, 0.0], np.float32))
+        loss, *found = self.group.sum([loss, *metrics.values(), own, *leaves(grads)])
+        count = len(metrics)
+        self._votes = found[count]
+        return loss, dict(zip(metrics, found[:count], strict=True)), rebuild(grads, found[count + 1 :])
+
+    def agreed(self, ask: Callable[[], T], choices: Sequence[T]) -> Callable[[], T | None]:
+        """A question whose answer is the same in all processes: the first of `choices` that one of them gave.
+
+        It is asked once a step, before the exchange, and answered after it; None where nobody gave any of them.
+        Alone it is `ask` itself.
+        """
+        if self.group.size == 1:
+            return ask
+        first = sum(len(known) for _, known in self._asked)
+        self._asked.append((ask, choices))
+
+        def answer() -> T | None:
+            found = self.backend.numpy(self._votes)[first : first + len(choices)]
+            return next((one for one, votes in zip(choices, found, strict=True) if votes > 0), None)
+
+        return answer
+
+    def loaded(self, load: Callable[[], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
+        """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk."""
+        if self.group.size == 1:
+            return load()
+        found: dict[str, Any] = {}
+
+        def read() -> dict:
+            found["weights"], found["moments"], state = load()
+            return state
+
+        state = self.group.first(read)
+        trees = found.get("weights", weights), found.get("moments", moments)
+        return self.group.share(trees[0]), self.group.share(trees[1]), state
+
+    def check_weights(self, weights: Tree, step: int) -> None:
+        """Raises MiniGPTError when the processes' weights, which all updated alike, are not the same bits."""
+        if self.group.size == 1:
+            return
+        found = self.group.gather(_checksum(self.backend, weights))
+        for rank, one in enumerate(found):
+            if one != found[0]:
+                raise MiniGPTError(
+                    f"After step {step:,} the weights of rank {rank} are not those of rank 0.",
+                    "The machines compute differently: give all the same processors and versions.",
+                )
+
+
+def check_rows(batch_size: int, stage: str, size: int) -> None:
+    """Raises UsageError when a step has fewer rows than there are processes."""
+    if batch_size < size:
+        raise UsageError(
+            f"{stage}.batch_size = {batch_size} rows cannot be shared out between {size} processes.",
+            f"Give --processes {batch_size} at most, or a larger batch.",
+        )
+
+
+def _checksum(backend: Backend, tree: Tree) -> int:
+    total = 0
+    for leaf in leaves(tree):
+        total = zlib.crc32(np.ascontiguousarray(backend.numpy(leaf)), total)
+    return total
