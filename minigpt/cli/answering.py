@@ -10,7 +10,8 @@ from minigpt.cli import flags
 from minigpt.errors import UsageError
 
 if TYPE_CHECKING:
-    from minigpt.generate.engine import Answer, Engine
+    from minigpt.generate.engine import Engine
+    from minigpt.generate.request import Answer, Request
     from minigpt.generate.sampling import Sampling
     from minigpt.generate.speculate import Speculation
 
@@ -23,6 +24,12 @@ class Answering:
     sampling: "Sampling"
     max_tokens: int
     speculation: "Speculation | None" = None
+
+    def request(self, ids: list[int]) -> "Request":
+        """To answer a prompt with these settings."""
+        from minigpt.generate.request import Request
+
+        return Request(ids, self.sampling, self.max_tokens, speculation=self.speculation)
 
 
 def fresh_seed(given: flags.Sampling) -> tuple["Sampling", bool]:
@@ -47,9 +54,10 @@ def refuse_lengths(prompts: Sequence[Sequence[int]], context: int) -> None:
 
 
 def streamed(
-    answering: Answering, ids: list[int], before: str = "", heard: Callable[[str], object] = str
+    answering: Answering, request: "Request", before: str = "", heard: Callable[[str], object] = str
 ) -> "Answer":
-    """The answer, written to stdout while it is made, after the text `before`; its pieces also go to `heard`."""
+    """The answer to a request, written to stdout while it is made, after the text `before`; pieces go to `heard`, too.
+    """
     from minigpt.cli import console
 
     began = time.perf_counter()
@@ -60,7 +68,7 @@ def streamed(
             heard(piece)
             write(piece)
 
-        answer = answering.engine.streamed(ids, answering.sampling, answering.max_tokens, answering.speculation, both)
+        answer = answering.engine.written(request, both)
     if answering.speculation is not None:
         answering.speculation.seconds += time.perf_counter() - began
     return answer

@@ -18,7 +18,7 @@ from minigpt.generate.engine import chat_prompt
 COMMANDS = {
     "/help": "this list",
     "/system TEXT": "a system message; alone it shows the one that is set",
-    "/set NAME VALUE": "temperature, top_k, top_p, min_p, repetition_penalty, seed or max_tokens; alone it shows them",
+    "/set NAME VALUE": "temperature, top_k, top_p, min_p, a penalty, seed or max_tokens; alone it shows them all",
     "/retry": "another answer to the last message",
     "/save FILE": "add the conversation to a .jsonl file, in the form that training reads",
     "/reset": "forget the conversation",
@@ -65,7 +65,7 @@ class Conversation:
             console.note(f"(The context is full: the oldest {dropped} messages are forgotten.)")
         said: list[str] = []
         try:
-            content = streamed(answering, ids, heard=said.append).text
+            content = streamed(answering, answering.request(ids), heard=said.append).text
         except KeyboardInterrupt:
             if not sys.stdin.isatty():  # nobody is there to go on
                 raise
@@ -105,12 +105,11 @@ class Conversation:
         if rest:
             name, _, value = rest.replace("=", " ").partition(" ")
             self._change(name.strip().replace("-", "_"), value.strip())
-        shown = vars(self.answering.sampling) | {"max_tokens": self.answering.max_tokens}
-        console.note(", ".join(f"{key} {value}" for key, value in shown.items()))
+        console.note(", ".join(f"{key} {value}" for key, value in self._settings.items()))
 
     def _change(self, name: str, value: str) -> None:
         name = {"temp": "temperature", "max_new_tokens": "max_tokens"}.get(name, name)
-        known = {**vars(self.answering.sampling), "max_tokens": self.answering.max_tokens}
+        known = self._settings
         if name not in known:
             raise UsageError(f"There is no setting {name!r}.", f"Choose one of {', '.join(known)}.")
         try:
@@ -123,6 +122,12 @@ class Conversation:
             self.answering = replace(self.answering, max_tokens=number)
         else:
             self.answering = replace(self.answering, sampling=replace(self.answering.sampling, **{name: number}))
+
+    @property
+    def _settings(self) -> dict[str, float]:
+        """Those that are one number."""
+        settings = {**vars(self.answering.sampling), "max_tokens": self.answering.max_tokens}
+        return {name: value for name, value in settings.items() if isinstance(value, int | float)}
 
     def _retry(self, rest: str) -> None:
         if not self.messages:

@@ -27,12 +27,17 @@ def next_token(row: Sequence, scores: np.ndarray) -> Token:
     """Choose the token of a row by its logits (V,), and go on by it."""
     request = row.request
     try:
-        allowed = None if row.matcher is None else row.matcher.allowed()
+        allowed = None if row.matcher is None else _as_wide(row.matcher.allowed(), len(scores))
         token = sample(scores, request.sampling, row.seen, len(row.ids), allowed)
         found = None if request.logprobs is None else _logprob(scores, token, request.logprobs)
         return row.take(token, found)
     except Exception as error:  # whatever it is, it ends this row alone, which says it
         return row.fail(error)
+
+
+def _as_wide(allowed: np.ndarray, width: int) -> np.ndarray:
+    """`allowed` for a model that has room for more tokens than there are, or fewer rows."""
+    return np.pad(allowed[:width], (0, max(0, width - len(allowed))))
 
 
 def _logprob(scores: np.ndarray, token: int, count: int) -> Logprob:

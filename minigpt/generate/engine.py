@@ -1,12 +1,10 @@
 """From prompts to answers: one, or many that are computed together, each as it would be alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from backends.tree import Tree
-from minigpt.errors import MiniGPTError
 from minigpt.generate.cache import check_cache_bits
-from minigpt.generate.request import Logprob, Request, Sequence
+from minigpt.generate.request import Answer, Request, finished
 from minigpt.generate.sampling import Sampling
 from minigpt.generate.scheduler import UNBOUNDED, Scheduler
 from minigpt.generate.speculate import Speculation
@@ -16,25 +14,6 @@ from minigpt.model.router import check_generates
 from minigpt.text.chatml import render
 from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was generated: ids without the stop token, their text, and why it ended ("stop", "length", "context").
-
-    `stop` is the token or the text that ended it, where one did; `logprobs` are those of the ids, if asked for.
-    """
-
-    ids: list[int]
-    text: str
-    reason: str
-    stop: int | str | None = field(default=None, compare=False)
-    logprobs: list[Logprob] = field(default_factory=list, compare=False)
-
-    @property
-    def tokens(self) -> list[int]:
-        """The ids with the token that ended it."""
-        return self.ids if self.stop is None else [*self.ids, self.stop]
 
 
 class Engine:
@@ -64,7 +43,7 @@ class Engine:
             for token in scheduler.step():
                 if token.text:
                     yield token.text
-        return _answer(sequence)
+        return finished(sequence)
 
     def streamed(
         self, prompt: list[int], sampling: Sampling, max_tokens: int, speculation: Speculation | None = None,
@@ -97,19 +76,11 @@ class Engine:
         sequences = [scheduler.add(request) for request in requests]
         while not scheduler.idle:
             scheduler.step()
-        return [_answer(sequence) for sequence in sequences]
+        return [finished(sequence) for sequence in sequences]
 
     def _scheduler(self, rows: int) -> Scheduler:
         """Where all prompts are read at once, as nobody waits for the first token."""
         return Scheduler(self, rows, chunk=UNBOUNDED, cache_bytes=0)
-
-
-def _answer(sequence: Sequence) -> Answer:
-    if sequence.reason == "error":
-        raise MiniGPTError(sequence.error)
-    cut = isinstance(sequence.stop, str)  # within a token, perhaps
-    text = sequence.text if cut else sequence.tokenizer.decode(sequence.ids)
-    return Answer(sequence.ids, text, sequence.reason, sequence.stop, sequence.logprobs)
 
 
 def chat_prompt(tokenizer: Tokenizer, messages: list[Message], context: int, reserve: int) -> tuple[list[int], int]:

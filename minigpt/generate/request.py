@@ -144,3 +144,31 @@ class Sequence:
         self.text += piece
         known = (found.logprob, found.alternatives) if found is not None else (None, ())
         return Token(self, token, piece, *known, done=bool(self.reason))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated: ids without the stop token, their text, and why it ended ("stop", "length", "context").
+
+    `stop` is the token or the text that ended it, where one did; `logprobs` are those of the ids, if asked for.
+    """
+
+    ids: list[int]
+    text: str
+    reason: str
+    stop: int | str | None = field(default=None, compare=False)
+    logprobs: list[Logprob] = field(default_factory=list, compare=False)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids with the token that ended it."""
+        return [*self.ids, self.stop] if isinstance(self.stop, int) else self.ids
+
+
+def finished(sequence: Sequence) -> Answer:
+    """The answer of a sequence that has ended. Raises MiniGPTError where it has failed."""
+    if sequence.reason == "error":
+        raise MiniGPTError(sequence.error)
+    cut = isinstance(sequence.stop, str)  # within a token, perhaps
+    text = sequence.text if cut else sequence.tokenizer.decode(sequence.ids)
+    return Answer(sequence.ids, text, sequence.reason, sequence.stop, sequence.logprobs)
