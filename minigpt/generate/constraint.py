@@ -118,6 +118,7 @@ def _tokens(tokenizer: Tokenizer) -> Any:
 
 
 def _line(error: object) -> str:
-    """The last line of a message that says something, without its full stop."""
+    """What a message of several lines says in one, without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200].rstrip(".")
+    said = next((line for line in lines if line.startswith("error: ")), lines[0] if lines else "no reason is given")
+    return said.removeprefix("error: ")[:200].rstrip(".")

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,26 +109,25 @@ def test_frequency_and_presence_are_taken_off_as_openai_says(engine):
 # ---- stop texts
 
 
-def greedy_text(engine):
-    """An answer of 30 tokens that are ASCII letters and signs, so that each is a character."""
-    printable = tuple((i, -1000.0) for i in range(288) if not FIRST_BYTE + 33 <= i < FIRST_BYTE + 127)
-    return Sampling(1.0, seed=5, logit_bias=printable), engine
+# Only ASCII letters and signs, so that each token is a character.
+PRINTABLE = Sampling(
+    1.0, seed=5, logit_bias=tuple((i, -1000.0) for i in range(288) if not FIRST_BYTE + 33 <= i < FIRST_BYTE + 127)
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_stop_text_ends_the_answer_and_nothing_of_it_is_streamed(engine, size):
     """Wherever it begins and whichever tokens it is made of; a text that only begins like it is not held back."""
-    sampling, _ = greedy_text(engine)
-    (whole,) = engine.answer([PROMPTS[0]], sampling, 30)
+    (whole,) = engine.answer([PROMPTS[0]], PRINTABLE, 30)
     for place in (0, 4, 30 - size):
         stop = whole.text[place : place + size]
         place = whole.text.index(stop)
         pieces = []
-        found = engine.written(Request(PROMPTS[0], sampling, 30, (stop, "\x00", stop[:1] + "\x01")), pieces.append)
+        found = engine.written(Request(PROMPTS[0], PRINTABLE, 30, (stop, "\x00", stop[:1] + "\x01")), pieces.append)
         assert (found.text, found.reason, found.stop) == (whole.text[:place], "stop", stop)
         assert "".join(pieces) == found.text
         assert found.ids == whole.ids[: place + size]
-    missing = engine.answers([Request(PROMPTS[0], sampling, 30, (whole.text[-2:] + "\x00",))])[0]
+    missing = engine.answers([Request(PROMPTS[0], PRINTABLE, 30, (whole.text[-2:] + "\x00",))])[0]
     assert (missing.text, missing.reason) == (whole.text, "length")
 
 
@@ -255,6 +255,19 @@ def test_answers_fit_a_schema_an_expression_or_a_choice(engine):
         assert chosen in ("yes", "no (never)", "yes, but")
     assert len({answer.text for answer in answers}) > 12
     assert all(answer == engine.answers([request])[0] for answer, request in zip(answers[:6], requests, strict=False))
+
+
+def test_random_schemas_get_valid_answers(backend, monkeypatch):
+    """A slice of scripts/engine_checks.py, judged by jsonschema; without the grammar no answer is valid."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))
+    import engine_checks
+
+    ((_, found, _, holds),) = engine_checks.schemas(backend, 25)
+    assert holds, found
+    monkeypatch.setattr("minigpt.generate.constraint.Matched.allowed", lambda self: np.ones(288, bool))
+    monkeypatch.setattr("minigpt.generate.constraint.Matched.accept", lambda self, token: None)
+    ((_, found, _, holds),) = engine_checks.schemas(backend, 2)
+    assert not holds and found.startswith("0 valid")
 
 
 def test_grammars_that_are_none_are_refused():

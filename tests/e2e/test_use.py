@@ -56,6 +56,29 @@ def test_samples_have_seeds_of_their_own(minigpt, trained):
     assert plain.out == "".join(f"The{answer}\n\n" for answer in three[:2])
 
 
+def test_an_answer_has_the_form_that_is_asked_for(minigpt, trained, tmp_path):
+    """A choice, a schema in a file, stop texts and log-probabilities, beams with their scores; flags that clash."""
+    hot = ("-p", "The cat", "--temperature", 2, "--seed", 1, *FAST)
+    chosen = minigpt("generate", trained, *hot, "--choice", "yes", "--choice", "no", "--json", "--logprobs", 2)
+    (row,) = json.loads(chosen.out)
+    assert row["answer"] in ("yes", "no") and row["reason"] == "stop"
+    assert "".join(one["token"] for one in row["logprobs"]) == row["answer"]
+    assert all(len(one["top"]) == 2 and one["logprob"] <= one["top"][0]["logprob"] <= 0 for one in row["logprobs"])
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}')
+    fits = minigpt("generate", trained, "--chat", *hot, "--json-schema", "schema.json")
+    assert fits.out in {f"[{a},{b}]\n" for a in (1, 2) for b in (1, 2)}
+    beams = json.loads(minigpt("generate", trained, "-p", "The", "--beams", 3, "--samples", 3, "--max-tokens", 4,
+                               "--json", *FAST).out)  # fmt: skip
+    assert [row["score"] for row in beams] == sorted((row["score"] for row in beams), reverse=True)
+    assert len({row["answer"] for row in beams}) == 3
+    for clash, words in (
+        (("--choice", "a", "--regex", "b"), "exclude each other"), (("--regex", "(b"), "unclosed group"),
+        (("--beams", 2, "--stop", "x"), "whole answers"), (("--logit-bias", "no number"), "TOKEN=2"),
+    ):  # fmt: skip
+        refused = minigpt("generate", trained, "-p", "x", *FAST, *clash)
+        assert refused.code == 2 and words in refused.err
+
+
 def test_a_prompt_from_stdin(minigpt, trained):
     piped = minigpt("generate", trained, "-p", "-", *GREEDY, *FAST, stdin="看见 the cat".encode())
     assert piped.code == 0 and piped.out == minigpt("generate", trained, "-p", "看见 the cat", *GREEDY, *FAST).out
@@ -133,9 +156,9 @@ def test_many_prompts_are_answered_in_batches_each_as_alone(minigpt, trained, tm
 
     prompts = [f"The cat number {n}" for n in range(100)]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts), "utf-8")
-    order, real, write = [], engine.Engine.answer_each, console.write
+    order, real, write = [], engine.Engine.answers, console.write
     with monkeypatch.context() as watched:
-        watched.setattr(engine.Engine, "answer_each", lambda *a: order.append(len(a[1])) or real(*a))
+        watched.setattr(engine.Engine, "answers", lambda *a: order.append(len(a[1])) or real(*a))
         watched.setattr(console, "write", lambda text: order.append("w") or write(text))
         result = minigpt("generate", trained, "--prompts", "prompts.txt", *GREEDY, "--json", *FAST)
     assert [row["prompt"] for row in json.loads(result.out)] == prompts
