@@ -98,7 +98,7 @@ def prepared(
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
     prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
     samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
-    return weights, objective, [samples, *custom.hooks], fingerprint if is_adapted(config) else ""
+    return weights, objective, [samples, *objective.hooks, *custom.hooks], fingerprint if is_adapted(config) else ""
 
 
 def _read_often(stage: Stage, config: StageConfig, tokens: int, context: int) -> Iterator[str]:
