@@ -47,7 +47,7 @@ class Rewarded(Often):
     reward: Annotated[
         list[str] | None,
         typer.Option(
-            "--reward", metavar="NAME", help="exact, arithmetic, length:80, …, FILE.py:NAME, or a run's reward model. Repeatable."
+            "--reward", metavar="NAME", help="exact, length:80, …, FILE.py:NAME, or a reward model's run. Repeatable."
         ),
     ] = None
     reward_weight: Annotated[
