@@ -18,24 +18,30 @@ class Pace:
     """Speed over the last steps, without evaluations, pauses and single steps that something held up."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, float]] = []  # (tokens, seconds)
+        self._steps: list[tuple[int, float, float]] = []  # (tokens, seconds, of these the ones before the batch came)
 
     def add(self, step: Step) -> None:
-        self._steps = [*self._steps[1 - WINDOW :], (step.tokens, step.seconds)]
+        self._steps = [*self._steps[1 - WINDOW :], (step.tokens, step.seconds, step.waited)]
 
     @property
     def seconds(self) -> float:
         """The mean of a step, with the rests that keep the CPU limit."""
         usual = self._usual()
-        return sum(seconds for _, seconds in usual) / len(usual)
+        return sum(seconds for _, seconds, _ in usual) / len(usual)
 
     @property
     def tokens_per_second(self) -> float:
         usual = self._usual()
-        return sum(tokens for tokens, _ in usual) / max(sum(seconds for _, seconds in usual), 1e-9)
+        return sum(tokens for tokens, *_ in usual) / max(sum(seconds for _, seconds, _ in usual), 1e-9)
 
-    def _usual(self) -> list[tuple[int, float]]:
-        most = ODD * median(seconds for _, seconds in self._steps)
+    @property
+    def waiting(self) -> float:
+        """The share of the time that steps waited for their batches, as where these are sampled."""
+        usual = self._usual()
+        return sum(waited for *_, waited in usual) / max(sum(seconds for _, seconds, _ in usual), 1e-9)
+
+    def _usual(self) -> list[tuple[int, float, float]]:
+        most = ODD * median(seconds for _, seconds, _ in self._steps)
         return [step for step in self._steps if step[1] <= most]
 
 
@@ -84,7 +90,21 @@ def training_line(step: Step, pace: Pace, curve: str, usage: Usage | None, width
         parts += [memory(usage), cpu(usage)] if usage.max_cpu is None else [cpu(usage), memory(usage)]
     if "accuracy" in step.metrics:
         parts.insert(1, "accuracy –" if tied(step.metrics) else f"accuracy {step.metrics['accuracy']:.0%}")
+    if "reward" in step.metrics:
+        parts[:1] = [*rewarded(step.metrics), parts[0]]
+        parts.append(f"sampling {pace.waiting:.0%} of the time")
     return fitted(parts, width)
+
+
+def rewarded(metrics: Mapping[str, float]) -> list[str]:
+    """What a stage tells that samples: the reward ± its spread within a prompt's answers, KL, entropy, lengths."""
+    spread = f" ± {metrics['reward_spread']:.3f}" if "reward_spread" in metrics else ""
+    parts = [f"reward {metrics['reward']:.3f}{spread}"]
+    parts += [f"{name} {metrics[key]:.3f}" for name, key in (("KL", "kl"), ("entropy", "entropy")) if key in metrics]
+    parts += [f"length {metrics['length']:.0f}"] if "length" in metrics else []
+    clipped = metrics.get("clip_low", 0.0) + metrics.get("clip_high", 0.0)
+    shares = (("clipped", clipped), ("cut off", metrics.get("cut_off", 0.0)))
+    return parts + [f"{name} {share:.0%}" for name, share in shares if share]
 
 
 def cpu(usage: Usage) -> str:

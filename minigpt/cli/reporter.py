@@ -21,6 +21,7 @@ from minigpt.pages.texts import words
 from minigpt.units import duration, gigabytes
 
 FIRST_SIGN, SILENCE = 2.0, 10.0  # seconds of a task without a line, in a pipe: before the first one, between others
+MEASURED = ("loss", "bits_per_byte", "accuracy", "margin", "reward", "length")  # what is shown of a measurement
 CHATML = re.compile(r"<\|im_start\|>(system|user|assistant)\n?|<\|im_end\|>")
 
 
@@ -134,7 +135,7 @@ class Reporter:
         self._tell("sample", event, prompt=prompt, text=text)
 
     def _eval(self, event: events.Eval) -> None:
-        shown = {k: v for k, v in event.metrics.items() if k in ("loss", "bits_per_byte", "accuracy", "margin")}
+        shown = {k: v for k, v in event.metrics.items() if k in MEASURED}
         shown |= {"accuracy": math.nan} if tied(shown) else {}
         figures = {name: "–" if math.isnan(value) else f"{value:.4f}" for name, value in shown.items()}
         values = "  ".join(f"{name.replace('_', ' ')} {figure}" for name, figure in figures.items())

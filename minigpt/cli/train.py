@@ -40,14 +40,46 @@ class Often:
         return {stage: found} if found else {}
 
 
+@dataclass(frozen=True)
+class Rewarded(Often):
+    """Of a stage that learns from rewards for its own answers."""
+
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward", metavar="NAME", help="exact, length:80, …, FILE.py:NAME, or a reward model's run. Repeatable."
+        ),
+    ] = None
+    reward_weight: Annotated[
+        list[float] | None,
+        typer.Option("--reward-weight", metavar="X", help="How much a reward counts, in the order of --reward."),
+    ] = None
+
+    def section(self, stage: str, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = super().section(stage, sets).get(stage, {})
+        given = {"rewards": self.reward, "reward_weights": self.reward_weight}
+        if self.reward and not self.reward_weight:
+            given["reward_weights"] = []  # those of other rewards would not fit
+        for name, value in given.items():
+            if value and any(one.partition("=")[0].strip() == f"{stage}.{name}" for one in sets):
+                flag = f"--{name.replace('_', '-').removesuffix('s')}"
+                raise UsageError(f"{flag} and --set {stage}.{name} are the same setting.", "Give one of them.")
+        found |= {name: value for name, value in given.items() if value is not None}
+        return {stage: found} if found else {}
+
+
 def trainer(stage: str) -> Callable:
     """The command that trains this stage."""
+    from minigpt.stages.table import stage_of
 
-    @command(f"minigpt train {stage} --data FILE --run runs/mine", f"minigpt train {stage} runs/mine")
+    rewarded = "rewards" in stage_of(stage).config.model_fields
+    given_often, example = (Rewarded, " --reward exact") if rewarded else (Often, "")
+
+    @command(f"minigpt train {stage} --data FILE --run runs/mine{example}", f"minigpt train {stage} runs/mine")
     def train(
         context: typer.Context,
         sources: flags.Sources,
-        often: Often,
+        often: given_often,
         given: flags.Settings,
         where: flags.Where,
         taking: flags.Taking,

@@ -1,6 +1,7 @@
 """What a row of any supported file becomes: a text, a conversation, a pair, a labelled answer or labelled steps."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from minigpt.text.messages import Message
 
@@ -21,6 +22,7 @@ class Conversation:
     """Messages for SFT: an optional system message first, then user and assistant in turn, assistant last."""
 
     messages: list[Message]
+    others: dict[str, Any] = field(default_factory=dict, repr=False)  # of the row, for reward functions
 
     def texts(self) -> list[str]:
         """What each message says."""
@@ -67,4 +69,16 @@ class LabelledAnswer:
         return [message["content"] for message in self.prompt + self.answer]
 
 
-Example = Text | Conversation | Preference | LabelledAnswer | Steps
+@dataclass(frozen=True)
+class Prompt:
+    """Messages that a user ends and nobody has answered: for stages that let the model answer."""
+
+    messages: list[Message]
+    others: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def texts(self) -> list[str]:
+        """What each message says."""
+        return [message["content"] for message in self.messages]
+
+
+Example = Text | Conversation | Preference | LabelledAnswer | Prompt | Steps

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from minigpt.data.batches import PackedRows, PairRows, Rows, TextRows, ValidationText
-from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Steps, Text
+from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Prompt, Steps, Text
 from minigpt.data.labelled import BAD, LabelledRows
 from minigpt.data.parse.fields import EXAMPLES
 from minigpt.data.scored import RIGHT, WRONG, PairScores, StepScores, line_ends
@@ -58,6 +58,8 @@ class Form:
     names: tuple[str, ...] = ("",)  # of the sequences of an example
     width: int = 1
     cut: bool = True  # whether an example that is too long is cut at its end; else it is omitted
+    prompts: bool = False  # whether a row may be a prompt without an answer
+    others: bool = False  # whether the keys of a row that no layout reads are kept, for reward functions
     world: World | None = None
     note: Callable[[Counter[str]], str] = lambda layouts: ""  # what to say of the layouts that the rows were written in
 
@@ -102,18 +104,27 @@ def _answer(tokenizer: Tokenizer, pair: Preference, answer: list) -> Tokens:
 
 
 def _encode_questions(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
-    """The conversation, whose last answer alone is learned, and what a reward is told of it, as JSON."""
+    """The conversation, whose last answer alone is one, and what a reward is told of it, as JSON."""
     for example in examples:
-        yield _or_error(lambda messages: _question(tokenizer, messages), example.messages)
+        yield _or_error(lambda example: _question(tokenizer, example), example)
 
 
-def _question(tokenizer: Tokenizer, messages: list) -> list[Tokens]:
-    prompt, answer = messages[:-1], messages[-1]
-    opening, _ = render(tokenizer, prompt, generation_prompt=True)
-    ids, mask = render(tokenizer, messages)
-    told = {"prompt": prompt[-1]["content"], "answer": answer["content"]}
-    row = tokenizer.encode(json.dumps(told, ensure_ascii=False))
-    return [(ids, [0] * len(opening) + mask[len(opening) :]), (row, [0] * len(row))]
+def _question(tokenizer: Tokenizer, example: Conversation | Prompt) -> list[Tokens]:
+    unanswered = isinstance(example, Prompt)
+    prompt, answer = example.messages[: None if unanswered else -1], example.messages[-1]
+    ids, _ = render(tokenizer, prompt, generation_prompt=True)
+    mask = [0] * len(ids)
+    told = example.others | {"prompt": prompt[-1]["content"]}
+    if not unanswered:
+        ids, learned = render(tokenizer, example.messages)
+        mask, told["answer"] = mask + learned[len(mask) :], answer["content"]
+    row = tokenizer.encode(json.dumps(told, ensure_ascii=False, default=str))
+    return [(ids, mask), (row, [0] * len(row))]
+
+
+def _asked(example: Example) -> Example | None:
+    """A prompt, or a conversation whose last answer a reward may compare with; of a pair the chosen one."""
+    return example if isinstance(example, Prompt) else _as_conversation(example)
 
 
 def _encode_scored_pairs(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
@@ -240,7 +251,12 @@ LABELLED = Form(
 )
 QUESTIONS = replace(
     CONVERSATIONS,
+    needs="prompts or conversations",
     unit="question",
+    example='{"prompt": "What is 3 plus 4?", "answer": "7"}',
+    accept=_asked,
+    prompts=True,
+    others=True,
     encode=_encode_questions,
     names=("conversation", "row"),
     cut=False,

@@ -4,14 +4,14 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from minigpt.data.examples import Example, Text
+from minigpt.data.examples import Example, Prompt, Text
 from minigpt.data.forms import WORLD, Form
-from minigpt.data.parse.fields import RowError
+from minigpt.data.parse.fields import RowError, fields_of
 from minigpt.data.parse.formats import parse_row
-from minigpt.data.parse.layouts import detect
+from minigpt.data.parse.layouts import detect, other_keys
 from minigpt.data.read.markers import Markers
 from minigpt.data.read.named import resolve
 from minigpt.data.read.raw_rows import BadRow, Row
@@ -81,7 +81,7 @@ class Reader:
                 if is_text(path):
                     yield from self._text(path, held_out)
                 else:
-                    yield from self._parsed(rows_of(path, self.report), held_out)
+                    yield from self._parsed(rows_of(path, self.report, self.form.others), held_out)
 
     def _text(self, path: Path, held_out: float) -> Iterator[Item]:
         if not self.form.stream:
@@ -99,11 +99,13 @@ class Reader:
     def _parsed(self, rows: Iterator[Row | BadRow], held_out: float) -> Iterator[Item]:
         for row in rows:
             try:
-                content = self._accepted(parse_row(row), row.where)
+                content = self._accepted(parse_row(row, self.form.prompts), row.where)
             except RowError as error:
                 self.reject(error)
                 continue
-            self.layouts[detect(row.value)] += 1
+            if self.form.others:
+                content = replace(content, others=other_keys(fields_of(row.value)))
+            self.layouts["prompt" if isinstance(content, Prompt) else detect(row.value)] += 1
             self.rows += 1
             yield Item(row.where, content, split_of(content, self.seed, held_out))
 

@@ -11,15 +11,16 @@ from minigpt.data.read.sources import read_rows
 from minigpt.events import Report, silent
 
 
-def rows_of(path: Path, report: Report = silent) -> Iterator[Row | BadRow]:
-    """Every row of a file; at its end a note for each key that is not used and each kind of control token in texts.
+def rows_of(path: Path, report: Report = silent, all_used: bool = False) -> Iterator[Row | BadRow]:
+    """Every row of a file; at its end a note for each key that is not used (but not where the reader says that all
+    are used) and each kind of control token in texts.
 
     Rows whose text is written in a known form of control tokens are split or turned into what they mean. See
     `read_rows` for bad rows and errors.
     """
     markers, unused = Markers(path), UnusedKeys(path)
     for row in read_rows(path, report):
-        if isinstance(row, Row):
+        if isinstance(row, Row) and not all_used:
             unused.count(row.value)
         yield from unmarked(row, markers)
     unused.tell(report)

@@ -102,7 +102,7 @@ def prepared(
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
     prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
     samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
-    hooks = [samples, *custom.hooks] if backend.group.rank == 0 else [*custom.hooks]
+    hooks = [samples, *objective.hooks, *custom.hooks] if backend.group.rank == 0 else [*custom.hooks]
     return weights, objective, hooks, fingerprint if is_adapted(config) else ""
 
 

@@ -15,10 +15,10 @@ from minigpt.data.labelled import LabelledRows
 from minigpt.errors import CheckpointError
 from minigpt.events import Note, Progress, Report
 from minigpt.model.gpt import GPT
-from minigpt.sections import TuneConfig
+from minigpt.sections import Section, TuneConfig
 from minigpt.stages.stage import Job, Stage, Subject
 from minigpt.store.checkpoint import load_checkpoint, save_checkpoint
-from minigpt.train.loop import Objective
+from minigpt.train.loop import Loss, Objective
 from minigpt.train.losses import sequence_logprobs
 from minigpt.train.measure import evaluate_preferences
 from minigpt.train.preferences import PREFERENCE_LOSSES, PreferenceSettings, preference_losses, preference_metrics
@@ -26,13 +26,13 @@ from minigpt.train.preferences import PREFERENCE_LOSSES, PreferenceSettings, pre
 TARGET_MARGIN = 0.5
 
 
-class DPOConfig(TuneConfig):
+class PairedConfig(Section):
     """`loss` is a paired row of `train.preferences.PREFERENCE_LOSSES`, `beta` the strength of the tie to the reference
     model (Rafailov et al. 2023, eq. 7). simpo and orpo have no reference: there beta is the size of the margin (SimPO's
     authors use 2 to 10) and the weight of the odds ratio (ORPO's λ).
     """
 
-    beta: float = Field(0.1, gt=0, description="strength of the tie to the starting model; scale for simpo and orpo")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the reference; scale for simpo and orpo")
     loss: Literal["sigmoid", "ipo", "hinge", "cdpo", "robust", "simpo", "orpo", "apo_zero", "apo_down"] = Field(
         "sigmoid", description="sigmoid is DPO's own; simpo and orpo need no reference"
     )
@@ -40,7 +40,7 @@ class DPOConfig(TuneConfig):
     target_margin: float = Field(TARGET_MARGIN, ge=0, description="simpo's gamma: the margin that it wants")
 
     @model_validator(mode="after")
-    def _settings_that_the_loss_reads(self) -> "DPOConfig":
+    def _settings_that_the_loss_reads(self) -> "PairedConfig":
         noisy = self.loss in ("cdpo", "robust")
         if noisy and not self.label_smoothing:
             raise ValueError(f"loss = {self.loss} with label_smoothing = 0 is sigmoid: set it, such as 0.1")
@@ -51,7 +51,11 @@ class DPOConfig(TuneConfig):
         return self
 
 
-def settings_of(config: DPOConfig) -> PreferenceSettings:
+class DPOConfig(PairedConfig, TuneConfig):
+    """The preference loss on given pairs."""
+
+
+def settings_of(config: PairedConfig) -> PreferenceSettings:
     """The numbers of the loss."""
     return PreferenceSettings(config.beta, config.label_smoothing, config.target_margin)
 
@@ -59,11 +63,24 @@ def settings_of(config: DPOConfig) -> PreferenceSettings:
 def preferences(job: Job) -> Objective:
     """The loss of `preference_losses` on pairs of answers (Rafailov et al. 2023).
 
-    The reference is the model that the stage starts from: its log-probabilities are computed once and kept. A loss
-    without a reference is measured with one of probability 1: its rewards are β log π.
+    The reference is the model that the stage starts from: its log-probabilities are computed once and kept.
+    """
+    config, settings = job.config, settings_of(job.config)
+    training, held_out = (_pair_rows(job, shard) for shard in (job.training, job.held_out))
+
+    def validate(weights):
+        return evaluate_preferences(
+            job.model, weights, held_out, config.loss, settings, config.micro_batch_size, config.eval_rows
+        )
+
+    return Objective(paired_loss(job), Batches(training, config.batch_size, job.seed), validate)
+
+
+def paired_loss(job: Job) -> Loss:
+    """(weights, batch) -> (loss, metrics) of pairs. A loss without a reference is measured with one of probability 1:
+    its rewards are β log π.
     """
     model, config, backend, settings = job.model, job.config, job.model.backend, settings_of(job.config)
-    training, held_out = (_pair_rows(job, shard) for shard in (job.training, job.held_out))
 
     def loss(weights, batch):
         policy = sequence_logprobs(model, weights, batch)  # (B, P, 2)
@@ -72,18 +89,13 @@ def preferences(job: Job) -> Objective:
         metrics = preference_metrics(backend, policy, reference, batch["weights"], config.beta)
         return (losses * batch["weights"]).sum(), metrics
 
-    def validate(weights):
-        return evaluate_preferences(
-            model, weights, held_out, config.loss, settings, config.micro_batch_size, config.eval_rows
-        )
-
-    return Objective(loss, Batches(training, config.batch_size, job.seed), validate)
+    return loss
 
 
 def _pair_rows(job: Job, shard) -> PairRows:
     """The pairs, with the reference's log-probabilities where the loss reads them."""
     rows = PairRows(shard, job.context, job.seed)
-    if not _needs_reference(job.config):
+    if not needs_reference(job.config):
         return rows
     kept = None if job.directory is None else job.directory / f"reference_{shard.directory.name}"
     size = job.config.micro_batch_size
@@ -142,7 +154,7 @@ def is_stuck(config: DPOConfig, loss: float) -> bool:
     return start_of is not None and abs(loss - start_of(config.beta)) < 0.01 * start_of(config.beta)
 
 
-def _needs_reference(config: DPOConfig) -> bool:
+def needs_reference(config: PairedConfig) -> bool:
     return PREFERENCE_LOSSES[config.loss].needs_reference
 
 
@@ -161,7 +173,7 @@ DPO = Stage(
     objective=preferences,
     measure=measure_pairs,
     starts_from=("sft", "pretrain"),
-    reads_first=_needs_reference,
+    reads_first=needs_reference,
     advice=_advice,
     imported={"learning_rate": 2e-6, "batch_size": 4, "weight_decay": 0.0},
     checked={"learning_rate": 1e-4, "weight_decay": 0.0},

@@ -16,7 +16,8 @@ from minigpt.data.batches import Batch, stream
 from minigpt.events import Note
 from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import Sampling
-from minigpt.stages.rollouts import judged, laid_out, questions_of
+from minigpt.stages.questions import judged, questions_of
+from minigpt.stages.rollouts import laid_out
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
 from minigpt.store.durable import whole_file

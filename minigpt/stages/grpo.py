@@ -3,21 +3,35 @@
 Shao et al. 2024 (GRPO) and its relatives, which are settings of one loss (see `minigpt.train.policy_losses`).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from backends.tree import Tree
+from minigpt.data.batches import Batch
 from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note
-from minigpt.sections import TuneConfig
-from minigpt.stages.rollouts import Rollouts, answered, judged, questions_of, rewards_of
-from minigpt.stages.stage import Job, Stage, Subject
+from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
+from minigpt.stages.reference import Reference
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, laid_out
+from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.stage import Job, Stage
+from minigpt.stages.warnings import Warnings
+from minigpt.train.advantages import answer_advantages
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
 from minigpt.train.losses import token_losses
-from minigpt.train.policy_losses import PolicySettings, policy_losses, policy_metrics, token_entropy
-from minigpt.train.rewards import make_rewards, score
+from minigpt.train.policy_losses import (
+    PolicySettings,
+    policy_losses,
+    policy_metrics,
+    token_entropy,
+    token_weights,
+    without_unfinished,
+)
+from minigpt.train.rewards import make_rewards
 
 FIRST_LOSS = (
     "grpo: the loss begins at about 0 and stays near it, which is right: the advantages of a group add up to 0, and "
@@ -25,20 +39,13 @@ FIRST_LOSS = (
 )
 
 
-class GRPOConfig(TuneConfig):
-    """`batch_size` counts answers: `group_size` for each of batch_size / group_size prompts.
-
-    `updates` is how many steps learn from one sampling; clipping matters from the second one on. `advantages` is a row
-    of `train.advantages.ADVANTAGES`, the other settings are those of `train.policy_losses.PolicySettings`.
+class GRPOConfig(SampledConfig):
+    """`advantages` is a row of `train.advantages.ADVANTAGES`, the other settings are those of
+    `train.policy_losses.PolicySettings`. `batch_size` counts answers.
     """
 
-    rewards: list[str] = Field(["exact"], description="exact, arithmetic, …, FILE.py:NAME, or run: a reward model")
-    reward_weights: list[float] = Field([], description="one for each reward; none: all count the same")
-    group_size: int = Field(8, ge=2, description="answers to one prompt that are compared")
-    updates: int = Field(1, ge=1, description="steps that learn from the same answers")
-    redraws: int = Field(0, ge=0, description="times that prompts whose answers all earn the same are replaced")
-    max_tokens: int = Field(64, ge=1, description="longest answer")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of the probabilities that are trained")
+    rows_are_answers: ClassVar[bool] = True
+
     advantages: Literal["group", "dr_grpo", "rloo", "batch", "group_batch"] = Field(
         "group", description="group divides by the group's spread; dr_grpo does not"
     )
@@ -47,17 +54,13 @@ class GRPOConfig(TuneConfig):
     clip_low: float = Field(0.2, ge=0, lt=1, description="ratios below 1 - this learn nothing more")
     clip_high: float = Field(0.2, ge=0, description="ratios above 1 + this likewise; more than clip_low: clip-higher")
     delta: float = Field(0.0, ge=0, description="bound of ratios that count against a token, above 1; 0: none")
-    kl: Literal["k2", "k3", "k3c"] = Field("k3", description="estimator of the divergence from the starting model")
-    kl_coefficient: float = Field(0.02, ge=0, description="strength of the tie to the starting model; 0: none")
+    kl: Literal["k2", "k3", "k3c"] = Field("k3", description="estimator of the divergence from the reference")
+    kl_coefficient: float = Field(0.02, ge=0, description="strength of the tie to the reference; 0: none")
     entropy_coefficient: float = Field(0.0, ge=0, description="reward for keeping answers varied")
     mask_unfinished: bool = Field(False, description="answers that were cut off teach nothing")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "GRPOConfig":
-        if self.batch_size % self.group_size:
-            raise ValueError(
-                f"batch_size = {self.batch_size} answers must be a multiple of group_size = {self.group_size}"
-            )
         try:
             settings_of(self).check()
         except MiniGPTError as error:
@@ -75,9 +78,8 @@ def settings_of(config: GRPOConfig) -> PolicySettings:
 
 def policy_gradient(job: Job) -> Objective:
     """The clipped policy gradient on answers that the model itself gave to the prompts (Shao et al. 2024, eq. 3)."""
-    model, config, settings = job.model, job.config, settings_of(job.config)
-    backend, rewards = model.backend, rewards_of(job)
-    rollouts = Rollouts(job, rewards, job.starting_weights() if config.kl_coefficient else None)
+    model, settings, rewards = job.model, settings_of(job.config), rewards_of(job)
+    backend, rollouts = model.backend, Rollouts(job, rewards, policy_batches(job))
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
@@ -90,22 +92,34 @@ def policy_gradient(job: Job) -> Objective:
         metrics["entropy"] = -(logprobs * shares).sum(axis=-1).sum()  # estimated from the sampled tokens
         if reference is not None:
             metrics["kl"] = (kl_estimate(backend, "k3", logprobs, reference) * shares).sum(axis=-1).sum()
-        told = batch["told"].sum(axis=0)  # (M,)
-        metrics |= {name: told[i] for i, name in enumerate(rollouts.figures)}
-        return (losses * batch["weights"]).sum(axis=-1).sum(), metrics
-
-    def validate(weights):
-        some = [held_out[i * len(held_out) // config.eval_rows] for i in range(config.eval_rows)]
-        some = some if len(held_out) > config.eval_rows else held_out
-        answers = answered(job, weights, some, config.max_tokens)
-        total, _ = judged(job, rewards, some, answers)
-        lengths = sum(len(answer.ids) for answer in answers)
-        return {"loss": -float(total.mean()), "reward": float(total.mean()), "length": lengths / len(some),
-                "prompts": len(some)}  # fmt: skip
+        return (losses * batch["weights"]).sum(axis=-1).sum(), metrics | rollouts.figures_of(batch["told"])
 
     if job.load is not None:
         job.report(Note(FIRST_LOSS))
-    return Objective(loss, rollouts, validate)
+    return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
+                     hooks=(Warnings("grpo", job, rollouts),))  # fmt: skip
+
+
+def policy_batches(job: Job) -> Make:
+    """What makes a batch of the answers of a step: a row for each, with its advantage, and the loss's weights."""
+    config, logprobs = job.config, TokenLogprobs(job)
+    reference = Reference(job) if config.kl_coefficient else None
+
+    def made(step: int, weights: Tree, found: Sampled) -> Batch:
+        prompts = [one.ids for one in found.questions for _ in found.answers[0]]
+        answers = [answer for group in found.answers for answer in group]
+        rows, ended = laid_out(prompts, answers, job.context), np.array([one.reason == "stop" for one in answers])
+        mask = (without_unfinished(rows["mask"], ended) if config.mask_unfinished else rows["mask"]).astype(np.float32)
+        advantages = answer_advantages(config.advantages, found.rewards).reshape(-1, 1) * np.ones(mask.shape)
+        batch = rows | {
+            "mask": mask, "advantages": advantages.astype(np.float32),
+            "weights": token_weights(mask, config.loss, config.max_tokens + 1), "shares": token_weights(mask, "dapo"),
+        }  # fmt: skip
+        if config.updates > 1:
+            batch["old"] = logprobs(weights, batch)
+        return batch if reference is None else batch | {"reference": logprobs(reference.at(step, weights), batch)}
+
+    return made
 
 
 def _scored(job: Job, weights, batch):
@@ -116,20 +130,6 @@ def _scored(job: Job, weights, batch):
     hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
     logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
     return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)
-
-
-def measure_questions(subject: Subject) -> dict[str, float]:
-    """The share of held-out prompts whose greedy answer is the given one."""
-    questions = questions_of(subject, subject.shard)
-    some = questions[: subject.limit or len(questions)]
-    answers = answered(subject, subject.weights, some, MEASURED)
-    right, _ = score(make_rewards(["exact"]), [one.text for one in some], [answer.text for answer in answers],
-                     [one.row for one in some])  # fmt: skip
-    return {"prompts": len(some), "right": float(right.mean()),
-            "length": sum(len(answer.ids) for answer in answers) / len(some)}  # fmt: skip
-
-
-MEASURED = 64  # tokens of an answer that is measured
 
 
 def _advice(config: GRPOConfig, measured: dict[str, float]) -> str:
@@ -146,7 +146,7 @@ GRPO = Stage(
     form=QUESTIONS,
     objective=policy_gradient,
     measure=measure_questions,
-    starts_from=("dpo", "distill", "sft", "pretrain"),
+    starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
     optional=True,
     check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
     advice=_advice,

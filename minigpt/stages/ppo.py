@@ -13,8 +13,7 @@ from minigpt.data.forms import PAIR_QUESTIONS
 from minigpt.events import Note
 from minigpt.sections import TuneConfig
 from minigpt.stages.experience import Experience
-from minigpt.stages.grpo import measure_questions
-from minigpt.stages.rollouts import answered, judged, questions_of, rewards_of
+from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
 from minigpt.train.loop import Objective
@@ -98,18 +97,11 @@ def proximal(job: Job) -> Objective:
         metrics |= {name: figures[i] for i, name in enumerate(experience.figures)}
         return metrics["policy_loss"] + config.value_coefficient * metrics["value_loss"], metrics
 
-    def validate(weights):
-        some = [held_out[i * len(held_out) // config.eval_rows] for i in range(config.eval_rows)]
-        some = some if len(held_out) > config.eval_rows else held_out
-        answers = answered(job, weights, some, config.max_tokens)
-        total, _ = judged(job, rewards, some, answers)
-        lengths = sum(len(answer.ids) for answer in answers)
-        return {"loss": -float(total.mean()), "reward": float(total.mean()), "length": lengths / len(some),
-                "prompts": len(some)}  # fmt: skip
-
     if job.load is not None:
         job.report(Note(FIRST_LOSS))
-    return Objective(loss, experience, validate, beside=first_values(job))
+    return Objective(
+        loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job)
+    )
 
 
 def _entropy(job: Job, weights, hidden):

@@ -6,6 +6,7 @@ from minigpt.stages.distill import DISTILL
 from minigpt.stages.dpo import DPO
 from minigpt.stages.grpo import GRPO
 from minigpt.stages.kto import KTO
+from minigpt.stages.online_dpo import ONLINE_DPO
 from minigpt.stages.ppo import PPO
 from minigpt.stages.pretrain import PRETRAIN
 from minigpt.stages.process_reward import PROCESS_REWARD
@@ -14,7 +15,7 @@ from minigpt.stages.sft import SFT
 from minigpt.stages.stage import Stage
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (PRETRAIN, SFT, DPO, KTO, DISTILL, REWARD, PROCESS_REWARD, GRPO, PPO)
+    stage.name: stage for stage in (PRETRAIN, SFT, DPO, KTO, DISTILL, REWARD, PROCESS_REWARD, ONLINE_DPO, GRPO, PPO)
 }
 USUAL = tuple(name for name, stage in STAGES.items() if not stage.optional)
 FIRST = next(name for name, stage in STAGES.items() if not stage.starts_from)  # its weights may come from elsewhere

@@ -1,9 +1,12 @@
 """A whole training: from the last checkpoint, if there is one, to the last step."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from backends.base import Backend
 from backends.tree import Tree
+from minigpt.data.batches import Batch
+from minigpt.errors import MiniGPTError
 from minigpt.events import Report, silent
 from minigpt.sections import StageConfig
 from minigpt.store.stage import StageStore
@@ -36,9 +39,28 @@ def fit(
     chain += [_beside(hook, clock) for hook in hooks]
     chain += [Bounds(stage, brake, checkpoints, report, clock, together)] if brake is not None else []
     chain += [Stops(stage, config.steps, stop, checkpoints, together)]
+    if getattr(objective.batches, "sampled", False):
+        objective = replace(objective, batches=_Saving(objective.batches, checkpoints, state))
     with stop.listening():
         train(backend, config, objective, state, chain, clock, checkpoints.go_back, together)
     return state.weights
+
+
+class _Saving:
+    """Batches that are sampled: where one fails, as a reward function does, what was learned before it is saved."""
+
+    sampled = True
+
+    def __init__(self, batches: Callable[[int, Tree], Batch], checkpoints: Checkpoints, state: State):
+        self._batches, self._checkpoints, self._state = batches, checkpoints, state
+
+    def __call__(self, step: int, weights: Tree) -> Batch:
+        try:
+            return self._batches(step, weights)
+        except MiniGPTError:
+            if self._state.step:
+                self._checkpoints.save(self._state)
+            raise
 
 
 def _beside(hook: Hook, clock: Clock) -> Hook:

@@ -27,7 +27,8 @@ class Objective:
     the model's weights.
 
     With a `base` (weights that no step changes) the loss takes it as its third argument. Leaves `beside` the model's,
-    such as those of a value model, stand in the tree that is trained, under names of their own.
+    such as those of a value model, stand in the tree that is trained, under names of their own. Its `hooks` are called
+    after each step.
     """
 
     loss: Loss
@@ -35,6 +36,7 @@ class Objective:
     validate: Validate
     base: Tree | None = None
     beside: Tree | None = None
+    hooks: tuple["Hook", ...] = ()
 
 
 @dataclass

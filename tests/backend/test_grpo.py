@@ -1,16 +1,20 @@
 """GRPO: answers are sampled, judged and learned from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
-from minigpt.errors import UsageError
+from minigpt.errors import DataError, UsageError
 from minigpt.events import Eval, Note, Step
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import Sampling
 from minigpt.model.gpt import GPT
+from minigpt.parity.trajectories import losses_of
+from minigpt.runs.inputs import reader_of
 from minigpt.runs.pipeline import check_possible
 from minigpt.runs.training import prepared, train_stage
 from minigpt.stages.table import STAGES
@@ -138,3 +142,81 @@ def test_the_rows_keep_prompt_and_answer(world_run):
         ids, mask = shard.sequence(i)
         learned = world_run.tokenizer.decode(ids[np.asarray(mask) != 0].tolist())
         assert learned == row["answer"] and row["prompt"] in world_run.tokenizer.decode(ids.tolist())
+
+
+# ---- the reference, and what fails in the middle
+
+REFRESHED = {"steps": 8, "kl_coefficient": 0.1, "reference_every": 4, "updates": 2, "save_every": 3, "eval_every": 8,
+             "batch_size": 8, "log_every": 1}  # fmt: skip
+
+
+def test_the_reference_becomes_the_model_of_every_fourth_step(backend, copied):
+    """Its divergence is 0 where it is new, and only there; what was refreshed is what a resumed run has."""
+    steps, *_ = events_of(copied("grpo", **SETTINGS | REFRESHED), backend)
+    divergence = [step.metrics["kl"] for step in steps]
+    assert divergence[0] == pytest.approx(0, abs=1e-6) and divergence[4] == pytest.approx(0, abs=1e-6)
+    assert min(divergence[i] for i in (2, 3, 6, 7)) > 1e-5
+
+
+@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 2, "learning_rate": 0.05}], ids=["all", "lora"])
+def test_resumed_with_a_refreshed_reference_equals_uninterrupted(backend, copied, adapter):
+    """Stopped in step 8: the checkpoint of step 6 lies between the refreshment of step 4 and the next one."""
+    whole, parts = (copied("grpo", name, **SETTINGS | REFRESHED | adapter) for name in ("whole", "parts"))
+    losses = losses_of(whole, "grpo", backend)
+    begun = losses_of(parts, "grpo", backend, stop_after=6)
+    assert begun + losses_of(parts, "grpo", backend) == losses and len(set(losses[2:])) > 3
+    for a, b in zip(*(sorted(run.store("grpo").final.glob("*")) for run in (whole, parts)), strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+OWN = """
+def picky(prompts, answers, rows):
+    if CALLS.append(1) or len(CALLS) == 6:
+        raise RuntimeError("no disk")
+    return [len(a) % 3 for a in answers]
+CALLS = []
+"""
+
+
+def test_a_reward_that_fails_loses_nothing(backend, copied, tmp_path):
+    """Calls 1 and 4 measure, 2, 3 and 5 judge: what was learned is saved, and the answers of the sixth are kept."""
+    file, events = tmp_path / "mine.py", []
+    file.write_text(OWN, "utf-8")
+    settings = SETTINGS | {"rewards": [f"{file}:picky"], "steps": 4, "batch_size": 8, "save_every": 2}
+    run, whole = copied("grpo", **settings), copied("grpo", "whole", **settings)
+    with pytest.raises(DataError, match="failed for 8 answers together: RuntimeError: no disk") as error:
+        train_stage(run, "grpo", backend, events.append)
+    store = run.store("grpo")
+    assert store.steps_kept() == 3 and f"the answers are in {store.directory / 'unjudged.jsonl'}" in error.value.hint
+    rows = [json.loads(line) for line in (store.directory / "unjudged.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 8 and rows[0].keys() == {"step", "prompt", "answer", "row"} and rows[0]["step"] == 3
+    file.write_text(OWN.replace("== 6", "== 0"), "utf-8")
+    train_stage(run, "grpo", backend, events.append)
+    train_stage(whole, "grpo", backend, lambda event: None)
+    final = [r.store("grpo").final / "weights.safetensors" for r in (run, whole)]
+    assert final[0].read_bytes() == final[1].read_bytes()
+
+
+def test_prompts_without_answers(backend, copied, tmp_path):
+    """They may be sampled and judged by what needs no answer; the others say what is missing. Other keys are told."""
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"Say {word}.", "wanted": word} for word in "abcdefgh"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    own = tmp_path / "own.py"
+    own.write_text("def wanted(prompts, answers, rows):\n"
+                   "    assert all(p == f\"Say {r['wanted']}.\" and 'answer' not in r for p, r in zip(prompts, rows))\n"
+                   "    return [a.count(r['wanted']) for a, r in zip(answers, rows)]\n", "utf-8")  # fmt: skip
+    run = copied("grpo", **SETTINGS | {"rewards": [f"{own}:wanted"], "steps": 1, "batch_size": 8, "eval_every": 1})
+    for split in ("train", "validation"):
+        shutil.rmtree(run.data("grpo") / split)
+    notes = []
+    reader = reader_of(run.config, "grpo", tmp_path, notes.append, train=[str(file)], validation=[str(file)])
+    prepare(reader, run.tokenizer, run.data("grpo"), 80, notes.append)
+    assert not any("not used" in note.text for note in notes if isinstance(note, Note))
+    assert len(events_of(run, backend)[0]) == 1
+    exact = copied("grpo", "exact", **SETTINGS | {"rewards": ["exact"]})
+    shutil.rmtree(exact.data("grpo"))
+    shutil.copytree(run.data("grpo"), exact.data("grpo"))
+    with pytest.raises(DataError, match="no answer to compare with") as error:
+        train_stage(exact, "grpo", backend, lambda event: None)
+    assert '"answer"' in error.value.hint

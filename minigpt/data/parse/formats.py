@@ -20,9 +20,9 @@ repaired in silence: what does not fit is a RowError that names `file:line`, the
 import difflib
 import math
 
-from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Steps, Text
+from minigpt.data.examples import Conversation, Example, LabelledAnswer, Preference, Prompt, Steps, Text
 from minigpt.data.parse.fields import EXAMPLES, RowError, fields_of, filled, short
-from minigpt.data.parse.layouts import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, one_of
+from minigpt.data.parse.layouts import ANSWER, DETAIL, KEYS, QUESTION, SYSTEM, detect, dpo_prompt, is_prompt, one_of
 from minigpt.data.parse.messages import in_turn, messages_of
 from minigpt.data.read.raw_rows import BadRow, Row
 from minigpt.text.messages import Message, is_learned
@@ -30,11 +30,15 @@ from minigpt.text.messages import Message, is_learned
 _OPTIONAL = ("input", "history", "system")
 
 
-def parse_row(row: Row | BadRow) -> Example:
-    """What the row says, checked. Raises RowError; a BadRow from sources.py becomes one too."""
+def parse_row(row: Row | BadRow, prompts: bool = False) -> Example:
+    """What the row says, checked; with `prompts` it may lack an answer. Raises RowError; a BadRow from sources.py
+    becomes one too.
+    """
     if isinstance(row, BadRow):
         raise RowError(row.where, row.reason, row.hint, row.lines)
     try:
+        if prompts and is_prompt(fields := fields_of(row.value)):
+            return _prompt(fields)
         return _parse(detect(row.value, "columns" if row.of_table else "keys"), fields_of(row.value))
     except RowError as error:
         raise RowError(row.where, error.reason, error.hint) from None
@@ -69,6 +73,13 @@ def _question_and_answer(fields: dict) -> list[Message]:
     _check_optional_keys(fields)
     answer = one_of(fields, ANSWER)
     return _history(fields) + _question(fields) + messages_of(fields[answer], f'"{answer}"', "assistant")
+
+
+def _prompt(fields: dict) -> Prompt:
+    """A question that nobody has answered yet, with what was said before it."""
+    messages = [one for one in _system(fields) + _history(fields) + _question(fields) if one["content"]]
+    in_turn([*messages, {"role": "assistant", "content": "…"}])
+    return Prompt(messages)
 
 
 def _question(fields: dict) -> list[Message]:

@@ -52,6 +52,11 @@ def keys_used(fields: dict) -> set[str]:
     return names | ({"chosen", "rejected", "margin", dpo_prompt(fields)} if layout == "dpo" else {*ANSWER})
 
 
+def other_keys(fields: dict) -> dict:
+    """What a row says beyond its prompt and its answer."""
+    return {name: value for name, value in fields.items() if name not in KEYS}
+
+
 def is_labelled(fields: dict) -> bool:
     """Whether a row is an answer that is said to be good or bad, without another one to compare (KTO's layout)."""
     answer = one_of(fields, QUESTION, several=True) and one_of(fields, ANSWER, several=True)

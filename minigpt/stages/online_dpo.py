@@ -1,0 +1,119 @@
+"""Online DPO: the model answers each prompt several times, and learns to prefer its best answer to its worst.
+
+Guo et al. 2024 (OAIF) with any of the preference losses; sampling, judging and learning are one stage.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from backends.tree import Tree
+from minigpt.data.batches import Batch, empty_row, normalized, place_example, stacked
+from minigpt.data.forms import QUESTIONS
+from minigpt.events import Note
+from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
+from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
+from minigpt.stages.reference import Reference
+from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled
+from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.stage import Job, Stage
+from minigpt.stages.warnings import Warnings
+from minigpt.train.loop import Objective
+from minigpt.train.losses import sequence_logprobs
+from minigpt.train.preferences import PREFERENCE_LOSSES
+from minigpt.train.rewards import make_rewards
+
+
+class OnlineDPOConfig(PairedConfig, SampledConfig):
+    """Each prompt's answers become one pair: that with the highest reward and that with the lowest. Prompts whose
+    answers earn the same teach nothing. `batch_size` counts pairs.
+    """
+
+
+def online_preferences(job: Job) -> Objective:
+    """A preference loss on pairs that the model itself has written (Guo et al. 2024, algorithm 1)."""
+    rewards, of_pairs = rewards_of(job), paired_loss(job)
+    rollouts, held_out = Rollouts(job, rewards, pair_batches(job)), questions_of(job, job.held_out)
+
+    def loss(weights, batch):
+        value, metrics = of_pairs(weights, batch)
+        return value, metrics | rollouts.figures_of(batch["told"])
+
+    start = PREFERENCE_LOSSES[job.config.loss].start
+    if job.load is not None and start is not None:
+        job.report(Note(f"online_dpo: the loss begins at {start(job.config.beta):.4g}, as policy and reference are "
+                        "equal. Watch the reward, and the margin rise from 0."))  # fmt: skip
+    return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
+                     hooks=(Warnings("online_dpo", job, rollouts),))  # fmt: skip
+
+
+def pair_batches(job: Job) -> Make:
+    """What makes a batch of the answers of a step: a row for each prompt, with its best and its worst answer."""
+    reference = Reference(job) if needs_reference(job.config) else None
+    logprobs = _logprobs(job)
+
+    def made(step: int, weights: Tree, found: Sampled) -> Batch:
+        best, worst = found.rewards.argmax(axis=1), found.rewards.argmin(axis=1)  # (G,)
+        pairs = [
+            [_sequence(question.ids, group[i]) for i in (a, b)]
+            for question, group, a, b in zip(found.questions, found.answers, best, worst, strict=True)
+        ]
+        longest = max(sum(len(ids) - 1 for ids, _ in pair) for pair in pairs)
+        batch = stacked([_row(pair, -(-longest // WIDTH) * WIDTH) for pair in pairs])
+        differ = found.rewards.max(axis=1) > found.rewards.min(axis=1)  # (G,)
+        batch["weights"] = differ.astype(np.float32)[:, None]  # (G, 1): one pair a row
+        batch["reference"] = np.zeros((len(pairs), 1, 2), np.float32)
+        if reference is not None:
+            batch["reference"] = logprobs(reference.at(step, weights), batch)
+        return normalized(batch)
+
+    return made
+
+
+def _sequence(prompt: list[int], answer) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) of a prompt and an answer to it, with its end token where it has one."""
+    said = answer.tokens
+    return np.array(prompt + said, np.int32), np.array([0] * len(prompt) + [1] * len(said), np.float32)
+
+
+def _row(pair: list[tuple[np.ndarray, np.ndarray]], length: int) -> Batch:
+    """Both sequences side by side, as in `PairRows`."""
+    row, spans, at = empty_row(length), np.zeros((2, length), np.float32), 0
+    for side, (ids, mask) in enumerate(pair):
+        size = place_example(row, at, side, ids, mask)
+        spans[side, at : at + size] = row["weights"][at : at + size]
+        at += size
+    return row | {"spans": spans}
+
+
+def _logprobs(job: Job) -> Callable[[Tree, Batch], np.ndarray]:
+    """(weights, batch) -> (G, 1, 2): of both answers of each row, micro-batch by micro-batch."""
+    backend, names = job.model.backend, ("ids", "targets", "segments", "spans")
+    size = job.config.micro_batch_size
+    of = backend.compile(lambda weights, batch: sequence_logprobs(job.model, weights, batch))
+
+    def found(weights: Tree, batch: Batch) -> np.ndarray:
+        parts = []
+        for first in range(0, len(batch["ids"]), size):
+            some = {name: backend.array(batch[name][first : first + size]) for name in names}
+            parts.append(np.array(backend.numpy(of(weights, some))))
+        return np.concatenate(parts)
+
+    return found
+
+
+ONLINE_DPO = Stage(
+    name="online_dpo",
+    summary="Prefers its own better answers, by rewards, to its worse ones. Watch the reward and the margin rise.",
+    taught="It was taught to prefer those of its answers that earn a reward.",
+    config=OnlineDPOConfig,
+    form=replace(QUESTIONS, width=2),  # a row holds two answers
+    objective=online_preferences,
+    measure=measure_questions,
+    starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
+    optional=True,
+    check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
+    imported={"learning_rate": 1e-6, "batch_size": 4, "weight_decay": 0.0},
+    checked={"learning_rate": 1e-3, "weight_decay": 0.0, "group_size": 3, "rewards": ["length:20"], "max_tokens": 12},
+)  # fmt: skip
