@@ -237,6 +237,20 @@ def test_prompts_with_one_beginning_that_come_together_read_it_once(engine):
     assert all(same(s, alone(engine, s.request)) for s in sequences)
 
 
+def test_the_batch_grows_to_what_is_needed_and_no_further(engine):
+    """A row's places double up to the context, rows as they come; nothing is held when all have left."""
+    scheduler, shapes = Scheduler(engine, rows=5, cache_bytes=0), set()
+    for i in range(5):
+        scheduler.add(Request([50 + i], GREEDY, CONTEXT - 1))
+        scheduler.step()
+        scheduler.step()
+        shapes.add(tuple(scheduler._batch.cache.keys[0].shape[::2]))
+    while not scheduler.idle:
+        scheduler.step()
+    assert max(shapes) == (8, CONTEXT) and all(capacity <= CONTEXT for _, capacity in shapes)
+    assert scheduler._batch.cache is None
+
+
 def test_a_row_that_fails_ends_alone(engine, monkeypatch):
     right, sampled = choice.sample, Sampling(1.0, seed=3)
 
