@@ -1,7 +1,6 @@
 """The flags of `minigpt generate` that say more of how an answer is searched for: penalties, ends, grammars, beams."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -128,10 +127,13 @@ class Search:
 
 def rows_of_logprobs(answer: "Answer", engine: "Engine") -> list[dict]:
     """An answer's tokens with their log-probabilities, for JSON."""
-    text: Callable[[int], str] = lambda token: engine.tokenizer.show([token])  # noqa: E731
+
+    def shown(token: int) -> str:
+        return engine.tokenizer.show([token])
+
     return [
-        {"token": text(one.token), "id": one.token, "logprob": round(one.logprob, 6),
-         "top": [{"token": text(i), "id": i, "logprob": round(x, 6)} for i, x in one.alternatives]}
+        {"token": shown(one.token), "id": one.token, "logprob": round(one.logprob, 6),
+         "top": [{"token": shown(i), "id": i, "logprob": round(x, 6)} for i, x in one.alternatives]}
         for one in answer.logprobs
     ]  # fmt: skip
 

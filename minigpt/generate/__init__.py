@@ -1,1 +1,1 @@
-"""From prompts to answers: the engine, its cache, sampling, speculative decoding."""
+"""From prompts to answers: the engine and its scheduler, the cache, sampling, searches, grammars, draft tokens."""

@@ -42,7 +42,7 @@ class Batch:
             whole = len(caches) == 1 and order.tolist() == list(range(caches[0].batch))
             self.cache = caches[0] if whole else joined(caches, order, max(cache.capacity for cache in caches))
         else:
-            self.cache.grow(len(self.rows), max(cache.capacity for cache in caches))
+            self.cache.grow(len(self.rows), max(cache.capacity for cache in caches), self.model.config.context)
             for row, (_, cache, number) in enumerate(new, first):
                 self.cache.copy_row(cache, number, row)
         self._set_lengths(lengths)
@@ -93,7 +93,7 @@ class Batch:
     def _room(self, width: int) -> None:
         """Make the cache large enough for a pass; up to ROOM tokens at once, if they may be needed."""
         wanted = min(max(len(row.seen) + row.remaining for row in self.rows), ROOM)
-        self.cache.grow(self._width, max(self.cache.longest + width, wanted))
+        self.cache.grow(self._width, max(self.cache.longest + width, wanted), self.model.config.context)
 
     def _set_lengths(self, lengths: list[int]) -> None:
         self.cache.batch, self.cache.fixed = self._width, self.shape[1]

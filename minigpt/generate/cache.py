@@ -99,11 +99,15 @@ class KVCache:
         """Store a layer's input x (B, T, d) after what is there; returns all of them (B, longest + T, d)."""
         return KVCache._extended(self, self.inputs, layer, x[:, None])[:, 0]
 
-    def grow(self, rows: int, capacity: int) -> None:
-        """Make room for at least so many rows of so many tokens; doubled where there is too little, to copy rarely."""
-        some = self._leaves[0].shape
-        wanted = [old if old >= new else max(new, 2 * old) for old, new in ((some[0], rows), (some[2], capacity))]
-        if wanted == [some[0], some[2]]:
+    def grow(self, rows: int, capacity: int, most: int) -> None:
+        """Make room for at least so many rows of so many tokens; doubled where there is too little, to copy rarely.
+
+        More than `most` tokens are not made room for without need.
+        """
+        (now, _, tokens, _), bounds = self._leaves[0].shape, (2 * rows, most)
+        asked = zip((now, tokens), (rows, capacity), bounds, strict=True)
+        wanted = [old if old >= new else max(new, min(2 * old, bound)) for old, new, bound in asked]
+        if wanted == [now, tokens]:
             return
 
         def larger(x: Array) -> Array:
