@@ -13,7 +13,7 @@ from minigpt.serve.asked import Body, Chance, Format, Function, Metadata, Text, 
 from minigpt.serve.bounds import MOST_ALTERNATIVES, MOST_MESSAGES, MOST_TOOLS
 from minigpt.serve.calls import Call
 from minigpt.serve.prompts import Called, Turn, prompt_ids
-from minigpt.serve.service import Service, fresh_seed, new_id, usage
+from minigpt.serve.service import FINGERPRINT, Service, fresh_seed, new_id, usage
 from minigpt.serve.streams import DONE, event
 from minigpt.serve.tools import Choice, Heard, choice_of
 
@@ -188,7 +188,7 @@ class _Answer:
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id, "object": kind, "created": self.created, "model": self.call.model.name,
-            "system_fingerprint": None, "service_tier": "default", "choices": choices,
+            "system_fingerprint": FINGERPRINT, "service_tier": "default", "choices": choices,
         }  # fmt: skip
 
 

@@ -163,7 +163,7 @@ class _Answer:
         def named(kind: str, **more: Any) -> bytes:
             return event({"type": kind, **more}, kind)
 
-        start = self._frame([]) | {"stop_reason": None, "stop_sequence": None}
+        start = self._frame([]) | {"stop_reason": None, "stop_sequence": None, "stop_details": None}
         yield named("message_start", message=start | {"usage": self._usage() | {"output_tokens": 0}})
         number, open_text = 0, False
         async for _, token in self.call.tokens():
@@ -197,13 +197,14 @@ class _Answer:
         stop = self.call.stopped_by(0)
         reason = "end_turn" if self.call.reason(0) == "stop" else "max_tokens"
         reason = "tool_use" if self.heard.calls else "stop_sequence" if stop is not None else reason
-        return {"stop_reason": reason, "stop_sequence": stop}
+        return {"stop_reason": reason, "stop_sequence": stop, "stop_details": None}
 
     def _usage(self) -> dict[str, Any]:
         return {
             "input_tokens": self.call.prompt_tokens - self.call.cached_tokens,
             "output_tokens": self.call.answer_tokens, "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": self.call.cached_tokens,
+            "cache_read_input_tokens": self.call.cached_tokens, "cache_creation": None, "inference_geo": None,
+            "output_tokens_details": None, "server_tool_use": None, "service_tier": "standard",
         }  # fmt: skip
 
 

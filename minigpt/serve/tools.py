@@ -11,6 +11,7 @@ from minigpt.serve.prompts import Called
 from minigpt.serve.refusals import invalid
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
+LONGEST_TEXT, MOST_ITEMS = 200, 20  # in a call that is forced, where its tool sets no bound
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,7 @@ class Choice:
         """What a forced answer must be: one call."""
         if not self.forced:
             return None
-        calls = [
-            {
-                "type": "object", "additionalProperties": False, "required": ["name", "arguments"],
-                "properties": {"name": {"const": tool.name}, "arguments": tool.parameters or {"type": "object"}},
-            }
-            for tool in self.tools
-        ]  # fmt: skip
+        calls = [_call_of(tool) for tool in self.tools]
         return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
@@ -107,6 +102,24 @@ class Heard:
         if not isinstance(arguments, dict) or found.get("name") not in [tool.name for tool in self.choice.tools]:
             return None
         return Called(f"call_{secrets.token_hex(12)}", found["name"], json.dumps(arguments, ensure_ascii=False))
+
+
+def _call_of(tool: Function) -> dict[str, Any]:
+    """The schema of a call of one tool."""
+    parts = {"name": {"const": tool.name}, "arguments": _ending(tool.parameters or {"type": "object"})}
+    return {"type": "object", "additionalProperties": False, "required": list(parts), "properties": parts}
+
+
+def _ending(schema: Any) -> Any:
+    """The schema with a bound on texts and lists that have none, so that a call ends whoever writes it."""
+    if not isinstance(schema, dict):
+        return [_ending(one) for one in schema] if isinstance(schema, list) else schema
+    found = {key: _ending(value) for key, value in schema.items()}
+    if found.get("type") == "string" and not found.keys() & {"maxLength", "enum", "const", "pattern", "format"}:
+        found["maxLength"] = LONGEST_TEXT
+    if found.get("type") == "array" and "maxItems" not in found:
+        found["maxItems"] = max(MOST_ITEMS, found["minItems"] if isinstance(found.get("minItems"), int) else 0)
+    return found
 
 
 def _overlap(text: str, word: str) -> int:
