@@ -129,7 +129,8 @@ def add_messages(app: FastAPI, service: Service) -> None:
         ids = prompt_ids(model, body.turns, choice.tools)
         how = sampling(model, fresh_seed(), temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
         stops = tuple(body.stop_sequences or ())
-        requests = service.requests(model, [ids], [how], body.max_tokens, stops, schema=choice.schema)
+        schema = choice.schema(model.context - len(ids))
+        requests = service.requests(model, [ids], [how], body.max_tokens, stops, schema=schema)
         call = service.call(http, model, requests)
         answer = _Answer(call, choice)
         if body.stream:
@@ -169,11 +170,12 @@ class _Answer:
         async for _, token in self.call.tokens():
             before = len(self.heard.calls)
             text = self.heard.add(token.text) + (self.heard.end() if token.done else "")
-            if text and not open_text:
+            empty = token.done and not text and not number and not self.heard.calls  # it has a block all the same
+            if (text or empty) and not open_text:
                 block = {"type": "text", "text": "", "citations": None}
                 yield named("content_block_start", index=number, content_block=block)
                 open_text = True
-            if text:
+            if text or empty:
                 yield named("content_block_delta", index=number, delta={"type": "text_delta", "text": text})
             for call in self.heard.calls[before:]:
                 if open_text:

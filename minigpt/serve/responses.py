@@ -148,7 +148,7 @@ def add_responses(app: FastAPI, service: Service) -> None:
         ids = prompt_ids(model, body.turns, choice.tools)
         given = {name: getattr(body, name) for name in ("temperature", "top_p", "presence_penalty",
                                                         "frequency_penalty")}  # fmt: skip
-        how, schema = sampling(model, fresh_seed(), **given), choice.schema or body.schema
+        how, schema = sampling(model, fresh_seed(), **given), choice.schema(model.context - len(ids)) or body.schema
         call = service.call(http, model, service.requests(model, [ids], [how], body.max_output_tokens, schema=schema))
         answer = _Answer(call, choice, body)
         if body.stream:
