@@ -122,7 +122,8 @@ def add_chat(app: FastAPI, service: Service) -> None:
     async def chat_completions(body: ChatRequest, http: HTTPRequest) -> Response:
         model, choice = service.model(body.model), body.choice
         ids = prompt_ids(model, [message.turn for message in body.messages], choice.tools)
-        schema = choice.schema(model.context - len(ids)) or (body.response_format.wanted if body.response_format else None)
+        form = body.response_format.wanted if body.response_format else None
+        schema = choice.schema(model.context - len(ids)) or form
         alternatives = (body.top_logprobs or 0) if body.logprobs else None
         most = body.max_completion_tokens or body.max_tokens
         samplings = body.samplings(model, fresh_seed())
