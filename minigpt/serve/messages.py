@@ -211,4 +211,5 @@ class _Answer:
 
 
 def _used(call: Called) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name, "input": {}}
+    return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name, "input": {},
+            "caller": {"type": "direct"}}  # fmt: skip
