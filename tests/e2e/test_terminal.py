@@ -61,14 +61,12 @@ def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
 
 SLOW = """
 import time
-from minigpt.generate.engine import Engine
-from minigpt.generate import engine
-real = Engine._tokens
-def slowly(self, *rest):
-    for token in real(self, *rest):
-        time.sleep(0.2)
-        yield token
-Engine._tokens = slowly
+from minigpt.generate.scheduler import Scheduler
+real = Scheduler.step
+def slowly(self):
+    time.sleep(0.2)
+    return real(self)
+Scheduler.step = slowly
 """
 
 
