@@ -86,10 +86,11 @@ class Watched(GPT):
         self.shares: list[np.ndarray] = []
         self.layers["self_attn"].backend = _Recorder(model.backend, self.shares)
 
-    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> Array:
+    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> tuple[Array, Any]:
         self.before = x if self.before is None else self.before
-        self.after.append(super()._block(w, x, *rest, **named))
-        return self.after[-1]
+        found = super()._block(w, x, *rest, **named)
+        self.after.append(found[0])
+        return found
 
 
 class _Recorder:
