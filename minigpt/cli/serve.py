@@ -109,6 +109,10 @@ Models = Annotated[
     Argument(metavar="RUN…", help="Runs, their stages (RUN/STAGE), or exported models. Default: the newest."),
 ]
 Every = Annotated[bool, Option("--stages/--no-stages", help="Serve every finished stage of a RUN, not the last only.")]
+Deploy = Annotated[
+    Path | None,
+    Option("--deploy", metavar="DIR", help="Only write files for Docker, Kubernetes, nginx and Prometheus."),
+]
 Browser = Annotated[bool, Option("--browser/--no-browser", help="Open the chat page in a browser.")]
 
 
@@ -127,6 +131,7 @@ def serve(
     runs: Models = None,
     every: Every = True,
     browser: Browser = False,
+    deploy: Deploy = None,
 ) -> None:
     """Serve models: the APIs of OpenAI and Anthropic, and a chat page at /.
 
@@ -139,6 +144,9 @@ def serve(
     from minigpt.serve.worker import Worker
     from minigpt.train.stop import Stop
 
+    if deploy is not None:
+        write_deploy(deploy)
+        return
     limits, bounds = limits_from(share), bounds_of(load)
     doors = doors_of(entry, log, bounds)
     models = names_of([opening.run_path(path) for path in runs or [opening.newest_run()]], every)
@@ -150,9 +158,26 @@ def serve(
         with waiting.working("Loading the models"):
             worker.start()
         if planned.plan is not None:
-            show_plan(worker, planned)
+            from minigpt.cli.serve_plan import plan_and_print
+
+            plan_and_print(worker, doors, planned.plan, planned.tokens, planned.within, planned.cost)
             return
         run(worker, doors, entry, log, stack, browser)
+
+
+def write_deploy(directory: Path) -> None:
+    """Copy the files for production into a directory. Raises UsageError where one is there already."""
+    from importlib import resources
+
+    from minigpt.cli import console
+
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in sorted((resources.files("minigpt.serve") / "deploy").iterdir(), key=lambda file: file.name):
+        place = directory / file.name
+        if place.exists():
+            raise UsageError(f"{place} is there already.", "Choose another directory, or remove it.")
+        place.write_text(file.read_text("utf-8"), "utf-8")
+        console.note(f"  {place}")
 
 
 def bounds_of(load: Load) -> "Bounds":
@@ -218,9 +243,3 @@ def _logger(path: Path, stack: ExitStack) -> Any:
 
     return write
 
-
-def show_plan(worker: Any, planned: Planned) -> None:
-    """Measure, compute and print how many replicas the load needs."""
-    from minigpt.cli.serve_plan import plan_and_print
-
-    plan_and_print(worker, planned.plan, planned.tokens, planned.within, planned.cost)

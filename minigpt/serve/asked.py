@@ -3,6 +3,7 @@
 Bodies are strict: a number in quotes is no number, NaN and infinity are none, and an unknown field is refused.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -68,6 +69,7 @@ class Chance(Body):
     top_k: int | None = Field(None, ge=-1, le=MOST_TOKENS)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
+    ignore_eos: bool | None = None  # go on to the longest answer: for measurements
     user: str | None = Field(None, max_length=1_000)
 
     @property
@@ -78,6 +80,9 @@ class Chance(Body):
         """One for each of `n` answers, with seeds that follow each other; `fresh` is the first where none is given."""
         first = fresh if self.seed is None else self.seed % 2**62
         one = sampling(model, first, **{name: getattr(self, name) for name in CHANCES})
+        if self.ignore_eos:
+            never = tuple((token, -1000.0) for token in model.engine.tokenizer.stops)
+            one = replace(one, logit_bias=one.logit_bias + never)
         return [Sampling(**vars(one) | {"seed": first + i}) for i in range(self.n or 1)]
 
 

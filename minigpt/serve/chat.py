@@ -13,7 +13,7 @@ from minigpt.serve.asked import Body, Chance, Format, Function, Metadata, Text, 
 from minigpt.serve.bounds import MOST_ALTERNATIVES, MOST_MESSAGES, MOST_TOOLS
 from minigpt.serve.calls import Call
 from minigpt.serve.prompts import Called, Turn, prompt_ids
-from minigpt.serve.service import Service, fresh_seed, new_id, usage
+from minigpt.serve.service import FINGERPRINT, Service, fresh_seed, new_id, usage
 from minigpt.serve.streams import DONE, event
 from minigpt.serve.tools import Choice, Heard, choice_of
 
@@ -122,7 +122,8 @@ def add_chat(app: FastAPI, service: Service) -> None:
     async def chat_completions(body: ChatRequest, http: HTTPRequest) -> Response:
         model, choice = service.model(body.model), body.choice
         ids = prompt_ids(model, [message.turn for message in body.messages], choice.tools)
-        schema = choice.schema or (body.response_format.wanted if body.response_format else None)
+        form = body.response_format.wanted if body.response_format else None
+        schema = choice.schema(model.context - len(ids)) or form
         alternatives = (body.top_logprobs or 0) if body.logprobs else None
         most = body.max_completion_tokens or body.max_tokens
         samplings = body.samplings(model, fresh_seed())
@@ -188,7 +189,7 @@ class _Answer:
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id, "object": kind, "created": self.created, "model": self.call.model.name,
-            "system_fingerprint": None, "service_tier": "default", "choices": choices,
+            "system_fingerprint": FINGERPRINT, "service_tier": "default", "choices": choices,
         }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from minigpt.serve.calls import Call
 from minigpt.serve.chat import StreamOptions
 from minigpt.serve.prompts import check_length, text_ids
 from minigpt.serve.refusals import invalid
-from minigpt.serve.service import Service, fresh_seed, new_id, usage
+from minigpt.serve.service import FINGERPRINT, Service, fresh_seed, new_id, usage
 from minigpt.serve.streams import DONE, event
 
 if TYPE_CHECKING:
@@ -134,5 +134,5 @@ class _Answer:
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id, "object": "text_completion", "created": self.created, "model": self.call.model.name,
-            "system_fingerprint": None, "choices": choices,
+            "system_fingerprint": FINGERPRINT, "choices": choices,
         }  # fmt: skip

@@ -129,7 +129,8 @@ def add_messages(app: FastAPI, service: Service) -> None:
         ids = prompt_ids(model, body.turns, choice.tools)
         how = sampling(model, fresh_seed(), temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
         stops = tuple(body.stop_sequences or ())
-        requests = service.requests(model, [ids], [how], body.max_tokens, stops, schema=choice.schema)
+        schema = choice.schema(model.context - len(ids))
+        requests = service.requests(model, [ids], [how], body.max_tokens, stops, schema=schema)
         call = service.call(http, model, requests)
         answer = _Answer(call, choice)
         if body.stream:
@@ -163,17 +164,18 @@ class _Answer:
         def named(kind: str, **more: Any) -> bytes:
             return event({"type": kind, **more}, kind)
 
-        start = self._frame([]) | {"stop_reason": None, "stop_sequence": None}
+        start = self._frame([]) | {"stop_reason": None, "stop_sequence": None, "stop_details": None}
         yield named("message_start", message=start | {"usage": self._usage() | {"output_tokens": 0}})
         number, open_text = 0, False
         async for _, token in self.call.tokens():
             before = len(self.heard.calls)
             text = self.heard.add(token.text) + (self.heard.end() if token.done else "")
-            if text and not open_text:
+            empty = token.done and not text and not number and not self.heard.calls  # it has a block all the same
+            if (text or empty) and not open_text:
                 block = {"type": "text", "text": "", "citations": None}
                 yield named("content_block_start", index=number, content_block=block)
                 open_text = True
-            if text:
+            if text or empty:
                 yield named("content_block_delta", index=number, delta={"type": "text_delta", "text": text})
             for call in self.heard.calls[before:]:
                 if open_text:
@@ -197,15 +199,17 @@ class _Answer:
         stop = self.call.stopped_by(0)
         reason = "end_turn" if self.call.reason(0) == "stop" else "max_tokens"
         reason = "tool_use" if self.heard.calls else "stop_sequence" if stop is not None else reason
-        return {"stop_reason": reason, "stop_sequence": stop}
+        return {"stop_reason": reason, "stop_sequence": stop, "stop_details": None}
 
     def _usage(self) -> dict[str, Any]:
         return {
             "input_tokens": self.call.prompt_tokens - self.call.cached_tokens,
             "output_tokens": self.call.answer_tokens, "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": self.call.cached_tokens,
+            "cache_read_input_tokens": self.call.cached_tokens, "cache_creation": None, "inference_geo": None,
+            "output_tokens_details": None, "server_tool_use": None, "service_tier": "standard",
         }  # fmt: skip
 
 
 def _used(call: Called) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name, "input": {}}
+    return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name, "input": {},
+            "caller": {"type": "direct"}}  # fmt: skip

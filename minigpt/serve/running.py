@@ -27,15 +27,16 @@ def serve(
     A second signal ends at once. `ready` is called with the port when connections are taken, and with what a signal
     does, for other threads to call. Raises UsageError when the port is taken.
     """
-    listening = _listening(host, port)
+    listening = listen(host, port)
     try:
-        asyncio.run(_serve(worker, doors, listening, report, ready))
+        asyncio.run(serve_on(worker, doors, listening, report, ready))
     finally:
         listening.close()
         worker.stop()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises UsageError when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,9 +50,10 @@ def _listening(host: str, port: int) -> socket.socket:
     return found
 
 
-async def _serve(
+async def serve_on(
     worker: Worker, doors: Doors, listening: socket.socket, report: Report, ready: Ready
 ) -> None:
+    """As `serve`, in a loop that runs, on a socket that listens."""
     bounds, loop = worker.bounds, asyncio.get_running_loop()
     worker.attach(loop)
     config = uvicorn.Config(

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
+from minigpt import __version__
 from minigpt.errors import MiniGPTError
 from minigpt.generate.request import Request
 from minigpt.generate.sampling import Sampling
@@ -17,6 +18,8 @@ from minigpt.serve.grammar import grammar_of
 from minigpt.serve.refusals import Refused, invalid, unknown_model
 from minigpt.serve.streams import EventStream, openai_failure
 from minigpt.serve.worker import Served, Worker
+
+FINGERPRINT = f"minigpt-{__version__}"
 
 
 @dataclass

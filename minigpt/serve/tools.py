@@ -11,6 +11,7 @@ from minigpt.serve.prompts import Called
 from minigpt.serve.refusals import invalid
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
+SHORTEST_TEXT, LONGEST_TEXT, MOST_ITEMS = 20, 4_000, 20  # in a call that is forced, where its tool sets no bound
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,12 @@ class Choice:
     tools: tuple[Function, ...] = ()
     forced: bool = False
 
-    @property
-    def schema(self) -> dict[str, Any] | None:
-        """What a forced answer must be: one call."""
+    def schema(self, room: int) -> dict[str, Any] | None:
+        """What a forced answer must be: one call, whose texts have bounds that fit into `room` tokens."""
         if not self.forced:
             return None
-        calls = [
-            {
-                "type": "object", "additionalProperties": False, "required": ["name", "arguments"],
-                "properties": {"name": {"const": tool.name}, "arguments": tool.parameters or {"type": "object"}},
-            }
-            for tool in self.tools
-        ]  # fmt: skip
+        longest = min(LONGEST_TEXT, max(SHORTEST_TEXT, room // 8))  # a character may be three tokens
+        calls = [_call_of(tool, longest) for tool in self.tools]
         return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
@@ -107,6 +102,26 @@ class Heard:
         if not isinstance(arguments, dict) or found.get("name") not in [tool.name for tool in self.choice.tools]:
             return None
         return Called(f"call_{secrets.token_hex(12)}", found["name"], json.dumps(arguments, ensure_ascii=False))
+
+
+def _call_of(tool: Function, longest: int) -> dict[str, Any]:
+    """The schema of a call of one tool."""
+    parts = {"name": {"const": tool.name}, "arguments": _ending(tool.parameters or {"type": "object"}, longest)}
+    return {"type": "object", "additionalProperties": False, "required": list(parts), "properties": parts}
+
+
+def _ending(schema: Any, longest: int) -> Any:
+    """The schema with a bound where texts, lists and objects have none, so that a call ends whoever writes it."""
+    if not isinstance(schema, dict):
+        return [_ending(one, longest) for one in schema] if isinstance(schema, list) else schema
+    found = {key: _ending(value, longest) for key, value in schema.items()}
+    if found.get("type") == "string" and not found.keys() & {"maxLength", "enum", "const", "pattern", "format"}:
+        found["maxLength"] = longest
+    if found.get("type") == "array" and "maxItems" not in found:
+        found["maxItems"] = max(MOST_ITEMS, found["minItems"] if isinstance(found.get("minItems"), int) else 0)
+    if found.get("type") == "object" and "properties" in found:
+        found.setdefault("additionalProperties", False)
+    return found
 
 
 def _overlap(text: str, word: str) -> int:

@@ -86,10 +86,11 @@ class Watched(GPT):
         self.shares: list[np.ndarray] = []
         self.layers["self_attn"].backend = _Recorder(model.backend, self.shares)
 
-    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> Array:
+    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> tuple[Array, Any]:
         self.before = x if self.before is None else self.before
-        self.after.append(super()._block(w, x, *rest, **named))
-        return self.after[-1]
+        found = super()._block(w, x, *rest, **named)
+        self.after.append(found[0])
+        return found
 
 
 class _Recorder:
@@ -101,21 +102,24 @@ class _Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Any) -> Array:
+    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Any, softcap: float = 0.0) -> Array:
         backend = self._backend
         self._shares.append(
             attention_weights(
                 *(backend.numpy(backend.cast(x, "float32")) for x in (q, k)), scale,
-                None if visible.causal else backend.numpy(visible.mask),
+                None if visible.causal else backend.numpy(visible.mask), softcap,
             )
         )  # fmt: skip
-        return backend.attention(q, k, v, scale, visible)
+        return backend.attention(q, k, v, scale, visible, softcap)
 
 
-def attention_weights(q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarray | None) -> np.ndarray:
+def attention_weights(
+    q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarray | None, softcap: float = 0.0
+) -> np.ndarray:
     """softmax(q kᵀ · scale): q (B, H, T, D), k (B, K, T, D), H a multiple of K -> (B, H, T, T); no mask: causal."""
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scores = (q @ k.swapaxes(-1, -2)) * scale
+    scores = softcap * np.tanh(scores / softcap) if softcap else scores
     seen = np.tril(np.ones(scores.shape[-2:], bool)) if mask is None else mask
     return softmax(np.where(seen, scores, -1e30))
 

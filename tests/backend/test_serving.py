@@ -32,7 +32,7 @@ from serving import hostile, load
 
 TOKENIZER = CharTokenizer("the cat sat on a mat. 小猫")
 CONFIG = ModelConfig(
-    n_layer=2, n_head=2, n_kv_head=1, d_model=32, d_ff=64, head_dim=16, context=160, vocab_size=TOKENIZER.vocab_size
+    n_layer=2, n_head=2, n_kv_head=1, d_model=32, d_ff=64, head_dim=16, context=700, vocab_size=TOKENIZER.vocab_size
 )
 BOUNDS = Bounds(rows=4, queue=20, chunk=16, answer=30, drain=5, arrive=2)
 
@@ -146,19 +146,34 @@ def test_the_other_apis_say_the_same(server, backend):
     assert found["choices"][0]["text"] == "the" + engine(backend).answer([TOKENIZER.encode("the")], GREEDY, 5)[0].text
 
 
+def test_a_grammar_holds_answers_and_forced_calls(server):
+    schema = {
+        "type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False
+    }  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": schema}}
+    _, found, _ = ask(server[0], "/v1/chat/completions", talk(response_format=form, max_tokens=60))
+    assert json.loads(found["choices"][0]["message"]["content"])["a"] in ("x", "y")
+    tool = {"type": "function", "function": {"name": "t", "parameters": schema}}
+    body = talk("h", tools=[tool], tool_choice="required", max_tokens=100)
+    _, found, _ = ask(server[0], "/v1/chat/completions", body)
+    call = found["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "t" and json.loads(call["arguments"])["a"] in ("x", "y")
+    assert found["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_texts_and_tokens(server):
     text = "the 小猫 🙂"
     _, found, _ = ask(server[0], "/tokenize", {"model": "m", "prompt": text})
     assert found["tokens"] == TOKENIZER.encode(text) and found["count"] == len(found["pieces"])
     assert ask(server[0], "/detokenize", {"model": "m", "tokens": found["tokens"]})[1] == {"prompt": text}
     assert [one["id"] for one in ask(server[0], "/v1/models")[1]["data"]] == ["m", "base"]
-    assert ask(server[0], "/v1/models/m")[1]["max_model_len"] == 160
+    assert ask(server[0], "/v1/models/m")[1]["max_model_len"] == 700
 
 
 @pytest.mark.parametrize("change, status, code", [
     ({"model": "other"}, 404, "model_not_found"), ({"nonsense": 1}, 400, "unknown_parameter"),
     ({"messages": None}, 400, "invalid_value"), ({"stop": 5}, 400, "invalid_value"),
-    ({"messages": [{"role": "user", "content": "a" * 500}]}, 400, "context_length_exceeded"),
+    ({"messages": [{"role": "user", "content": "a" * 800}]}, 400, "context_length_exceeded"),
     ({"logit_bias": {"99999999": 1}}, 400, None), ({"n": 10**9}, 400, "invalid_value"),
     ({"max_tokens": 10**30}, 400, "invalid_value"), ({"temperature": "hot"}, 400, "invalid_value"),
 ])  # fmt: skip

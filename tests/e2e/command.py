@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def call(*arguments: object, stdin: bytes = b"") -> Result:
 def environment(**changes: str) -> dict[str, str]:
     """The environment for a process of its own, without what would ask for colours."""
     kept = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "NO_COLOR", "COLUMNS")}
-    return kept | {"OMP_NUM_THREADS": "1"} | changes
+    state = str(Path(tempfile.gettempdir()) / "minigpt-tests")  # not the user's own history of conversations
+    return kept | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": state} | changes
 
 
 def process(*arguments: object, **options) -> subprocess.Popen:

@@ -16,7 +16,8 @@ LONG = ("--backend", "torch", "--temperature", 5, "--min-p", 0, "--seed", 3)
 
 def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
     """Arrow keys move the cursor, Ctrl-C stops the answer alone, the commands do what /help says, Ctrl-D leaves."""
-    with Terminal("chat", trained, *LONG, "--max-tokens", 50) as terminal:
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+    with Terminal("chat", trained, *LONG, "--max-tokens", 50, **state) as terminal:
         place = terminal.until("you>")
         terminal.type("/hlp\r")
         place = terminal.until("There is no /hlp. Did you mean /help?", after=place)
@@ -33,7 +34,7 @@ def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
         terminal.type("/system Be short.\r")
         place = terminal.until("System message: Be short.", after=place)
         place = terminal.until("you>", after=place)
-        terminal.type("What is\\\r")  # goes on in the next line
+        terminal.type("What\x1b\ris\\\r")  # goes on in the next line, and again
         place = terminal.until("...>", after=place)
         terminal.type("3 plus 1?\r")
         place = terminal.until("you>", after=place)
@@ -52,20 +53,20 @@ def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
     saved = json.loads((tmp_path / "talk.jsonl").read_text("utf-8"))["messages"]
     assert [message["role"] for message in saved] == ["system", "user", "assistant"]
     assert saved[:2] == [
-        {"role": "system", "content": "Be short."}, {"role": "user", "content": "What is\n3 plus 1?"}
+        {"role": "system", "content": "Be short."}, {"role": "user", "content": "What\nis\n3 plus 1?"}
     ]  # fmt: skip
+    kept = tmp_path / "minigpt" / "chat_history"
+    assert "+/system Be short." in kept.read_text("utf-8") and kept.stat().st_mode & 0o077 == 0
 
 
 SLOW = """
 import time
-from minigpt.generate.engine import Engine
-from minigpt.generate import engine
-real = Engine._tokens
-def slowly(self, *rest):
-    for token in real(self, *rest):
-        time.sleep(0.2)
-        yield token
-Engine._tokens = slowly
+from minigpt.generate.scheduler import Scheduler
+real = Scheduler.step
+def slowly(self):
+    time.sleep(0.2)
+    return real(self)
+Scheduler.step = slowly
 """
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import json
+import math
 import re
 from base64 import b64encode
 from hashlib import sha256
+from importlib import resources
 
 import pytest
 
@@ -17,6 +19,7 @@ from minigpt.serve.chat import ChatRequest
 from minigpt.serve.chat_page import chat_page
 from minigpt.serve.guard import Doors, Guard
 from minigpt.serve.keys import Bucket, Keys, Tenant, read_keys
+from minigpt.serve.planning import between, replicas, steady
 from minigpt.serve.refusals import Refused
 from minigpt.serve.tools import Heard, choice_of
 
@@ -195,14 +198,78 @@ def test_without_tools_everything_is_text():
 
 def test_a_forced_call_is_the_whole_answer():
     choice = choice_of([ADD, SUB], "required", "sub")
-    assert choice.schema["properties"]["name"] == {"const": "sub"}
+    assert choice.schema(100)["properties"]["name"] == {"const": "sub"}
     heard = Heard(choice)
     assert heard.add('{"name": "sub", ') == "" and heard.add('"arguments": {}}') == "" and heard.end() == ""
     assert heard.calls[0].name == "sub"
-    assert len(choice_of([ADD, SUB], "any").schema["anyOf"]) == 2
+    assert len(choice_of([ADD, SUB], "any").schema(100)["anyOf"]) == 2
     for tools, wanted, name in (([], "required", None), ([ADD], "auto", "sub")):
         with pytest.raises(Refused):
             choice_of(tools, wanted, name)
+
+
+def test_a_forced_call_ends_whoever_writes_it():
+    free = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "minItems": 30},
+                                             "c": {"type": "string", "maxLength": 9}}}  # fmt: skip
+    choice = choice_of([Function(name="f", parameters=free)], "required")
+    bounded = choice.schema(800)["properties"]["arguments"]
+    assert bounded["properties"]["a"]["maxLength"] == 100 and bounded["properties"]["c"]["maxLength"] == 9
+    assert bounded["properties"]["b"]["maxItems"] == 30 and bounded["additionalProperties"] is False
+    assert free["properties"]["a"] == {"type": "string"}  # the request itself stays
+
+
+# ---- how many replicas -------------------------------------------------------------------------------------
+
+
+def erlang(load, mean, servers):
+    """(the share that waits, the mean wait) of M/M/c by Erlang's formula C."""
+    offered = load * mean
+    terms = [offered**n / math.factorial(n) for n in range(servers)]
+    last = offered**servers / math.factorial(servers) * servers / (servers - offered)
+    share = last / (sum(terms) + last)
+    return share, share * mean / (servers - offered)
+
+
+@pytest.mark.parametrize("servers, load", [(1, 0.7), (4, 3.1), (16, 15.0), (16, 2.0)])
+def test_a_replica_whose_rows_do_not_slow_each_other_is_an_m_m_c_queue(servers, load):
+    share, wait = erlang(load, 1.0, servers)
+    found = steady(load, [float(n) for n in range(1, servers + 1)], 0.5)
+    assert found.wait == pytest.approx(wait) and found.answer == pytest.approx(wait + 1)
+    assert found.late == pytest.approx(share * math.exp(-(servers - load) * 0.5))
+    assert found.busy == pytest.approx(load / servers)
+
+
+def test_rows_that_share_one_speed_are_a_single_server():
+    assert steady(0.6, [1.0] * 8, 1.0).answer == pytest.approx(1 / (1 - 0.6))  # M/M/1
+    assert steady(1.0, [1.0] * 8, 1.0) is None
+
+
+def test_the_fewest_replicas_that_are_enough():
+    rates = [2.0, 3.0, 4.0, 5.0]
+    count, found = replicas(1000, rates, 0.5)
+    assert found.late <= 0.01 < (steady(1000 / (count - 1), rates, 0.5) or steady(4.99, rates, 0.5)).late
+    assert replicas(0.01, rates, 0.5)[0] == 1
+    assert between({1: 2.0, 4: 5.0}, 4) == rates and between({1: 2.0, 2: 1.5}, 3) == [2.0, 2.0, 2.0]
+
+
+def test_the_files_for_production_are_written_once(tmp_path):
+    from minigpt.cli.serve import write_deploy
+
+    write_deploy(tmp_path / "deploy")
+    names = {path.name for path in (tmp_path / "deploy").iterdir()}
+    assert names >= {"Dockerfile", "compose.yaml", "kubernetes.yaml", "nginx.conf", "alerts.yml", "grafana.json"}
+    with pytest.raises(UsageError, match="already"):
+        write_deploy(tmp_path / "deploy")
+
+
+def test_dashboard_and_alerts_ask_for_series_that_there_are():
+    room = resources.files("minigpt.serve")
+    source = (room / "metrics.py").read_text("utf-8")
+    files = "".join((room / "deploy" / name).read_text("utf-8") for name in ("grafana.json", "alerts.yml"))
+    asked = set(re.findall(r"(?:vllm:|minigpt_)\w+", files))
+    for name in asked:
+        assert re.sub(r"_(total|bucket|count|sum)$", "", name) in source or name in source, name
+    assert len(asked) > 15
 
 
 # ---- the chat page -----------------------------------------------------------------------------------------
