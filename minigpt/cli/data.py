@@ -10,7 +10,7 @@ from minigpt.cli.command import command
 from minigpt.errors import DATA, DataError
 
 Stage = Annotated[
-    str | None, typer.Option("--stage", metavar="STAGE", help="pretrain, sft or dpo. Default: what the rows fit.")
+    str | None, typer.Option("--stage", metavar="STAGE", help="As in minigpt train. Default: what the rows fit.")
 ]
 Run = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="A run whose tokenizer and settings are used.")

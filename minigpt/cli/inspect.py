@@ -37,7 +37,7 @@ def inspect(
     from minigpt.store.durable import write_whole
     from minigpt.text.chatml import render
     from minigpt.watch.inside import look_inside
-    from minigpt.watch.inside_page import blocks_of, inside_page, visible
+    from minigpt.watch.inside_page import blocks_of, inside_page, share, visible
 
     lang = language(lang)
     text = opening.valid(prompt, "--prompt")
@@ -56,7 +56,7 @@ def inspect(
     if json:
         console.print_json(found.as_dict())
         return
-    rows = [[visible(token), f"{p:.4f}", "█" * round(40 * p)] for token, p in found.following]
+    rows = [[visible(token), share(p), "█" * round(40 * p)] for token, p in found.following]
     tables.table("The likeliest next tokens", ["token", "probability", ""], rows, (0, 2))
     lens = [["embeddings" if n == 0 else str(n), *(f"{visible(t)} {p:.2f}" for t, p in row[-4:])]
             for n, row in enumerate(found.lens)]  # fmt: skip

@@ -12,7 +12,7 @@ from minigpt.watch.journal import Journal
 
 POINTS = 1200  # of a curve on a page: two for each of 600 columns of pixels
 NOT_DRAWN = {"tokens", "seconds", "waited", "rested", "time", "went_back_from", "validation_tokens", "validation_bytes",
-             "validation_characters", "validation_pairs"}  # fmt: skip
+             "validation_characters", "validation_pairs", "validation_prompts"}  # fmt: skip
 RECENT = 50  # steps that say how fast training is now
 
 

@@ -86,11 +86,11 @@ class Watched(GPT):
         self.shares: list[np.ndarray] = []
         self.layers["self_attn"].backend = _Recorder(model.backend, self.shares)
 
-    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> tuple[Array, Any]:
+    def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> tuple[Array, dict[str, Array]]:
         self.before = x if self.before is None else self.before
-        found = super()._block(w, x, *rest, **named)
-        self.after.append(found[0])
-        return found
+        out, told = super()._block(w, x, *rest, **named)
+        self.after.append(out)
+        return out, told
 
 
 class _Recorder:
@@ -103,30 +103,35 @@ class _Recorder:
         return getattr(self._backend, name)
 
     def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Any, softcap: float = 0.0) -> Array:
-        backend = self._backend
-        self._shares.append(
-            attention_weights(
-                *(backend.numpy(backend.cast(x, "float32")) for x in (q, k)), scale,
-                None if visible.causal else backend.numpy(visible.mask), softcap,
-            )
-        )  # fmt: skip
-        return backend.attention(q, k, v, scale, visible, softcap)
+        def plain(x: Array | None) -> np.ndarray | None:
+            return None if x is None else self._backend.numpy(self._backend.cast(x, "float32"))
+
+        mask = None if visible.causal or visible.mask is None else self._backend.numpy(visible.mask)
+        self._shares.append(attention_weights(plain(q), plain(k), scale, mask, softcap, plain(visible.bias)))
+        return self._backend.attention(q, k, v, scale, visible, softcap)
 
 
 def attention_weights(
-    q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarray | None, softcap: float = 0.0
-) -> np.ndarray:
-    """softmax(q kᵀ · scale): q (B, H, T, D), k (B, K, T, D), H a multiple of K -> (B, H, T, T); no mask: causal."""
+    q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarray | None, softcap: float = 0.0,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """softmax(q kᵀ · scale): q (B, H, T, D), k (B, K, T, D), H a multiple of K -> (B, H, T, T); no mask: causal.
+
+    `softcap` and `bias`, which hides what is not seen, as in `Backend.attention`.
+    """
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scores = (q @ k.swapaxes(-1, -2)) * scale
     scores = softcap * np.tanh(scores / softcap) if softcap else scores
+    if bias is not None:
+        return softmax(scores + bias)
     seen = np.tril(np.ones(scores.shape[-2:], bool)) if mask is None else mask
     return softmax(np.where(seen, scores, -1e30))
 
 
 def _logits(model: GPT, weights: Tree, backend: Backend, hidden: np.ndarray) -> np.ndarray:
     """The output layer after the last norm, on what lies between two blocks: (1, T, d) -> (T, V)."""
-    x = model.norm(weights["model"]["norm"], backend.array(hidden, model.dtype))
+    x = backend.array(hidden, model.dtype)
+    x = x if model.norm is None else model.norm(weights["model"]["norm"], x)
     return backend.numpy(backend.cast(model.logits(weights, x), "float32"))[0]
 
 

@@ -19,7 +19,7 @@ def inside_page(found: Inside, title: str, language: str = "en") -> str:
     numbered = [f"{number} {visible(token)}" for number, token in enumerate(found.tokens)]
     blocks = [
         tag("h2", say["probabilities"]),
-        table([say["token"], say["probability"]], [[visible(t), f"{p:.4f}"] for t, p in found.following],
+        table([say["token"], say["probability"]], [[visible(t), share(p)] for t, p in found.following],
               say["probabilities"]),
         _read(found, say),
         tag("h2", say["lens"]),
@@ -38,7 +38,7 @@ def inside_page(found: Inside, title: str, language: str = "en") -> str:
 def _read(found: Inside, say: dict[str, str]) -> Html:
     """The prompt's tokens, each with the probability that the model gave it."""
     pairs = zip(found.tokens, found.surprise, strict=True)
-    rows = [[f"{n} {visible(token)}", "–" if p is None else f"{p:.4f}"] for n, (token, p) in enumerate(pairs)]
+    rows = [[f"{n} {visible(token)}", "–" if p is None else share(p)] for n, (token, p) in enumerate(pairs)]
     label = f"{say['prompt']}: {say['probability']}"
     inner = table([say["prompt"], say["probability"]], rows, label)
     return tag("details", tag("summary", label), inner)
@@ -74,6 +74,11 @@ def picture(shares: np.ndarray) -> str:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def share(p: float) -> str:
+    """A probability with four digits, a very small one as a power of ten."""
+    return f"{p:.4f}" if p >= 5e-5 or p == 0 else f"{p:.0e}"
 
 
 def blocks_of(found: Inside, layer: int, width: int = 80) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from backends.base import Visible
 from backends.tree import items
 from minigpt.errors import UsageError
 from minigpt.generate.engine import Engine
@@ -49,6 +50,12 @@ def test_the_weights_explain_what_attention_returns(backend):
     q, k, v = (random.standard_normal((1, heads, 5, 8)).astype(np.float32) for heads in (4, 2, 2))
     shares = attention_weights(q, k, 0.3, None)
     expected = backend.numpy(backend.attention(*map(backend.array, (q, k, v)), 0.3))
+    assert shares @ np.repeat(v, 2, axis=1) == pytest.approx(expected, abs=1e-5)
+    slopes = np.where(np.tril(np.ones((5, 5), bool)), -0.5 * np.abs(np.subtract.outer(range(5), range(5))), -1e30)
+    bias = np.broadcast_to(slopes, (1, 4, 5, 5)).astype(np.float32)
+    seen = Visible(bias=backend.array(bias))
+    expected = backend.numpy(backend.attention(*map(backend.array, (q, k, v)), 0.3, seen, 2.0))
+    shares = attention_weights(q, k, 0.3, None, 2.0, bias)
     assert shares @ np.repeat(v, 2, axis=1) == pytest.approx(expected, abs=1e-5)
 
 

@@ -4,8 +4,9 @@ import json
 import os
 import re
 
+import pyte
 import pytest
-from command import environment, finished, process
+from command import environment, finished, process, tiny
 from terminal import Terminal
 
 if not hasattr(os, "openpty"):
@@ -57,6 +58,26 @@ def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
     ]  # fmt: skip
     kept = tmp_path / "minigpt" / "chat_history"
     assert "+/system Be short." in kept.read_text("utf-8") and kept.stat().st_mode & 0o077 == 0
+
+
+def test_the_curve_of_a_training_stands_still(tmp_path):
+    """On a screen of 80 columns one bar and one curve, in each frame between the first and the last, never two."""
+    screen = pyte.Screen(80, 40)
+    stream, frames, fed = pyte.ByteStream(screen), [], 0
+    flags = ("--data", "world", "--run", tmp_path / "run", *tiny(pretrain__steps=60, pretrain__eval_every=20))
+    with Terminal("train", "pretrain", *flags, "--backend", "torch", "--no-supervise", columns=80) as terminal:
+        while terminal.process.poll() is None or terminal.read():
+            terminal.read()
+            stream.feed(terminal.raw[fed:])
+            fed = len(terminal.raw)
+            frames.append("\n".join(screen.display))
+        assert terminal.process.returncode == 0, terminal.shown
+    bars = [len(re.findall("[━╸╺].* [0-9]+/60 ", frame)) for frame in frames]
+    shown = [number for number, count in enumerate(bars) if count]
+    between = bars[shown[0] : shown[-1] + 1]
+    assert max(between) == 1 and between.count(0) <= len(between) / 20  # a read may end within a frame
+    assert re.search("loss [0-9.]+ [▁-█]{3,}", frames[shown[-1]]) and b"\x1b[2J" not in terminal.raw
+    assert "/60" not in frames[-1] and "pretrain: finished in" in frames[-1]
 
 
 SLOW = """

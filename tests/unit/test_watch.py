@@ -78,6 +78,27 @@ def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path):
     assert not journal.update()
 
 
+def test_a_journal_is_read_while_it_is_written(tmp_path):
+    """Each line comes in two parts, and whoever reads may look between them: nothing is lost, nothing is damage."""
+    path, count = tmp_path / "metrics.jsonl", 3000
+
+    def write():
+        with path.open("ab", buffering=0) as file:
+            for step in range(1, count + 1):
+                line = (json.dumps({"step": step, "loss": step * 0.5}) + "\n").encode()
+                file.write(line[: step % len(line)])
+                file.write(line[step % len(line) :])
+
+    journal, writer = Journal(path), threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        journal.update()
+    writer.join()
+    journal.update()
+    steps, values = journal.series("loss")
+    assert steps.tolist() == list(range(1, count + 1)) and (values == 0.5 * steps).all() and journal.damaged == 0
+
+
 def test_a_journal_that_went_back_is_read_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write_lines(path, [{"step": step, "loss": 1.0} for step in range(1, 9)])

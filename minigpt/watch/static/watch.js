@@ -1,8 +1,9 @@
 // The live page: asks the server for what the run's files say now, and draws it. All text is set as textContent.
 "use strict";
 
+const others = hash => (hash.get("with") || "").split("|").filter(Boolean);
 const place = new URLSearchParams(location.hash.slice(1));
-const chosen = {run: place.get("run"), stage: place.get("stage"), others: (place.get("with") || "").split("|").filter(Boolean), range: null};
+const chosen = {run: place.get("run"), stage: place.get("stage"), others: others(place), range: null};
 let list = [], run = null, curves = {}, charts = new Map(), seen = {}, turn = 0;
 
 // ---- what is shown -----------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ $("reset").onclick = () => { zoomed(null); };
 for (const id of ["log-x", "log-y", "smooth"]) $(id).oninput = showCurves;
 addEventListener("hashchange", () => {
   const to = new URLSearchParams(location.hash.slice(1));
-  if (to.get("run") && to.get("run") !== chosen.run) { chosen.followed = null; choose({run: to.get("run"), stage: to.get("stage"), others: []}); }
+  if (to.get("run") && to.get("run") !== chosen.run) { chosen.followed = null; choose({run: to.get("run"), stage: to.get("stage"), others: others(to)}); }
 });
 choices(() => {
   labels();
