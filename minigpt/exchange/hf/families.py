@@ -65,7 +65,8 @@ def _experts(config: ModelConfig) -> HF:
 
 
 def _read_experts(hf: HF) -> HF:
-    return {"experts": hf.get("num_experts", hf.get("num_local_experts", 0)), "experts_per_token": hf.get("num_experts_per_tok", 0),
+    return {"experts": hf.get("num_experts", hf.get("num_local_experts", 0)),  # transformers writes either
+            "experts_per_token": hf.get("num_experts_per_tok", 0),
             "normalize_gates": bool(hf.get("norm_topk_prob", False))}  # fmt: skip
 
 
