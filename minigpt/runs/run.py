@@ -26,7 +26,7 @@ from minigpt.model.gpt import weight_shapes
 from minigpt.model.heads import WRITES, with_head
 from minigpt.runs.readme import readme
 from minigpt.sections import ModelConfig
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import FIRST, STAGES
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
@@ -165,6 +165,15 @@ def run_at(path: str | Path) -> tuple[Run, str | None]:
     if path.name in STAGES and (path.parent / "config.toml").exists():
         return open_run(path.parent), path.name
     return open_run(path), None
+
+
+def other_start(run: Run) -> tuple[Run, str | None] | None:
+    """(run, stage) of the model that this run's first stage goes on with; None where it starts from random weights.
+
+    Raises UsageError when there is no such run.
+    """
+    named = run.config.of(FIRST).start
+    return run_at(named) if named else None
 
 
 def saved_config(directory: Path) -> dict | None:

@@ -20,6 +20,7 @@ from minigpt.model.gpt import (
     to_backend,
     weight_shapes,
 )
+from minigpt.model.grow import grown
 from minigpt.model.lora import linear_layers
 from minigpt.model.moe import MoE
 from minigpt.model.router import Router, learns_nothing
@@ -229,6 +230,31 @@ def test_counts_of_all_and_of_active_parameters_and_of_arithmetic():
     assert flops_per_token(config, 16) - flops_per_token(dense, 16) == 6 * 2 * 4 * 32
     assert "model.layers.0.mlp.gate" not in linear_layers(config)
     assert "model.layers.1.mlp.experts.3.down_proj" in linear_layers(config)
+
+
+def test_experts_made_of_a_dense_model_first_compute_what_it_did(backend):
+    """Normalized gates of equal experts sum to 1. Only the routers are new; what has no place is refused."""
+    dense = ModelConfig(**SHAPE)
+    weights, config = random_weights(dense), shape(normalize_gates=True, expert_width=48)
+    found = grown(weights, config, 1, "RUN")
+    logits = [backend.numpy(GPT(c, backend)(to_backend(backend, w), backend.array(IDS)))
+              for c, w in ((dense, weights), (config, found))]  # fmt: skip
+    assert np.abs(logits[0] - logits[1]).max() < BOUND
+    new = set(tree.names(found)) - set(tree.names(weights))
+    assert {name for name in new if ".experts." not in name} == {f"model.layers.{i}.mlp.gate.weight" for i in (0, 1)}
+    with pytest.raises(UsageError, match="RUN has model.layers.0.mlp.gate.weight"):
+        grown(found, dense, 1, "RUN")
+    with pytest.raises(UsageError, match="up_proj.weight has the shape"):
+        grown(weights, shape(), 1, "RUN")  # experts of width 32 in place of 48
+
+
+def test_a_longer_table_of_positions_is_spread_over_the_old_one():
+    learned = {"positions": "learned", "n_layer": 1}
+    old = random_weights(ModelConfig(**SHAPE | learned))
+    found = grown(old, ModelConfig(**SHAPE | learned | {"context": 31}), 1, "RUN")
+    table, before = (w["model"]["embed_positions"]["weight"] for w in (found, old))
+    assert np.allclose(table[::2], before, atol=1e-6)
+    assert np.allclose(table[1], (before[0] + before[1]) / 2, atol=1e-6)
 
 
 def test_thresholds_begin_where_tokens_have_k_experts_on_average(backend):
