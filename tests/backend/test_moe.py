@@ -307,8 +307,8 @@ def test_training_resumes_to_the_bit_and_tells_the_loads(backend, copied):
     assert losses_of(parts, "pretrain", backend, stop_after=2) + losses_of(parts, "pretrain", backend) == expected
     for a, b in zip(*(tree.leaves(run.weights("pretrain")[0]) for run in (whole, parts)), strict=True):
         assert (a == b).all()
-    lines = [json.loads(line) for line in (whole.store("pretrain").directory / "metrics.jsonl").read_text().splitlines()]
-    told = next(line for line in lines if "expert_0" in line)
+    lines = (whole.store("pretrain").directory / "metrics.jsonl").read_text().splitlines()
+    told = next(line for line in map(json.loads, lines) if "expert_0" in line)
     assert sum(told[f"expert_{e}"] for e in range(4)) == pytest.approx(1.0, abs=1e-5) and told["ahead"] > 0
 
 
