@@ -38,6 +38,7 @@ def main() -> None:
     arguments = parser().parse_args()
     for name in arguments.backend:
         backend = get_backend(name, "cpu" if arguments.cpu else "auto")
+        backend.gathers = arguments.gathers or backend.gathers
         versions = ", ".join(f"{key} {value}" for key, value in backend.runtime.versions().items())
         print(f"{name} on {backend.device} ({versions}), {arguments.rows} rows of {DENSE.context} tokens")
         print(f"{'model':<32}{'arithmetic':>11}{'step':>8}{'answer':>8}   (of the dense model's)")
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=7)
     found.add_argument("--rows", type=int, default=8, help="of a step")
     found.add_argument("--tokens", type=int, default=64, help="of an answer")
+    found.add_argument("--gathers", action="store_true", help="one grouped product, as on a GPU")
     found.add_argument("--profile", action="store_true")
     return found
 

@@ -26,7 +26,7 @@ from minigpt.model.gpt import weight_shapes
 from minigpt.model.heads import WRITES, with_head
 from minigpt.runs.readme import readme
 from minigpt.sections import ModelConfig
-from minigpt.stages.table import FIRST, STAGES
+from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
@@ -172,8 +172,7 @@ def other_start(run: Run) -> tuple[Run, str | None] | None:
 
     Raises UsageError when there is no such run.
     """
-    named = run.config.of(FIRST).start
-    return run_at(named) if named else None
+    return run_at(run.config.start) if run.config.start else None
 
 
 def saved_config(directory: Path) -> dict | None:
