@@ -67,6 +67,7 @@ class _Config(Section):
     """A whole run: the model, its tokenizer, its data, and a section for each stage."""
 
     seed: int = Field(1, ge=0, lt=2**63, description="of everything random")
+    start: str = Field("", description="RUN or RUN/STAGE whose model and tokenizer it begins with; none: new ones")
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()

@@ -76,6 +76,7 @@ class ModelConfig(Section):
     norm_eps: float = Field(1e-5, gt=0, description="smallest divisor of a norm")
     tie_embeddings: bool = Field(True, description="use the embeddings as the output matrix, too")
     qk_norm: bool = Field(False, description="norms on queries and keys")
+    qk_norm_whole: bool = Field(False, description="those norms over all heads together, not head by head")
     norm: Literal["rms", "layer"] = Field("rms", description="RMSNorm or LayerNorm")
     norm_placement: Literal["pre", "post", "sandwich"] = Field("pre", description="before a layer, after its sum, both")
     parallel: bool = Field(False, description="attention and feed-forward layer read the same input side by side")
@@ -147,6 +148,7 @@ class ModelConfig(Section):
     def _senseless(self) -> Iterator[tuple[bool, str]]:
         """Combinations that compute nothing sensible, each with the reason."""
         rope, scaled = self.positions == "rope", self.rope_scaling.kind != "none"
+        yield self.qk_norm_whole and not self.qk_norm, "qk_norm_whole says how qk_norm is done: set qk_norm = true"
         yield scaled and not rope, f"rope_scaling stretches rotary positions, and positions = '{self.positions}'"
         yield self.rope_fraction < 1 and not rope, f"rope_fraction needs rotary positions, not '{self.positions}'"
         yield (self.rope_fraction < 1 and self.rope_scaling.kind == "yarn",

@@ -30,6 +30,7 @@ DTYPES = {
 }  # fmt: skip
 PINNED = 2**18  # entries of a batch, not of a weight: pinned memory is not given back
 SLOW_GRADIENT = 256  # tokens up to which attention's gradient on a CPU takes longer in bfloat16 than in float32
+ALIGNED = 16  # bytes, of which rows are multiples in torch's grouped product
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {torch.int64: "int64", torch.float64: "float64"}
 
 
@@ -50,6 +51,7 @@ class TorchBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
+        self.gathers = device == "gpu"  # a CPU computes one matrix after the other as fast
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
 
     def array(self, values: Any, dtype: str | None = None) -> Array:
@@ -255,6 +257,13 @@ class TorchBackend(Backend):
             return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         bias = None if biases[0] is None else torch.cat(biases)
         return list(F.linear(x, torch.cat(weights), bias).split([len(weight) for weight in weights], dim=-1))
+
+    def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
+        weights = weights.to(x.dtype)
+        if any(extent * x.element_size() % ALIGNED for extent in weights.shape[1:]):
+            return super().gather_linear(x, ids, weights)
+        ends = torch.searchsorted(ids, torch.arange(len(weights), device=ids.device, dtype=ids.dtype), right=True)
+        return F.grouped_mm(x, weights.mT, offs=ends.to(torch.int32))
 
     def token_nll(self, logits: Array, targets: Array) -> Array:
         rows = logits.reshape(-1, logits.shape[-1]).float()

@@ -54,7 +54,9 @@ class Attention:
         shapes |= matrix_shapes("v_proj", (k, config.d_model), config.qkv_bias)
         shapes |= matrix_shapes("o_proj", (config.d_model, q), config.output_bias)
         if config.qk_norm:
-            shapes |= {"q_norm.weight": (config.head_dim,), "k_norm.weight": (config.head_dim,)}
+            whole = config.qk_norm_whole
+            shapes |= {"q_norm.weight": (q if whole else config.head_dim,)}
+            shapes |= {"k_norm.weight": (k if whole else config.head_dim,)}
         if config.value_embeddings:
             shapes["value_mix.weight"] = (config.n_kv_head,)
         return shapes | Before.shapes(config)
@@ -101,15 +103,16 @@ class Attention:
         else:
             q, k, v = linears(backend, [w["q_proj"], w["k_proj"], w["v_proj"]], x)
         asking = q.shape[1]
+        if c.qk_norm_whole:
+            q, k = self._normed(w, q, k)
         q = q.reshape(batch, asking, c.n_head, c.head_dim)
         k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if embedded is not None:
             mix = backend.cast(w["value_mix"]["weight"], backend.dtype(v))[:, None]  # (K, 1)
             v = v + mix * embedded.reshape(batch, tokens, c.n_kv_head, c.head_dim)
-        if c.qk_norm:
-            q = backend.rms_norm(q, w["q_norm"]["weight"], c.norm_eps)
-            k = backend.rms_norm(k, w["k_norm"]["weight"], c.norm_eps)
+        if c.qk_norm and not c.qk_norm_whole:
+            q, k = self._normed(w, q, k)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if c.positions == "rope":
             q, k = self._rotated(q, queries.positions), self._rotated(k, positions)
@@ -118,6 +121,10 @@ class Attention:
         visible = queries.everywhere if sees_all(c, layer) else queries.visible
         y = backend.attention(q, k, v, self.scale, visible, c.attention_softcap)  # (B, H, T, D)
         return linear(backend, w["o_proj"], y.swapaxes(1, 2).reshape(batch, asking, c.n_head * c.head_dim))
+
+    def _normed(self, w: Tree, q: Array, k: Array) -> tuple[Array, Array]:
+        norm, eps = self.backend.rms_norm, self.config.norm_eps
+        return norm(q, w["q_norm"]["weight"], eps), norm(k, w["k_norm"]["weight"], eps)
 
     def _rotated(self, x: Array, positions: int | Array) -> Array:
         """x (B, H, T, D) with its first coordinates turned by the positions, all of them if `rope_fraction` is 1."""

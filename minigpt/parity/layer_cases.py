@@ -39,6 +39,8 @@ def layer_cases(draw: Draw) -> Iterator[Case]:
     few = Draw(seed=12)
     rows, stack, ids = few.normal(7, 6), few.normal(3, 5, 6), np.array([0, 0, 0, 2, 2, 2, 2], np.int32)
     yield Case("gather_linear", (rows, stack, ids), lambda b, x, w, i: b.gather_linear(x, i, w))
+    wide, stacks = few.normal(7, 8), few.normal(3, 4, 8)  # rows of a multiple of 16 bytes
+    yield Case("gather_linear: aligned rows", (wide, stacks, ids), lambda b, x, w, i: b.gather_linear(x, i, w))
     yield Case("gather_linear: all matrices", (rows, stack, np.array([0, 1, 1, 1, 2, 2, 2], np.int32)),
                lambda b, x, w, i: b.gather_linear(x, i, w))  # fmt: skip
     heads = draw.normal(2, 3, 5, 8)  # (B, H, T, D)

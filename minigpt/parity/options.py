@@ -19,7 +19,8 @@ OPTIONS: dict[str, tuple] = {
         {"rope_scaling": RopeScaling(kind="ntk", factor=4.0), "rope_fraction": 0.5, "feed_forward": "silu"},
     ),
     "dynamic NTK, ReLU": (
-        {"rope_scaling": RopeScaling(kind="dynamic", original_context=4), "feed_forward": "relu", "mlp_bias": True},
+        {"rope_scaling": RopeScaling(kind="dynamic", original_context=4), "feed_forward": "relu", "mlp_bias": True,
+         "qk_norm": True, "qk_norm_whole": True},
     ),
     "YaRN": ({"rope_scaling": YARN},),
     "post-norm": ({"norm_placement": "post", "norm": "layer"},),

@@ -62,13 +62,14 @@ def made_from(config: Config, stages: Sequence[str]) -> dict:
     """The settings that decide what the tokenizer and the token shards of `stages` are."""
     names = [name for stage in stages for name in config.data.keys_of(STAGES[stage])]
     data = {name: getattr(config.data, name) for name in names}
-    return {"seed": config.seed, "tokenizer": config.tokenizer, "context": config.model.context, "data": data}
+    begun = {"seed": config.seed, "start": config.start, "tokenizer": config.tokenizer}
+    return begun | {"context": config.model.context, "data": data}
 
 
 def _fixed(config: Config, stages: Sequence[str]) -> dict:
     """The settings that must stay the same when training of `stages` goes on."""
     sections = {name: getattr(config, name).model_dump() for name in ("model", "tokenizer", *stages)}
-    return {"seed": config.seed, "data": made_from(config, stages)["data"]} | sections
+    return {"seed": config.seed, "start": config.start, "data": made_from(config, stages)["data"]} | sections
 
 
 def _reopen(run: Run, old: Config, stages: Sequence[str], report: Report) -> tuple[Run, list[str]]:

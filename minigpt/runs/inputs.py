@@ -12,7 +12,7 @@ from minigpt.data.reader import Reader
 from minigpt.errors import DataError
 from minigpt.events import Note, Progress, Report, silent
 from minigpt.runs.placing import stage_of_source
-from minigpt.runs.run import Run
+from minigpt.runs.run import Run, other_start
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import whole_directory
 from minigpt.text.learn import train_tokenizer
@@ -24,6 +24,11 @@ def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer
     directory = run.directory / "tokenizer"
     if (directory / "tokenizer_meta.json").exists() or any(run.store(stage).begun() for stage in STAGES):
         return run.tokenizer  # complains when it is gone: the models were trained with it, not with a new one
+    if (other := other_start(run)) is not None:
+        with whole_directory(directory) as temporary:
+            other[0].tokenizer.save(temporary)
+        report(Note(f"tokenizer: that of {other[0].directory}, with whose model this run begins."))
+        return run.tokenizer
     report(Note("tokenizer: finds the frequent pieces of the text; the model reads and writes their numbers."))
     report(Progress("training the tokenizer", 0))
     tokenizer = _learn(run.config, [reader(run, stage, silent) for stage in stages])

@@ -167,6 +167,14 @@ def run_at(path: str | Path) -> tuple[Run, str | None]:
     return open_run(path), None
 
 
+def other_start(run: Run) -> tuple[Run, str | None] | None:
+    """(run, stage) of the model that this run's first stage goes on with; None where it starts from random weights.
+
+    Raises UsageError when there is no such run.
+    """
+    return run_at(run.config.start) if run.config.start else None
+
+
 def saved_config(directory: Path) -> dict | None:
     """The values of the run's config.toml, or None."""
     path = directory / "config.toml"

@@ -9,11 +9,12 @@ import numpy as np
 from backends.tree import Tree, leaves, unflatten
 from minigpt.errors import UsageError
 from minigpt.model.gpt import init_weights
+from minigpt.model.grow import grown
 from minigpt.model.heads import headed
 from minigpt.model.lora import is_adapted
 from minigpt.quantize.codes import dequantize_weights, is_quantized
 from minigpt.runs.quantized import quantized_weights
-from minigpt.runs.run import Run
+from minigpt.runs.run import Run, other_start
 from minigpt.sections import StageConfig
 from minigpt.stages.adapter import final_trees
 from minigpt.stages.table import FIRST, STAGES
@@ -21,14 +22,19 @@ from minigpt.store.stage import Complete, State, check_base
 
 
 def starting_weights(run: Run, stage: str, config: StageConfig) -> Tree:
-    """NumPy weights: random ones for a stage that starts from none, else the final ones of the stage before, with a
-    new head where the stage's model has another one.
+    """NumPy weights: random ones, or another run's, for a stage that starts from none, else the final ones of the stage
+    before, with a new head where the stage's model has another one.
 
     For an adapter with `lora_bits` their matrices are quantized: the ones that `minigpt quantize` saved, if it did.
     """
     before = stage_before(run, stage)
-    if before is None:
+    other = other_start(run)
+    if before is None and other is None:
         return init_weights(run.shape_of(stage), run.config.seed)
+    if before is None:
+        begun, named = other
+        weights, named = begun.weights(named)
+        return grown(weights, run.shape_of(stage), run.config.seed, f"{begun.directory}/{named}")
     bits = config.lora_bits if is_adapted(config) else 0
     weights = quantized_weights(run, before, bits)[0] if bits else run.weights(before)[0]
     return headed(weights, run.shape_of(stage))

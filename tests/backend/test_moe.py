@@ -1,6 +1,8 @@
 """Experts: what the layer computes by hand, what its router learns, what is counted, and how it trains and answers."""
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from pydantic import ValidationError
 
 from backends import tree
 from minigpt.errors import UsageError
+from minigpt.events import silent
 from minigpt.generate.cache import KVCache
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
@@ -20,11 +23,15 @@ from minigpt.model.gpt import (
     to_backend,
     weight_shapes,
 )
+from minigpt.model.grow import grown
 from minigpt.model.lora import linear_layers
 from minigpt.model.moe import MoE
 from minigpt.model.router import Router, learns_nothing
 from minigpt.parity.models import make_batch, random_weights
+from minigpt.parity.trajectories import losses_of
 from minigpt.quantize.codes import quantize_weights
+from minigpt.runs.run import Run
+from minigpt.runs.training import train_stage
 from minigpt.sections import ModelConfig
 from minigpt.text.characters import CharTokenizer
 from minigpt.train.auxiliary import with_auxiliary
@@ -231,6 +238,31 @@ def test_counts_of_all_and_of_active_parameters_and_of_arithmetic():
     assert "model.layers.1.mlp.experts.3.down_proj" in linear_layers(config)
 
 
+def test_experts_made_of_a_dense_model_first_compute_what_it_did(backend):
+    """Normalized gates of equal experts sum to 1. Only the routers are new; what has no place is refused."""
+    dense = ModelConfig(**SHAPE)
+    weights, config = random_weights(dense), shape(normalize_gates=True, expert_width=48)
+    found = grown(weights, config, 1, "RUN")
+    logits = [backend.numpy(GPT(c, backend)(to_backend(backend, w), backend.array(IDS)))
+              for c, w in ((dense, weights), (config, found))]  # fmt: skip
+    assert np.abs(logits[0] - logits[1]).max() < BOUND
+    new = set(tree.names(found)) - set(tree.names(weights))
+    assert {name for name in new if ".experts." not in name} == {f"model.layers.{i}.mlp.gate.weight" for i in (0, 1)}
+    with pytest.raises(UsageError, match="RUN has model.layers.0.mlp.gate.weight"):
+        grown(found, dense, 1, "RUN")
+    with pytest.raises(UsageError, match="gate_proj.weight has the shape"):
+        grown(weights, shape(), 1, "RUN")  # experts of width 32 in place of 48
+
+
+def test_a_longer_table_of_positions_is_spread_over_the_old_one():
+    learned = {"positions": "learned", "n_layer": 1}
+    old = random_weights(ModelConfig(**SHAPE | learned))
+    found = grown(old, ModelConfig(**SHAPE | learned | {"context": 31}), 1, "RUN")
+    table, before = (w["model"]["embed_positions"]["weight"] for w in (found, old))
+    assert np.allclose(table[::2], before, atol=1e-6)
+    assert np.allclose(table[1], (before[0] + before[1]) / 2, atol=1e-6)
+
+
 def test_thresholds_begin_where_tokens_have_k_experts_on_average(backend):
     config = shape(router="threshold", experts=8, d_model=64)
     moe = MoE(config, backend)
@@ -260,3 +292,33 @@ def test_every_expert_has_leaves_of_its_own_by_hugging_faces_names():
     assert names["model.layers.1.mlp.experts.3.gate_proj.weight"] == (32, 32)
     assert names["model.layers.0.mlp.gate.weight"] == (4, 32)
     assert names["model.layers.0.mlp.gate.e_score_correction_bias"] == (4,)
+
+
+def with_experts(run, name, **stage):
+    """The run with a mixture in place of its model."""
+    model = run.config.model.model_copy(update={"experts": 4, "expert_width": 32, "predict_ahead": 1})
+    return Run(run.directory, run.config.model_copy(update={"model": model})).with_section(name, **stage)
+
+
+def test_training_resumes_to_the_bit_and_tells_the_loads(backend, copied):
+    settings = {"steps": 4, "save_every": 2, "batch_size": 2}
+    whole, parts = (with_experts(copied("pretrain", name), "pretrain", **settings) for name in ("whole", "parts"))
+    expected = losses_of(whole, "pretrain", backend)
+    assert losses_of(parts, "pretrain", backend, stop_after=2) + losses_of(parts, "pretrain", backend) == expected
+    for a, b in zip(*(tree.leaves(run.weights("pretrain")[0]) for run in (whole, parts)), strict=True):
+        assert (a == b).all()
+    lines = (whole.store("pretrain").directory / "metrics.jsonl").read_text().splitlines()
+    told = next(line for line in map(json.loads, lines) if "expert_0" in line)
+    assert sum(told[f"expert_{e}"] for e in range(4)) == pytest.approx(1.0, abs=1e-5) and told["ahead"] > 0
+
+
+def test_adapters_of_experts_train_whatever_a_step_is_divided_in(backend, copied):
+    """LoRA with dropout: its masks follow a token to its expert and into its micro-batch."""
+    run = with_experts(copied("pretrain"), "pretrain", steps=1, batch_size=2)
+    train_stage(run, "pretrain", backend, silent)
+    losses = []
+    for parts in (1, 2):
+        shutil.rmtree(run.store("sft").directory, ignore_errors=True)
+        lora = {"lora_rank": 2, "lora_dropout": 0.3, "learning_rate": 0.02, "grad_accumulation": parts}
+        losses.append(losses_of(run.with_section("sft", steps=3, batch_size=2, **lora), "sft", backend))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0][2] != losses[0][0]

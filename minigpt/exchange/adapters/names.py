@@ -10,6 +10,7 @@ import numpy as np
 
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import model_type_of
+from minigpt.exchange.hf.families import FAMILIES
 from minigpt.model.lora import linear_layers
 from minigpt.sections import ModelConfig
 
@@ -34,6 +35,10 @@ def their_layers(model: ModelConfig, to: str) -> list[str]:
 def to_theirs(layers: Layers, model: ModelConfig, to: str) -> Layers:
     """Our layers under the tool's names. Raises UsageError for a DoRA of only one of query, key and value."""
     if not is_fused(model):
+        kind = model_type_of(model)
+        if kind in FAMILIES and (FAMILIES[kind].names or model.experts):
+            message = f"Other tools have no adapter format for the layers of a {kind} model under names like ours."
+            raise UsageError(message, "Export the merged model instead: minigpt export RUN.")
         return layers
     found: Layers = {}
     for name, leaves in layers.items():

@@ -42,7 +42,7 @@ def check_gguf(path: Path, engine: Engine, dtype: str, texts: int = 400, convers
 
 def bound_of(config: ModelConfig, dtype: str) -> float:
     """The largest difference of a log-probability; llama.cpp looks GELU up in a table of 16-bit numbers."""
-    return max(BOUNDS[dtype], 1e-3 if config.feed_forward == "swiglu" else 1e-2)
+    return max(BOUNDS[dtype], 1e-3 if config.feed_forward in ("swiglu", "reglu") else 1e-2)
 
 
 def stored_weights(engine: Engine, dtype: str) -> Tree:

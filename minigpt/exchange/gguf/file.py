@@ -13,12 +13,16 @@ import numpy as np
 
 from minigpt.errors import UsageError
 from minigpt.exchange.gguf.tokenizer import add_tokenizer
-from minigpt.exchange.hf.architectures import model_type_of
+from minigpt.exchange.hf.architectures import model_type_of, portable
+from minigpt.exchange.hf.families import width_of
 from minigpt.exchange.hf.tensors import CONV1D, to_hugging_face
+from minigpt.model.moe import ROUTER
 from minigpt.model.rope import rope_frequencies
 from minigpt.sections import ModelConfig, RopeScaling
 from minigpt.text.tokenizer import Tokenizer
 
+# Hugging Face's name of an architecture -> llama.cpp's, where they differ.
+NAMES = {"mixtral": "llama", "qwen3_moe": "qwen3moe", "phi": "phi2"}
 # Our name of a number format -> that of the matrices' type in the file and of the file as a whole.
 FORMATS = {
     "float32": ("F32", "ALL_F32"),
@@ -41,7 +45,7 @@ def write_gguf(path: Path, config: ModelConfig, arrays: Arrays, tokenizer: Token
     """
     from gguf import GGUFWriter
 
-    kind = architecture(config)
+    kind, config = architecture(config), portable(config)
     writer = GGUFWriter(None, kind)
     add_metadata(writer, config, name, dtype)
     add_tokenizer(writer, tokenizer, config.vocab_size)
@@ -61,7 +65,8 @@ def write_gguf(path: Path, config: ModelConfig, arrays: Arrays, tokenizer: Token
 
 def architecture(config: ModelConfig) -> str:
     """llama.cpp's name for a model of this configuration. Raises UsageError when it has none."""
-    kind = model_type_of(config)
+    kind, config = model_type_of(config), portable(config)
+    kind = NAMES.get(kind, kind)
     if kind == "mistral" and config.sliding_window >= config.context:
         kind = "llama"  # the window never hides anything
     scaling = config.rope_scaling
@@ -69,6 +74,14 @@ def architecture(config: ModelConfig) -> str:
         (kind == "mistral", f"a sliding window of {config.sliding_window} tokens"),
         (kind == "qwen3" and config.qkv_bias, "biases beside normalized queries and keys"),
         (kind == "gpt2" and config.feed_forward != "gelu_tanh", "the exact form of GELU"),
+        (kind == "qwen3moe" and not config.normalize_gates, "gates that do not sum to 1 (set normalize_gates)"),
+        (kind == "olmoe" and config.normalize_gates, "gates that sum to 1 (normalize_gates)"),
+        (kind == "olmoe" and config.n_kv_head < config.n_head, "heads that share keys and values (n_kv_head)"),
+        (kind == "qwen3moe" and config.qkv_bias, "biases beside normalized queries and keys"),
+        (kind == "gemma2" and config.attention_scale, "an attention_scale of its own"),
+        (kind == "gemma2" and not (config.attention_softcap and config.logit_softcap), "scores without soft-caps"),
+        (kind == "gemma2" and config.full_attention_every != 2 and 0 < config.sliding_window < config.context,
+         "windows in other than every second layer"),
         (kind != "llama" and scaling.kind == "llama3", "rope scaling of kind llama3"),
         (scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1), "YaRN's beta_fast, beta_slow"),
     ):
@@ -89,16 +102,26 @@ def add_metadata(writer: Any, config: ModelConfig, name: str, dtype: str) -> Non
     writer.add_context_length(config.max_positions or config.context)
     writer.add_embedding_length(config.d_model)
     writer.add_block_count(config.n_layer)
-    writer.add_feed_forward_length(config.d_ff)
+    writer.add_feed_forward_length(width_of(config) if config.experts else config.d_ff)
     writer.add_head_count(config.n_head)
     if config.norm == "layer":
         writer.add_layer_norm_eps(config.norm_eps)
+    if config.positions == "learned":
         return
-    writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.norm == "rms":
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.experts:
+        writer.add_expert_count(config.experts)
+        writer.add_expert_used_count(config.experts_per_token)
+        writer.add_expert_feed_forward_length(width_of(config))
+    if config.attention_softcap:
+        writer.add_attn_logit_softcapping(config.attention_softcap)
+        writer.add_final_logit_softcapping(config.logit_softcap)
+        writer.add_sliding_window(config.sliding_window or config.max_positions or config.context)
     writer.add_head_count_kv(config.n_kv_head)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(config.rotated)
     writer.add_rope_freq_base(config.rope_theta)
     add_rope_scaling(writer, config.rope_scaling)
 
@@ -126,14 +149,39 @@ def named_tensors(kind: str, config: ModelConfig, arrays: Arrays) -> Iterator[tu
 
     number = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == kind)
     names = get_tensor_name_map(number, config.n_layer)
-    for name, array in to_hugging_face(kind, arrays).items():
+    layout = {"gpt2": "gpt2", "phi2": "phi"}.get(kind, "llama")  # Gemma's norms are stored as they are, here
+    for name, array in to_hugging_face(layout, _experts_together(config, arrays)).items():
         stem, _, leaf = name.rpartition(".")
+        if ".mlp.experts." in name or name.endswith(ROUTER):
+            yield _expert_name(stem, leaf), array
+            continue
         if kind == "llama" and stem.endswith(("q_proj", "k_proj")):
             array = interleaved(array, config.head_dim)
         yield f"{names.get_name(stem)}.{leaf}", array.T if name.endswith(CONV1D) else array
     if config.rope_scaling.kind == "llama3":
         plain = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
         yield "rope_freqs.weight", (plain / rope_frequencies(config)).astype(np.float32)  # (D/2,)
+
+
+def _experts_together(config: ModelConfig, arrays: Arrays) -> Arrays:
+    """The same with the experts' matrices in one tensor (E, out, in) for each layer, in place of the first's."""
+    if not config.experts:
+        return arrays
+    found: Arrays = {}
+    for name, array in arrays.items():
+        if ".mlp.experts.0." in name:
+            every = [arrays[name.replace(".experts.0.", f".experts.{e}.")] for e in range(config.experts)]
+            found[name.replace(".experts.0.", ".experts.")] = np.stack(every)
+        elif ".mlp.experts." not in name:
+            found[name] = array
+    return found
+
+
+def _expert_name(stem: str, leaf: str) -> str:
+    """llama.cpp's name of a router or of the experts' matrices in one."""
+    layer, part = stem.split(".")[2], stem.rpartition(".")[2]
+    kind = "gate_inp" if part == "gate" else f"{part.removesuffix('_proj')}_exps"
+    return f"blk.{layer}.ffn_{kind}.{leaf}"
 
 
 def interleaved(w: np.ndarray, head_dim: int) -> np.ndarray:
@@ -167,7 +215,7 @@ def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Any:
     """How a tensor is stored: vectors as float32; matrices whose rows do not divide into blocks as float16."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    if len(shape) == 1 or name in POSITIONS:
+    if len(shape) == 1 or name in POSITIONS or name.endswith((ROUTER, "ffn_gate_inp.weight")):
         return GGMLQuantizationType.F32
     kind = GGMLQuantizationType["Q8_0" if dtype == "q4_0" and name in VOCABULARY else FORMATS[dtype][0]]
     return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
@@ -181,7 +229,8 @@ def check_blocks(shapes: dict[str, tuple[int, ...]], dtype: str) -> list[tuple[i
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block = GGML_QUANT_SIZES[GGMLQuantizationType[FORMATS[dtype][0]]][0]
-    matrices = [shape for name, shape in shapes.items() if len(shape) > 1 and name not in POSITIONS]
+    kept = (*POSITIONS, ROUTER)  # in float32, whatever is asked for
+    matrices = [shape for name, shape in shapes.items() if len(shape) > 1 and not name.endswith(kept)]
     unfit = [shape for shape in matrices if shape[-1] % block]
     if matrices and len(unfit) == len(matrices):
         widths = ", ".join(sorted({str(shape[-1]) for shape in unfit}))

@@ -3,16 +3,20 @@
 from typing import Any
 
 from minigpt.errors import UsageError
+from minigpt.exchange.hf.families import DEFAULTS, FAMILIES, TRAINING, family_of, is_plain
 from minigpt.model.heads import WRITES
+from minigpt.model.rope import rope_base
 from minigpt.sections import ModelConfig, RopeScaling
 
 HF = dict[str, Any]
 
+# Keys whose null is a value: another default would take its place.
+NONE_MEANS = {"attn_logit_softcapping", "final_logit_softcapping", "sliding_window", "clip_qkv"}
 # model_type -> class name of the causal language model
 CLASSES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "mistral": "MistralForCausalLM", "gpt2": "GPT2LMHeadModel",
-}  # fmt: skip
+} | {kind: family.cls for kind, family in FAMILIES.items()}  # fmt: skip
 # and of the model that scores
 SCORING_CLASSES = {
     "llama": "LlamaForSequenceClassification", "qwen2": "Qwen2ForSequenceClassification",
@@ -23,9 +27,11 @@ SCORING_CLASSES = {
 
 def model_type_of(config: ModelConfig) -> str:
     """The Hugging Face architecture that computes what this configuration says; UsageError when there is none."""
-    c = config
+    c = portable(config)
     biases = (c.qkv_bias, c.output_bias, c.mlp_bias)
-    if (c.norm, c.positions) == ("layer", "learned") and c.feed_forward != "swiglu":
+    if not is_plain(c):
+        found = family_of(c) if config.head == WRITES else None
+    elif (c.norm, c.positions) == ("layer", "learned") and c.feed_forward != "swiglu":
         fits = all(biases) and c.n_kv_head == c.n_head and c.head_dim * c.n_head == c.d_model
         found = "gpt2" if fits and not (c.qk_norm or c.sliding_window) else None
     elif (c.norm, c.positions, c.feed_forward) != ("rms", "rope", "swiglu"):
@@ -40,10 +46,18 @@ def model_type_of(config: ModelConfig) -> str:
         found = "llama" if c.qkv_bias == c.output_bias else None
     if found is None:
         raise UsageError(
-            "No Hugging Face architecture has this combination of norm, positions, feed_forward, biases and window.",
+            "No Hugging Face architecture has this combination of norm, positions, feed_forward, biases and options.",
             f"Those that are written: {', '.join(CLASSES)}.",
         )
     return found
+
+
+def portable(config: ModelConfig) -> ModelConfig:
+    """The same model without what only training reads, and with stretched positions as a base of their own."""
+    changes = {name: DEFAULTS[name] for name in TRAINING - {"balance_coefficient"}}
+    if config.rope_scaling.kind in ("ntk", "dynamic"):
+        changes |= {"rope_theta": rope_base(config), "rope_scaling": RopeScaling()}
+    return config.model_copy(update=changes)
 
 
 def config_json(config: ModelConfig, dtype: str, stop: int | list[int]) -> HF:
@@ -51,7 +65,7 @@ def config_json(config: ModelConfig, dtype: str, stop: int | list[int]) -> HF:
 
     A model that scores takes the last token of a row that is no padding, which must be no id that ends an answer.
     """
-    kind = model_type_of(config)
+    kind, config = model_type_of(config), portable(config)
     shape = _gpt2_shape(config) if kind == "gpt2" else _llama_shape(config, kind)
     common = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_embeddings, "eos_token_id": stop}
     scores = config.head != WRITES
@@ -81,7 +95,8 @@ def _llama_shape(c: ModelConfig, kind: str) -> HF:
         shape["use_sliding_window"] = False
     if kind == "mistral":
         shape["sliding_window"] = c.sliding_window
-    return shape
+    more = FAMILIES[kind].write(c) if kind in FAMILIES else {}
+    return {key: value for key, value in (shape | more).items() if value is not None or key in NONE_MEANS}
 
 
 def _scaling_json(s: RopeScaling) -> HF:

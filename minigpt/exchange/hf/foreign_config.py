@@ -9,12 +9,15 @@ from pydantic import ValidationError
 
 from minigpt.errors import UsageError
 from minigpt.exchange.hf.architectures import CLASSES, HF, SCORING_CLASSES
+from minigpt.exchange.hf.families import FAMILIES
 from minigpt.exchange.hf.quantized import TO_FLOATS
 from minigpt.model.heads import JUDGES, WRITES, with_head
 from minigpt.sections import ModelConfig, RopeScaling
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
+ACTS = {"geglu_tanh": ("gelu_pytorch_tanh", "gelu_new"), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh")}
+HEADS = {"qwen3": 128, "gemma": 256, "gemma2": 256}  # head_dim where config.json has none
 # Keys that say nothing about what the weights compute.
 SILENT = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range",
@@ -27,6 +30,7 @@ SILENT = {
     "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "max_window_layers",
     "unsloth_version", "unsloth_fixed", "_num_labels", "num_labels", "finetuning_task",
     # how to generate, which older files keep here
+    "router_aux_loss_coef", "output_router_logits", "dropout", "flash_attn", "aux_loss_alpha", "seq_aux", "auto_map",
     "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty",
 }  # fmt: skip
 # Keys that are fine with one value only.
@@ -37,6 +41,9 @@ FIXED: dict[str, tuple] = {
     "quantization_config": (None,), "quantization": (None,), "use_sliding_window": (False,), "use_mrope": (False,),
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False,),
     "attention_multiplier": (1, 1.0), "residual_multiplier": (1, 1.0), "embedding_multiplier": (1, 1.0),
+    "decoder_sparse_step": (1,), "mlp_only_layers": ([], None), "clip_qkv": (None,), "router_jitter_noise": (0, 0.0),
+    "qk_layernorm": (False,), "inference_rope_scaling": (False,), "n_shared_experts": (0, 1),
+    "scoring_func": ("softmax",), "use_bidirectional_attention": (None, False),
     "logits_scaling": (1, 1.0), "no_rope_layers": (None, []), "torchscript": (False,), "use_bfloat16": (False, True),
 }  # fmt: skip
 SHAPE = {
@@ -60,9 +67,10 @@ def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
     if not isinstance(kind, str) or kind not in CLASSES:
         raise UsageError(f"{where}: the architecture {kind!r} is not supported.", f"Known are {', '.join(CLASSES)}.")
     for key, value in hf.items():
-        _check_key(key, value, GPT2_SHAPE if kind == "gpt2" else SHAPE, where)
+        own = FAMILIES[kind].keys if kind in FAMILIES else frozenset()
+        _check_key(key, value, GPT2_SHAPE if kind == "gpt2" else SHAPE | own, where)
     values = _from_gpt2(hf, where) if kind == "gpt2" else _from_llama(hf, kind, where)
-    values["tie_embeddings"] = hf.get("tie_word_embeddings", kind == "gpt2")
+    values["tie_embeddings"] = hf.get("tie_word_embeddings", kind in ("gpt2", "gemma", "gemma2"))
     values["context"] = min(context or values["max_positions"], values["max_positions"])
     try:
         return with_head(ModelConfig(**values), _head(hf, where))
@@ -72,7 +80,7 @@ def model_config(hf: HF, context: int | None, where: str) -> ModelConfig:
 
 def _head(hf: HF, where: str) -> str:
     """What the model has on top. Raises UsageError for a classifier of several labels."""
-    if hf.get("architectures") != [SCORING_CLASSES[hf["model_type"]]]:
+    if hf.get("architectures") != [SCORING_CLASSES.get(hf["model_type"])]:
         return WRITES
     labels = hf.get("num_labels", len(hf.get("id2label") or "ab"))  # transformers writes no 2, the default
     if labels != 1:
@@ -96,22 +104,33 @@ def _check_key(key: str, value: Any, known: set[str], where: str) -> None:
 def _from_llama(hf: HF, kind: str, where: str) -> HF:
     heads = _number(hf, "num_attention_heads", where)
     width = _number(hf, "hidden_size", where)
-    if hf.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UsageError(f"{where}: hidden_act = {hf['hidden_act']!r} is not supported, only 'silu'.")
+    family = FAMILIES.get(kind)
+    acts = ACTS.get(family.fixed.get("feed_forward", "") if family else "", ("silu", "swish"))
+    for key in ("hidden_act", "hidden_activation"):
+        if hf.get(key) is not None and hf[key] not in acts:
+            raise UsageError(f"{where}: {key} = {hf[key]!r} is not supported, only {acts[0]!r}.")
     window = hf.get("sliding_window") if kind == "mistral" else None
-    _check_layer_types(hf, window, where)
-    theta, scaling = _rope(hf, where)
+    if kind != "gemma2":
+        _check_layer_types(hf, hf.get("sliding_window") if kind == "phi3" else window, where)
+    theta, scaling = _rope(_whole_heads(hf) if kind == "phi" else hf, where)
     bias = bool(hf.get("attention_bias", False)) and kind in ("llama", "qwen3")
+    more = family.fixed | family.read(hf) if family else {}
     return {
         "vocab_size": _number(hf, "vocab_size", where), "d_model": width, "n_head": heads,
         "d_ff": _number(hf, "intermediate_size", where), "n_layer": _number(hf, "num_hidden_layers", where),
         "n_kv_head": hf.get("num_key_value_heads") or heads,
-        "head_dim": hf.get("head_dim") or (128 if kind == "qwen3" else width // heads),
+        "head_dim": hf.get("head_dim") or HEADS.get(kind, width // heads),
         "max_positions": _number(hf, "max_position_embeddings", where),
         "norm_eps": _real(hf, "rms_norm_eps", where, 1e-6), "rope_theta": theta, "rope_scaling": scaling,
         "qk_norm": kind == "qwen3", "qkv_bias": bias or kind == "qwen2", "output_bias": bias,
         "mlp_bias": bool(hf.get("mlp_bias", False)) and kind == "llama", "sliding_window": window or 0,
-    }  # fmt: skip
+    } | more  # fmt: skip
+
+
+def _whole_heads(hf: HF) -> HF:
+    """The same without the share of a head that rotates, which its family reads."""
+    section = hf.get("rope_parameters") or {}
+    return hf | {"rope_parameters": {key: x for key, x in section.items() if key != "partial_rotary_factor"}}
 
 
 def _check_layer_types(hf: HF, window: int | None, where: str) -> None:

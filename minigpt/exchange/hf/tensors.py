@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from minigpt.errors import UsageError
+from minigpt.exchange.hf.families import FAMILIES, from_family, to_family
 from minigpt.model.gpt import weight_shapes
 from minigpt.model.heads import ScoreHead
 from minigpt.sections import ModelConfig
@@ -21,13 +22,17 @@ GPT2_LAYER = {
     "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
 }  # fmt: skip
 SCORE = ScoreHead.leaf
+AHEAD = "model.ahead."  # heads that only training has
 CONV1D = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")  # stored (in, out), the other way round
 
 
 def to_hugging_face(kind: str, flat: Arrays) -> Arrays:
     """Our weights by name as the architecture `kind` stores them."""
+    flat = {name: array for name, array in flat.items() if not name.startswith(AHEAD)}
+    if kind in FAMILIES:
+        return to_family(kind, flat)
     if kind != "gpt2":
-        return dict(flat)
+        return flat
     found: Arrays = {}
     for name, array in flat.items():
         if ".q_proj." in name:  # query, key and value are one matrix there
@@ -49,6 +54,7 @@ def from_hugging_face(kind: str, found: Arrays, config: ModelConfig, where: str)
     """
     flat = {name: array for name, array in found.items() if not BUFFERS.fullmatch(name)}
     flat = _from_gpt2(flat, where) if kind == "gpt2" else flat
+    flat = from_family(kind, flat, config) if kind in FAMILIES else flat
     if config.tie_embeddings and "lm_head.weight" in flat:
         head = flat.pop("lm_head.weight")
         if not np.array_equal(head, flat.get("model.embed_tokens.weight")):

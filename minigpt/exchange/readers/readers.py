@@ -113,11 +113,20 @@ def cannot_read(reader: type[Reader], directory: Path) -> str | None:
     config = json.loads((directory / "config.json").read_text("utf-8"))
     if reader is MLXReader and config["architectures"][0].endswith(CLASSIFIES):
         return "mlx-lm has no models that score"
+    if config["model_type"] == "minimind":
+        return "it does not know MiniMind's own layout"
     if reader is not MLXReader:
         return "mlx's quantized weights are for mlx-lm" if "quantization" in config else None
     kind, scaling = config["model_type"], config.get("rope_scaling") or {}
     if kind == "mistral" and (config.get("sliding_window") or 1e9) < config["max_position_embeddings"]:
         return "mlx-lm knows no sliding window over all layers"
+    if kind == "gemma":
+        return "mlx-lm's Gemma has the exact GELU only"
+    sliding = "sliding_attention" in (config.get("layer_types") or [])
+    if kind == "gemma2" and sliding and config["sliding_window"] < config["max_position_embeddings"]:
+        return "mlx-lm's Gemma 2 knows no sliding window"
+    if kind == "gemma2" and not (config.get("attn_logit_softcapping") and config.get("final_logit_softcapping")):
+        return "mlx-lm's Gemma 2 has soft-caps always"
     if kind == "gpt2" and config.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         return "mlx-lm's GPT-2 has the approximate GELU only"
     wide = config.get("n_inner") not in (None, 4 * config.get("n_embd", 0))

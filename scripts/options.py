@@ -1,0 +1,162 @@
+"""What each option of the model is worth: one small model, one change at a time, at equal tokens and at equal time.
+
+    python scripts/options.py --data tinyshakespeare --steps 600 --seeds 3 --out options.md
+
+Every option is trained with the same seeds as the model without it, first for as many steps, then for as many as take
+the time that the plain model took. The table has the difference in bits per byte on held-out text (negative: better)
+with a 95 % interval over the seeds, and says what that shows: helps, hurts, or noise. Trainings are kept in
+--directory, so that the same command goes on where it was interrupted.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends import get_backend
+from backends.base import Backend
+from minigpt.config import load_config
+from minigpt.events import Event, StageFinished
+from minigpt.runs.pipeline import run_pipeline
+from minigpt.runs.run import Run
+from minigpt.stages.table import FIRST
+from minigpt.store.durable import write_whole
+
+PLAIN = "as it is"
+# Option -> its settings of the model, beside those of the preset. Experts have the arithmetic of the dense layer.
+OPTIONS: dict[str, dict[str, object]] = {
+    PLAIN: {},
+    "learned positions": {"positions": "learned"},
+    "sinusoidal positions": {"positions": "sinusoidal", "embedding_scale": True},
+    "ALiBi": {"positions": "alibi"},
+    "no positions": {"positions": "none"},
+    "half of a head rotates": {"rope_fraction": 0.5},
+    "window 64, every second layer full": {"sliding_window": 64, "full_attention_every": 2},
+    "post-norm": {"norm_placement": "post"},
+    "sandwich norm": {"norm_placement": "sandwich"},
+    "LayerNorm": {"norm": "layer"},
+    "GeGLU": {"feed_forward": "geglu"},
+    "ReLU² (as wide as SwiGLU is large)": {"feed_forward": "relu2", "d_ff": 528},
+    "GELU (as wide as SwiGLU is large)": {"feed_forward": "gelu", "d_ff": 528},
+    "parallel layers": {"parallel": True},
+    "no QK-norm": {"qk_norm": False},
+    "logit soft-cap 15": {"logit_softcap": 15.0},
+    "shift of one token": {"token_shift": 1},
+    "shift of four tokens": {"token_shift": 4},
+    "short convolution": {"convolution": 3},
+    "value embeddings": {"value_embeddings": True},
+    "one token further ahead": {"predict_ahead": 1},
+    "4 experts, top 1": {"experts": 4, "experts_per_token": 1},
+    "8 experts, top 2": {"experts": 8, "expert_width": 176},
+    "8 experts, sigmoid, bias": {"experts": 8, "expert_width": 176, "router": "sigmoid", "balance": "bias",
+                                 "normalize_gates": True},
+    "8 experts, threshold": {"experts": 8, "expert_width": 176, "router": "threshold"},
+}  # fmt: skip
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: bits per byte of its best weights, and seconds that it took."""
+
+    bits: float
+    seconds: float
+    steps: int
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    backend = get_backend(arguments.backend)
+    chosen = {PLAIN: {}} | {name: OPTIONS[name] for name in arguments.only or OPTIONS}
+    rows = []
+    for name, settings in chosen.items():
+        tokens, times = [], []
+        for seed in range(1, arguments.seeds + 1):
+            equal = trained(arguments, backend, name, settings, seed, arguments.steps)
+            plain = trained(arguments, backend, PLAIN, {}, seed, arguments.steps)
+            steps = max(1, round(arguments.steps * (plain.seconds / plain.steps) / (equal.seconds / equal.steps)))
+            timed = equal if name == PLAIN else trained(arguments, backend, name, settings, seed, steps)
+            tokens.append(equal.bits - (0.0 if name == PLAIN else plain.bits))
+            times.append(timed.bits - (0.0 if name == PLAIN else plain.bits))
+        rows.append((name, tokens, times))
+        print(line(*rows[-1]), flush=True)
+    if arguments.out:
+        write_whole(Path(arguments.out), table(rows, arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--data", nargs="+", default=["tinyshakespeare"])
+    found.add_argument("--backend", default="torch")
+    found.add_argument("--preset", default="tiny")
+    found.add_argument("--steps", type=int, default=600)
+    found.add_argument("--seeds", type=int, default=3)
+    found.add_argument("--only", nargs="+", choices=list(OPTIONS), metavar="OPTION")
+    found.add_argument("--set", nargs="+", default=[], dest="sets", metavar="A.B=C", help="for all trainings")
+    found.add_argument("--directory", type=Path, default=Path("runs/options"))
+    found.add_argument("--out", help="a Markdown file for the table")
+    return found
+
+
+def trained(
+    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int
+) -> Trial:
+    """One training, or what is kept of it."""
+    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}-{steps}"
+    kept = directory / "trial.json"
+    if kept.exists():
+        return Trial(**json.loads(kept.read_text("utf-8")))
+    flags = {"seed": seed, "model": settings, "data": {FIRST: arguments.data}, FIRST: {"steps": steps}}
+    config = load_config(arguments.preset, None, arguments.sets, None, flags)
+    seconds = 0.0
+
+    def note(event: Event) -> None:
+        nonlocal seconds
+        seconds += event.seconds if isinstance(event, StageFinished) else 0.0
+
+    run = run_pipeline(Run(directory, config), backend, note, [FIRST])
+    found = Trial(run.store(FIRST).last_state()["metrics"]["bits_per_byte"], seconds, steps)
+    write_whole(kept, json.dumps(vars(found)))
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % interval) over seeds; infinite for a single one."""
+    if len(values) < 2:
+        return values[0], math.inf
+    return statistics.mean(values), T95.get(len(values), 1.96) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def verdict(values: list[float]) -> str:
+    """What differences from the plain model show."""
+    mean, half = interval(values)
+    return "noise" if abs(mean) <= half else "helps" if mean < 0 else "hurts"
+
+
+def line(name: str, tokens: list[float], times: list[float]) -> str:
+    """A row of the table: for the plain model its bits per byte, for an option the differences."""
+    if name == PLAIN:
+        mean, half = interval(tokens)
+        return f"| {name} | {mean:.3f} ± {half:.3f} | | {mean:.3f} ± {half:.3f} | |"
+    cells = []
+    for values in (tokens, times):
+        mean, half = interval(values)
+        cells += [f"{mean:+.3f} ± {half:.3f}", verdict(values)]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def table(rows: list[tuple[str, list[float], list[float]]], arguments: argparse.Namespace) -> str:
+    """All rows as Markdown, with the protocol."""
+    protocol = (
+        f"Preset {arguments.preset} on {', '.join(arguments.data)}, {arguments.steps} steps, {arguments.seeds} seeds, "
+        f"{arguments.backend}{', ' + ', '.join(arguments.sets) if arguments.sets else ''}; bits per byte on held-out "
+        "text, differences from the model as it is with the same seeds, 95 % intervals over seeds."
+    )
+    head = ["| option | equal tokens | | equal time | |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([protocol, "", *head, *(line(*row) for row in rows), ""])
+
+
+if __name__ == "__main__":
+    main()
