@@ -40,6 +40,16 @@ def joined(
             group.close()
 
 
+@contextmanager
+def alone(backend: Backend) -> Iterator[None]:
+    """What the block computes is this process's own: the others have no part in it."""
+    group, backend.group = backend.group, ALONE
+    try:
+        yield
+    finally:
+        backend.group = group
+
+
 def check_launcher(found: Launched, backend: str) -> None:
     """Raises UsageError when the launcher is that of another backend."""
     if found.backend != backend:

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from several import equality
 
 STEPS, HALF = 4, 2
+CASES = [case for case in equality.CASES if case.name not in ("adamw", "adamw, checkpointing")]  # a slice
 EXACT = 4e-6  # DPO's sums of log-probabilities are near -300, where float32 has steps of 3e-5, times beta
 
 
@@ -21,13 +22,13 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
     base = equality.prepared(tmp_path, backend.name, STEPS)
     for place, count in zip(places, (1, 2), strict=True):
         place.mkdir()
-        jobs = equality.copies(base, place, equality.CASES, STEPS, HALF)
+        jobs = equality.copies(base, place, CASES, STEPS, HALF)
         if count == 2:
             jobs = [job | {"stop_after": HALF} if i % 2 else job for i, job in enumerate(jobs)]
             equality.trained(place, backend.name, 2, jobs)
             jobs = [job | {"stop_after": None} for job in jobs[1::2]]
         equality.trained(place, backend.name, 1, jobs)
-    for gap in equality.gaps(equality.CASES, "2 processes", *places):
+    for gap in equality.gaps(CASES, "2 processes", *places):
         assert gap.losses <= (EXACT if gap.case.stage == "dpo" else equality.LOSS), gap
         assert gap.weights <= equality.WEIGHTS, gap
-    assert equality.same_bits(equality.CASES, places[0], places[0]) == []
+    assert equality.same_bits(CASES, places[0], places[0]) == []
