@@ -15,11 +15,11 @@ from minigpt.runs.heartbeat import DIRECTORY, read_beat, state_of
 from minigpt.store.checkpoint import verify_checkpoint
 from minigpt.store.stage import StageStore
 
-NOTICED, AGAIN = 30.0, 180.0  # seconds: until the others have ended, and until steps are done again
+NOTICED, AGAIN = 30.0, 300.0  # seconds: until the others have ended, and until steps are done again
 SETTINGS = {
     "model.n_layer": 1, "model.d_model": 32, "model.n_head": 2, "model.n_kv_head": 1, "model.d_ff": 64,
     "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "pretrain.steps": 1_000_000,
-    "pretrain.batch_size": 4, "pretrain.eval_every": 1000, "pretrain.save_every": 10, "pretrain.eval_rows": 4,
+    "pretrain.batch_size": 4, "pretrain.eval_every": 1000, "pretrain.save_every": 5, "pretrain.eval_rows": 4,
     "pretrain.log_every": 1, "pretrain.learning_rate": 1e-4, "pretrain.matrix_learning_rate": 1e-4,
 }  # fmt: skip
 
@@ -67,15 +67,18 @@ def campaign(directory: Path, backend: str, times: int, seed: int) -> Campaign:
 
 
 def _going_on(run: Path, process: subprocess.Popen, old: list[int]) -> list[int] | None:
-    """The ids of two processes that are not the `old` ones and have done steps; None when that takes too long."""
-    until, lines = time.monotonic() + AGAIN, None
-    journal = run / "pretrain" / "metrics.jsonl"
+    """The ids of two processes that are not the `old` ones and have saved a checkpoint; None when it takes too long.
+
+    Who dies twice without one in between gets less to do at a time, as if the memory had run out.
+    """
+    until, first = time.monotonic() + AGAIN, None
+    store = StageStore(run / "pretrain")
     while time.monotonic() < until and process.poll() is None:
         beats = [read_beat(run / DIRECTORY / f"rank-{rank}.json") for rank in (0, 1)]
-        if all(beat is not None and beat.ended is None and beat.pid not in old for beat in beats) and journal.exists():
-            size = journal.stat().st_size
-            lines = size if lines is None or size < lines else lines
-            if size > lines and all(state_of(beat.pid) == "there" for beat in beats):
+        if all(beat is not None and beat.ended is None and beat.pid not in old for beat in beats):
+            step = store.steps_kept()
+            first = step if first is None else first
+            if step > first and all(state_of(beat.pid) == "there" for beat in beats):
                 return [beat.pid for beat in beats]
         time.sleep(0.1)
     return None

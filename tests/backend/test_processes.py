@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from backends.group import Several
+from minigpt.train.together import Together
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from several import equality
@@ -11,6 +15,33 @@ from several import equality
 STEPS, HALF = 4, 2
 CASES = [case for case in equality.CASES if case.name not in ("adamw", "adamw, checkpointing")]  # a slice
 EXACT = 4e-6  # DPO's sums of log-probabilities are near -300, where float32 has steps of 3e-5, times beta
+
+
+class Twins(Several):
+    """Two processes that compute the same: a sum is twice its own part."""
+
+    def __init__(self, backend):
+        super().__init__(backend, 0, 2)
+        self.kinds = []
+
+    def _sum(self, flat):
+        self.kinds.append(self.backend.dtype(flat))
+        return flat + flat
+
+
+def test_gradients_in_bfloat16_keep_their_digits(backend, monkeypatch):
+    """Half the traffic, an error of at most 2^-8 of each number; the loss and the votes travel whole."""
+    monkeypatch.setattr(backend, "group", Twins(backend), raising=False)
+    together = Together(backend, "bfloat16")
+    answer = together.agreed(lambda: "pause", ("stop", "pause"))
+    x = np.random.default_rng(1).standard_normal((20, 30)).astype(np.float32)
+    loss, metrics, grads = together.summed(
+        backend.array(np.float32(0.1)), {"kl": backend.array(np.float32(0.3))}, {"w": backend.array(x)}
+    )
+    assert backend.group.kinds == ["float32", "bfloat16"] and backend.dtype(grads["w"]) == "float32"
+    assert float(loss) == np.float32(0.1) * 2 and float(metrics["kl"]) == np.float32(0.3) * 2
+    apart = np.abs(backend.numpy(grads["w"]) / (2 * x) - 1)
+    assert 2**-12 < apart.max() <= 2**-8 and answer() == "pause"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo and the ring are for Linux and macOS here")
