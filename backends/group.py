@@ -167,12 +167,12 @@ class Several(Group):
 
 
 def buckets(arrays: Sequence[Array], most: int = BUCKET) -> list[list[Array]]:
-    """The arrays in their order in lists of at most `most` entries together, or of a single array."""
+    """The arrays in their order in lists of one dtype and at most `most` entries together, or of a single array."""
     found: list[list[Array]] = []
     room = 0
     for x in arrays:
         count = int(np.prod(x.shape))
-        if count > room:
+        if count > room or x.dtype != found[-1][0].dtype:
             found.append([])
             room = most
         found[-1].append(x)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from backends.base import Backend
-from backends.group import ALONE
 from minigpt.config import Config
 from minigpt.data.batches import PairRows, ValidationText
 from minigpt.data.forms import WORLD
@@ -14,6 +13,7 @@ from minigpt.data.world import rows as world
 from minigpt.evaluate.world import evaluate_world, greedy_answers
 from minigpt.events import Progress, Report
 from minigpt.runs.control import Control
+from minigpt.runs.group import alone
 from minigpt.runs.inputs import reader_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.pipeline import run_pipeline
@@ -36,10 +36,10 @@ def demo(run: Run, backend: Backend, report: Report, control: Control) -> dict:
     run = run_pipeline(run, backend, report, STORY, control=control)
     if backend.group.rank:
         return {}
-    backend.group = ALONE  # the first process measures by itself
     path = run.directory / "demo.json"
     if not path.exists():
-        write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))
+        with alone(backend):
+            write_whole(path, json.dumps(measure(run, backend, report), ensure_ascii=False, indent=1))
     return json.loads(path.read_text("utf-8"))
 
 

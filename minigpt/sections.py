@@ -229,6 +229,7 @@ class StageConfig(Section):
     compile: bool = Field(True, description="let the framework compile a step where that pays")
     deterministic: bool = Field(False, description="the same bits every time on a CUDA GPU, too; slower")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="that a step computes in")
+    transfer: Literal["float32", "bfloat16"] = Field("float32", description="of gradients between several processes")
     eval_every: int = Field(100, ge=1, description="steps between two measurements on held-out data")
     eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
     save_every: int = Field(200, ge=1, description="steps between two checkpoints")

@@ -7,7 +7,7 @@ from typing import Any
 from minigpt import __version__
 from minigpt.cli.console import note
 from minigpt.cli.tables import table
-from minigpt.units import duration, gigabytes
+from minigpt.units import bytes_in_words, duration, gigabytes
 
 
 def show_machine(machine: Any, checks: Sequence[Any], choice: dict, problems: Sequence[str]) -> None:
@@ -71,6 +71,33 @@ def show_plan(name: str, plan: Any) -> None:
             note(f"{name}: {stage.stage} does not fit even in the smallest micro-batches: take a smaller model.")
         elif stage.divided:
             note(f"{name}: {stage.stage} fits with {divided(stage.division)}; the result stays the same.")
+
+
+def show_together(name: str, plan: Any, processes: int, link: Any) -> None:
+    """What several processes would make of each stage's step: the same batch shared out, then a growing one."""
+    from minigpt.plan.link import COUNTS, advice, shared, together
+
+    for one in plan.stages:
+        if one.step is None:
+            note(f"{name}: {one.stage} was not measured, as it takes seconds only.")
+            continue
+        facts = (one.tokens // max(1, one.steps), one.step, one.update, 4.0 * one.trained, link)
+        alike = [shared(*facts, count) for count in sorted({1, processes})]
+        speed = f"{link.rate * 8 / 1e6:,.0f} Mbit/s of payload"
+        table(f"{name}, {one.stage}: the same batch shared out, {speed}", TOGETHER, [_together(row) for row in alike])
+        growing = [together(*facts, count) for count in COUNTS]
+        table(f"{name}, {one.stage}: a batch for each process", TOGETHER, [_together(row) for row in growing])
+        note(f"{name}: {one.stage}: {advice(growing)}")
+
+
+TOGETHER = ("N", "tokens a step", "computing", "exchanging", "sent by each", "tokens/s", "efficiency")
+
+
+def _together(row: Any) -> list[str]:
+    return [
+        f"{row.processes:,}", f"{row.tokens:,}", f"{row.computing * 1000:,.1f} ms", f"{row.exchanging * 1000:,.1f} ms",
+        bytes_in_words(row.traffic), f"{row.tokens / row.seconds:,.0f}", f"{row.efficiency:.0%}",
+    ]  # fmt: skip
 
 
 def plan_lines(plan: Any) -> list[str]:

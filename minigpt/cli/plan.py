@@ -25,10 +25,21 @@ MaxMemory = Annotated[
     str | None,
     typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
 ]
+Processes = Annotated[
+    int, typer.Option("--processes", metavar="N", min=1, help="Also say what so many processes would make of a step.")
+]
+LinkOption = Annotated[
+    str, typer.Option("--link", metavar="SPEED", help="With --processes: what joins them, such as 1Gbit or 100Mbit.")
+]
+Latency = Annotated[
+    float, typer.Option("--latency", metavar="MS", min=0, help="With --processes: a message's way, in milliseconds.")
+]
 Time = Annotated[str | None, typer.Option("--time", metavar="TIME", help="What training may take, such as 1h30m.")]
 
 
-@command("minigpt plan", "minigpt plan --preset auto --time 30m")
+@command(
+    "minigpt plan", "minigpt plan --preset auto --time 30m", "minigpt plan --preset small --processes 4 --link 1Gbit"
+)
 def plan(
     where: flags.Where,
     preset: Preset = "all",
@@ -37,6 +48,9 @@ def plan(
     stages: Stages = None,
     max_memory: MaxMemory = None,
     time: Time = None,
+    processes: Processes = 1,
+    link: LinkOption = "1Gbit",
+    latency: Latency = 0.1,
     json: flags.AsJson = False,
 ) -> None:
     """Say what a run would take here, before it starts.
@@ -66,6 +80,7 @@ def plan(
     from minigpt.cli.limits import limits_from
     from minigpt.config import PRESETS, load_config
     from minigpt.plan.choose import largest_preset, place_of, plan_for, refuse
+    from minigpt.plan.link import parse_link
     from minigpt.stages.table import STAGES, USUAL
 
     check_name("preset", preset, (*PRESETS, "all", "auto"))
@@ -92,6 +107,9 @@ def plan(
     else:
         for name, one in found.items():
             machine_tables.show_plan(name, one)
+        if processes > 1:
+            for name, one in found.items():
+                machine_tables.show_together(name, one, processes, parse_link(link, latency / 1000))
         if reason:
             console.note(f"Preset {preset}: {reason}.")
     if len(names) == 1:

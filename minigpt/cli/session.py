@@ -43,7 +43,7 @@ def training(
     from minigpt.events import silent
     from minigpt.runs.claim import new_run
     from minigpt.runs.control import Control
-    from minigpt.runs.group import joined
+    from minigpt.runs.group import alone, joined
     from minigpt.runs.pipeline import check_possible
     from minigpt.runs.planning import plan_of_run
     from minigpt.store.lock import locked
@@ -73,15 +73,15 @@ def training(
             console.note(f"{group.size} processes train together, started by {found.launcher}.")
         if verbose and not (directory / "config.toml").exists():
             tables.show_settings(settings, stages, directory / "config.toml")
-        alone = watched is None and found is None
-        stop = stack.enter_context(Stop(None if alone else parent, console.note))
+        unwatched = watched is None and found is None
+        stop = stack.enter_context(Stop(None if unwatched else parent, console.note))
         brake = None
         if limits is not None:
-            root = os.getpid() if alone else parent
+            root = os.getpid() if unwatched else parent
             brake = stack.enter_context(braked(limits, framework, stop, root))
         plan, report = None, silent
         if group.rank == 0:
-            with waiting.working("Planning: how much memory and time this takes here"):
+            with waiting.working("Planning: how much memory and time this takes here"), alone(framework):
                 plan = plan_of_run(run, stages, framework, limits or Limits(), time)
             for line in machine_tables.plan_lines(plan) if plan.stages else ():
                 console.note(line)

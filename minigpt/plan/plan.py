@@ -59,6 +59,8 @@ class StagePlan:
     division: dict[str, Any]
     fits: bool
     divided: bool
+    step: float | None = None  # seconds of a step's gradients, and
+    update: float | None = None  # of its update
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def _stage(
         stage.name, steps, steps * tokens, trained_count(model, config),
         steps * tokens * flops_per_token(model, row_width(model, form)), memory(chosen), seconds,
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
+        None if speed is None else tokens * speed.token, None if speed is None else speed.update,
     )  # fmt: skip
 
 

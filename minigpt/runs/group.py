@@ -1,6 +1,8 @@
 """The processes that train a run together: how they meet, what must be the same in all of them, and how they part."""
 
+import contextlib
 import platform
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +40,16 @@ def joined(
         finally:
             backend.group = ALONE
             group.close()
+
+
+@contextmanager
+def alone(backend: Backend) -> Iterator[None]:
+    """What the block computes is this process's own: the others have no part in it."""
+    group, backend.group = backend.group, ALONE
+    try:
+        yield
+    finally:
+        backend.group = group
 
 
 def check_launcher(found: Launched, backend: str) -> None:
@@ -113,6 +125,8 @@ def _told(heart: Heartbeat, found: Launched) -> Iterator[None]:
     try:
         yield
     except PartnerLost as error:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, before the reason is told
         loss = heart.reason()
         code = LOST if loss is None or loss.code is None else loss.code
         text = f"An exchange with the other ranks failed: {error}" if loss is None else loss.text

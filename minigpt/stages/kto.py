@@ -73,8 +73,9 @@ class WithBaseline:
     def __call__(self, step: int, weights: Tree) -> Batch:
         batch = self._batches(step)
         other = {name.removeprefix(OTHER): batch.pop(name) for name in list(batch) if name.startswith(OTHER)}
-        found = [self._of({name: x[i : i + self._size] for name, x in other.items()}, weights)
-                 for i in range(0, len(batch["ids"]), self._size)]  # fmt: skip
+        size = self._size
+        parts = [{name: x[i : i + size] for name, x in other.items()} for i in range(0, len(batch["ids"]), size)]
+        found = self._backend.group.map(lambda part: self._of(part, weights), parts)
         there = batch["weights"] > 0  # (B, S)
         baseline = kto_baseline(np.concatenate(found)[there], batch["reference"][..., 1][there])
         shares = {name: normalized({"weights": batch["weights"] * wanted})["weights"]
@@ -93,13 +94,16 @@ def evaluate_labelled(
     """Means over the answers: `loss`, the rewards β log(π/π_ref) of good and bad ones, and their `margin`. `kl` is the
     baseline, of all these answers together.
     """
-    backend, logprobs, labels = model.backend, [], []
-    for numbers in in_order(rows, batch_size, limit):
+    backend = model.backend
+
+    def part(numbers: list[int]) -> list[np.ndarray]:
         batch = stacked([rows.row(0, i) for i in numbers])
         arrays = {name: backend.array(x) for name, x in batch.items()}
         there = batch["weights"] > 0  # (B, S)
-        logprobs.append((backend.numpy(both_logprobs(model, weights, arrays)) - batch["reference"])[there])
-        labels.append(batch["labels"][there])
+        ratios = (backend.numpy(both_logprobs(model, weights, arrays)) - batch["reference"])[there]
+        return [ratios, batch["labels"][there]]
+
+    logprobs, labels = zip(*backend.group.map(part, in_order(rows, batch_size, limit)), strict=True)
     ratios, good = np.concatenate(logprobs).astype(np.float64), np.concatenate(labels) > 0  # (N, 2), (N,)
     baseline = kto_baseline(ratios[:, 1], 0 * ratios[:, 1])
     policy, labels = (backend.array(x[None].astype(np.float32)) for x in (ratios[:, 0], good))  # (1, N) each

@@ -17,10 +17,13 @@ def held_out_scores(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(scores (B, S), the batch) of all rows, or of `limit` of them."""
     compiled = _compiled(model)
-    for numbers in in_order(rows, batch_size, limit):
-        batch = stacked([rows.row(0, i) for i in numbers])
+
+    def scores(batch: dict[str, np.ndarray]) -> np.ndarray:
         arrays = {name: model.backend.array(batch[name]) for name in ("ids", "segments", "ends")}
-        yield model.backend.numpy(compiled(weights, arrays)).astype(np.float64), batch
+        return model.backend.numpy(compiled(weights, arrays)).astype(np.float64)
+
+    batches = [stacked([rows.row(0, i) for i in numbers]) for numbers in in_order(rows, batch_size, limit)]
+    return zip(model.backend.group.map(scores, batches), batches, strict=True)
 
 
 @lru_cache(maxsize=4)

@@ -31,7 +31,7 @@ def fit(
     it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
     check_rows(config.batch_size, stage, backend.group.size)
-    stop, clock, together = stop or Stop(), Clock(_resting(brake)), Together(backend)
+    stop, clock, together = stop or Stop(), Clock(_resting(brake)), Together(backend, config.transfer)
     checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint, together)
     state = State(weights, Optimizer(backend, config, weights).init(weights))
     checkpoints.resume(state)

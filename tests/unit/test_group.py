@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def test_buckets_keep_the_order_and_hold_no_more_than_allowed():
     arrays = [np.zeros(n) for n in (3, 4, 9, 1, 1)]
     assert [[len(x) for x in found] for found in buckets(arrays, 7)] == [[3, 4], [9], [1, 1]]
     assert buckets([], 7) == []
+    mixed = [np.zeros(1, np.float32), np.zeros(1, np.float16), np.zeros(1, np.float16)]
+    assert [len(found) for found in buckets(mixed, 7)] == [1, 2]
 
 
 def test_alone_everything_is_as_it_is():
@@ -136,19 +139,23 @@ def test_all_that_wait_for_the_same_are_stuck():
     assert not stuck([waiting, None])
 
 
+def becomes(pid, state):
+    until = time.monotonic() + 20
+    while state_of(pid) != state:
+        assert time.monotonic() < until, state_of(pid)
+        time.sleep(0.01)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 def test_what_the_system_says_of_a_process():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         assert state_of(child.pid) == "there"
         child.send_signal(signal.SIGSTOP)
-        for _ in range(100):
-            if state_of(child.pid) == "stopped":
-                break
-        assert state_of(child.pid) == "stopped"
+        becomes(child.pid, "stopped")
     finally:
         child.kill()
-    assert state_of(child.pid) == "gone", "a process that nobody has waited for yet"
+    becomes(child.pid, "gone")  # also one that nobody has waited for yet
     child.wait()
     assert state_of(child.pid) == "gone"
 

@@ -1,0 +1,97 @@
+#!/usr/bin/env python
+"""Proves the promises of several processes: the same model, nothing that hangs, and how long a step takes.
+
+    python scripts/parallel.py equality                   50 steps of every stage by 1, 2 and 4 processes: minutes
+    python scripts/parallel.py kills --times 100          SIGKILL and SIGSTOP of either of two processes
+    python scripts/parallel.py efficiency                 tokens per second by 1, 2 and 4 processes
+    sudo python scripts/parallel.py link                  predicted and measured over throttled links (Linux, as root)
+    python scripts/parallel.py hang --calls 3000          MLX's all_sum by three processes (mlx issue 4475)
+
+Prints tables and exits with 1 when a promise is broken. Run it in the environment that scripts/test makes.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from several import equality, kills, speed
+
+from backends import BACKENDS
+from minigpt.cli import tables
+
+
+def main() -> int:
+    arguments = _arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and as many processes as cores
+    ways = {"equality": _equality, "kills": _kills, "efficiency": _efficiency, "link": _link, "hang": _hang}
+    with tempfile.TemporaryDirectory() as directory:
+        broken = ways[arguments.what](Path(directory), arguments)
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    return 1 if broken else 0
+
+
+def _equality(directory: Path, arguments: argparse.Namespace) -> int:
+    broken = 0
+    for backend in arguments.backends:
+        (directory / backend).mkdir()
+        gaps, told = equality.compared(directory / backend, backend, arguments.processes, arguments.steps)
+        cells = [[gap.case.stage, gap.case.name, gap.way, f"{gap.losses:.1e}", f"{gap.weights:.1e}",
+                  "equal" if gap.equal else "APART"] for gap in gaps]  # fmt: skip
+        title = f"{backend}, {arguments.steps} steps, against one process (losses {equality.LOSS:g}, weights "
+        tables.table(f"{title}{equality.WEIGHTS:g})", ("stage", "way", "processes", "loss", "weights", ""), cells)
+        print("\n".join(told))
+        broken += sum(not gap.equal for gap in gaps) + sum("same bits" not in line for line in told)
+    return broken
+
+
+def _kills(directory: Path, arguments: argparse.Namespace) -> int:
+    found = [kills.campaign(directory, backend, arguments.times, arguments.seed) for backend in arguments.backends]
+    cells = [[one.backend, one.tried, len(one.lost), f"{one.slowest:.1f} s", "; ".join(one.lost)] for one in found]
+    tables.table("Killed and stopped", ("backend", "hits", "lost", "noticed in at most", "what"), cells)
+    return sum(len(one.lost) for one in found)
+
+
+def _efficiency(directory: Path, arguments: argparse.Namespace) -> int:
+    rows = []
+    for backend in arguments.backends:
+        for count in (1, *arguments.processes):
+            rows.append([backend, count, *speed.cells(directory, backend, count, arguments.steps)])
+    cores = f"{os.cpu_count()} cores, one thread each"
+    tables.table(f"Speed ({cores})", ("backend", "processes", "ms a step", "tokens/s", "to one process"), rows)
+    return 0
+
+
+def _link(directory: Path, arguments: argparse.Namespace) -> int:
+    rows = speed.links(directory, arguments.bandwidths, arguments.steps)
+    cells = [row.cells() for row in rows]
+    tables.table("Two machines over a throttled link (network namespaces)", speed.COLUMNS, cells)
+    return sum(row.apart > speed.NEAR for row in rows)
+
+
+def _hang(directory: Path, arguments: argparse.Namespace) -> int:
+    done, seconds = speed.exchanges(directory, 3, arguments.calls)
+    print(f"mlx, 3 processes: {done:,} of {arguments.calls:,} exchanges done in {seconds:.0f} s")
+    return done < arguments.calls
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["equality", "kills", "efficiency", "link", "hang"])
+    parser.add_argument("--backends", default=",".join(BACKENDS), type=lambda text: text.split(","), metavar="NAMES")
+    parser.add_argument("--processes", default=[2, 4], metavar="N,N",
+                        type=lambda text: [int(n) for n in text.split(",")])  # fmt: skip
+    parser.add_argument("--steps", type=int, default=50, metavar="N")
+    parser.add_argument("--times", type=int, default=100, metavar="N", help="hits of kills")
+    parser.add_argument("--calls", type=int, default=3000, metavar="N", help="exchanges of hang")
+    parser.add_argument("--bandwidths", default="25,50,100", metavar="MBIT,…", help="of link",
+                        type=lambda text: [float(n) for n in text.split(",")])  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
