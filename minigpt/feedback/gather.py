@@ -65,7 +65,7 @@ def gather(
 ) -> Gathered:
     """Write preference rows `{"prompt", "chosen", "rejected"}` to `out`, going on where an earlier call stopped.
 
-    Raises UsageError when that one had other settings or prompts, and MiniGPTError when a judge fails: all that was done
+    Raises UsageError when that one had other settings or prompts, and MiniGPTError when a judge fails: what was done
     before stays.
     """
     journal = _Journal(out, wanted, prompts)
