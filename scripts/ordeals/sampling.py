@@ -66,9 +66,9 @@ def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> 
         whole = _copy(base, "whole")
         train_stage(whole, STAGE, backend, silent)
         for number in range(count(CUTS, scale)):
-            cut = 1 + number // 2 % (STEPS - 1)
+            cut = 1 + (7 + number // 2) % (STEPS - 1)
             parts = _copy(base, "cut")
-            if number % 2:
+            if number % 2 == 0:
                 cut -= cut % SETTINGS["updates"]  # where new answers are sampled
                 ended = _killed_while_sampling(parts, backend, cut, rng.randrange(TOKENS))
             else:
