@@ -18,14 +18,16 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from ordeals import damage, fuzz, memory, numbers, processes, resume
+from ordeals import damage, fuzz, memory, numbers, processes, resume, sampling
 from ordeals.ordeal import Outcome, campaign, known, show
 
 from backends import BACKENDS
 
 ORDEALS = {
     "resume": resume.every_cut,
+    "sampling": sampling.every_cut,
     "kills": processes.kills,
+    "sampling-kills": sampling.kills,
     "signals": processes.signals,
     "races": processes.races,
     "memory": memory.out_of_memory,

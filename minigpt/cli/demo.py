@@ -13,6 +13,9 @@ from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the settings, too (minigpt config explains them).")]
+Rl = Annotated[
+    bool, typer.Option("--rl", help="Go on with a reward model and GRPO, each a column of the table; takes longer.")
+]
 NEXT = {  # a command, by the word of its reason in the table of texts
     "next_report": "report RUN --open", "next_generate": "generate RUN --stage pretrain -p 'Ann has'",
     "next_evaluate": "evaluate RUN", "next_export": "export RUN --to gguf",
@@ -20,7 +23,7 @@ NEXT = {  # a command, by the word of its reason in the table of texts
 }  # fmt: skip
 
 
-@command("minigpt demo", "minigpt demo --preset auto --time 30m --run runs/first")
+@command("minigpt demo", "minigpt demo --rl", "minigpt demo --preset auto --time 30m --run runs/first")
 def demo(
     context: typer.Context,
     given: flags.Settings,
@@ -32,6 +35,7 @@ def demo(
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="The run directory. Default: runs/demo.")
     ] = None,
+    rl: Rl = False,
     verbose: Verbose = False,
     json: flags.AsJson = False,
 ) -> None:
@@ -44,17 +48,18 @@ def demo(
     if supervised(context, run, watched, follow, where):
         return
     from minigpt.cli import console, tables
-    from minigpt.demo import STORY, demo_config
+    from minigpt.demo import RL, STORY, demo_config
     from minigpt.demo import demo as run_demo
     from minigpt.pages.texts import words
     from minigpt.watch.report import latest_report
 
     limits = limits_from(taking)
-    chosen = fitted(given, run, STORY, where, limits, taking)
-    settings = demo_config(opening.config_of(run, chosen.given, chosen.steps))
-    with training(run, settings, STORY, where, limits, chosen.time, follow, verbose) as started:
+    stages = RL if rl else STORY
+    chosen = fitted(given, run, stages, where, limits, taking)
+    settings = demo_config(opening.config_of(run, chosen.given, chosen.steps), stages)
+    with training(run, settings, stages, where, limits, chosen.time, follow, verbose) as started:
         opened, framework, report, control = started
-        result = run_demo(opened, framework, report, control)
+        result = run_demo(opened, framework, report, control, stages)
     written, say = latest_report(run, language(follow.lang)), words(spoken(follow.lang), "demo")
     if json:
         console.print_json(result)

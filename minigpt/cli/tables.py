@@ -43,10 +43,11 @@ def show_demo(result: dict, language: str = "en") -> None:
     stages, say = list(result["measured"]), words(language, "demo")
     rows = []
     for shown in result["conversations"]:
-        answers = (_one_line(shown[stage], nothing=say["nothing"]) for stage in stages)
+        answers = (_one_line(shown[stage], nothing=say["nothing"]) for stage in stages if stage in shown)
         rows.append([_one_line(shown["question"], 200), *answers, shown["right"]])
     after = [say["after"].format(stage=stage) for stage in stages]
-    columns = [say["question"], *after, say["right"]]
+    writing = [name for name, stage in zip(after, stages, strict=True) if stage in result["conversations"][0]]
+    columns = [say["question"], *writing, say["right"]]
     table(say["conversations"], columns, _spaced(rows), range(len(columns)))
     names = dict.fromkeys(name for stage in stages for name in result["measured"][stage])
     shown = [[label(name, language), *(_share(name, result["measured"][stage].get(name)) for stage in stages)]

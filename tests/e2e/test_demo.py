@@ -1,6 +1,7 @@
 """The demo and the parity table, end to end and small."""
 
 import json
+import shutil
 
 import pytest
 from command import tiny
@@ -41,6 +42,16 @@ def test_demo(minigpt, tmp_path, monkeypatch, backend):
         assert values["bits_per_byte"] > 0 and 0 <= values["exact_match"] <= 1 and 0 <= values["manner"] <= 1
         assert all(isinstance(shown[stage], str) for shown in found["conversations"])
     assert 0 <= found["measured"]["dpo"]["preference_accuracy"] <= 1
+    if backend == "torch":
+        further = ("--rl", "--set", "reward.steps=4", "--set", "grpo.steps=2")
+        more = minigpt(*command, *further, "--json")
+        assert more.code == 0 and "pretrain: finished before" in more.err, more.err
+        measured = json.loads(more.out)["measured"]
+        assert list(measured) == [*USUAL, "reward", "grpo"] and list(measured["reward"]) == ["preference_accuracy"]
+        assert {name: measured[name] for name in USUAL} == found["measured"] and measured["grpo"]["bits_per_byte"] > 0
+        assert "after grpo" in minigpt(*command, *further).out
+        shutil.rmtree("demo/reward")
+        shutil.rmtree("demo/grpo")
     evaluated = json.loads(minigpt("evaluate", "demo", "--tests", 5, "--backend", backend, "--json").out)
     assert list(evaluated["stages"]) == list(USUAL) and "exact_match" not in evaluated["stages"]["pretrain"]
     assert {name: evaluated[name] for name in evaluated["stages"]["dpo"]} == evaluated["stages"]["dpo"]

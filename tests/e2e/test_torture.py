@@ -12,7 +12,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def test_a_slice_of_every_ordeal():
-    ordeals = "resume,kills,signals,races,corruption,disk,numbers,rows,configurations"  # not memory, which needs much
+    ordeals = "resume,sampling,kills,sampling-kills,signals,races,corruption,disk,numbers,rows,configurations"
+    # not memory, which needs much
     command = [sys.executable, SCRIPTS / "torture.py", "--scale", "0.01", "--json", "--only", ordeals]
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
     assert result.returncode == 0, result.stdout + result.stderr

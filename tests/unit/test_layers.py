@@ -11,13 +11,13 @@ SOURCES = sorted([*(ROOT / "backends").rglob("*.py"), *(ROOT / "minigpt").rglob(
 FRAMEWORKS = {"mlx": "backends/mlx/", "torch": "backends/torch/"}  # named below these only
 # The rooms of minigpt from the top floor to the bottom: an import, lazy ones too, points to a lower floor.
 FLOORS = (
-    "__main__", "cli", "serve watch handbook experiments", "library", "demo parity exchange", "evaluate", "runs",
-    "plan", "config", "stages", "train", "quantize generate", "model", "data", "machine", "text store pages",
+    "__main__", "cli", "serve watch handbook experiments", "library", "demo parity exchange feedback", "evaluate",
+    "runs", "plan", "config", "stages", "train", "quantize generate", "model", "data", "machine", "text store pages",
     "sections", "events", "units", "errors",
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
 # Only where something is exported, imported or scored, lazily.
-EXCHANGE = {"sacrebleu", "transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
+EXCHANGE = {"sacrebleu", "openai", "transformers", "mlx_lm", "tokenizers", "gguf", "peft", "xllamacpp"}
 
 
 def imports(source: str, package: str = "") -> list[tuple[str, bool]]:

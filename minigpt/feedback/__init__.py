@@ -1,0 +1,1 @@
+"""Answers of a model, judged and made better: preference pairs that nobody wrote by hand."""
