@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from ordeals import damage, fuzz, memory, numbers, processes, resume
+from ordeals import damage, fuzz, memory, numbers, processes, resume, sampled
 from ordeals.ordeal import Outcome, campaign, known, show
 
 from backends import BACKENDS
 
 ORDEALS = {
     "resume": resume.every_cut,
+    "sampled": sampled.every_sampled_cut,
     "kills": processes.kills,
     "signals": processes.signals,
     "races": processes.races,
