@@ -11,7 +11,7 @@ from backends import get_backend
 from backends.base import Backend
 from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
-from minigpt.generate.engine import Engine
+from minigpt.generate.scheduler import Scheduler
 from minigpt.parity.trajectories import tiny_config
 from minigpt.runs.control import Control
 from minigpt.runs.inputs import make_data, make_tokenizer
@@ -106,19 +106,19 @@ class _Died(Exception):
 
 def _died(run: Run, stage: str, backend: Backend, cut: int) -> None:
     """Raise within the answers that follow step `cut`."""
-    reached, real = [0], Engine._tokens
+    reached, calls, real = [0], [0], Scheduler.step
 
     def report(event) -> None:
         if isinstance(event, Step):
             reached[0] = event.step
 
-    def dying(engine, *given, **named):
-        for number, tokens in enumerate(real(engine, *given, **named)):
-            if reached[0] >= cut and number == 3:
-                raise _Died
-            yield tokens
+    def dying(scheduler):
+        calls[0] += reached[0] >= cut
+        if calls[0] == 4:  # three tokens of each answer are there
+            raise _Died
+        return real(scheduler)
 
-    with mock.patch.object(Engine, "_tokens", dying):
+    with mock.patch.object(Scheduler, "step", dying):
         try:
             train_stage(run, stage, backend, report)
         except _Died:
