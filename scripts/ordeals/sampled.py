@@ -23,7 +23,7 @@ from .ordeal import Outcome, count, difference
 
 STEPS = 7  # so many less one are the cuts of each way
 SPREAD = 37  # has no divisor in common with the 60 cuts: some of them are of all ways and steps
-COMMON = {"steps": STEPS, "batch_size": 4, "save_every": 1, "keep_last": 9, "log_every": 1, "eval_every": 3,
+COMMON = {"steps": STEPS, "batch_size": 4, "save_every": 1, "keep_last": 9, "log_every": 1, "eval_every": STEPS,
           "max_tokens": 8, "learning_rate": 5e-3, "warmup_steps": 1, "eval_rows": 4}  # fmt: skip
 LORA = {"lora_rank": 4}
 WAYS = {
@@ -74,10 +74,10 @@ def _prepared(directory: Path, backend: Backend) -> Run:
 
 
 def _cut(base: Run, stage: str, backend: Backend, way: int, cut: int) -> str:
-    """What differs after a stop at a step; every third one dies while it samples, after that step or a later one."""
+    """What differs after a stop at a step; the third one dies in the sampling that follows."""
     whole = _whole(base, stage, backend, way)
     parts = _copy(base, f"{stage}-cut", stage, way)
-    if cut % 3:
+    if cut != 3:  # no measurement lies between step 3 and the next sampling: one that dies counts as none
         _stopped(parts, stage, backend, cut)
     else:
         _died(parts, stage, backend, cut)
