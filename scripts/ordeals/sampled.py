@@ -1,17 +1,14 @@
-"""Stages that learn from their own answers, stopped after each of their steps or in the middle of sampling: bitwise the
-uninterrupted run.
+"""Stages that learn from their own answers, stopped after each of their steps: bitwise the uninterrupted run.
 """
 
 import shutil
 import signal
 from pathlib import Path
-from unittest import mock
 
 from backends import get_backend
 from backends.base import Backend
 from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
-from minigpt.generate.scheduler import Scheduler
 from minigpt.parity.trajectories import tiny_config
 from minigpt.runs.control import Control
 from minigpt.runs.inputs import make_data, make_tokenizer
@@ -48,7 +45,7 @@ def every_sampled_cut(directory: Path, backends: list[str], scale: float, seed: 
         backend = get_backend(name, "cpu")
         base = _prepared(directory / name, backend)
         for stage, ways in WAYS.items():
-            outcome = Outcome(f"{stage} stopped after a step or while it samples, {name}")
+            outcome = Outcome(f"{stage} stopped after a step and started again, {name}")
             cuts = [(way, cut) for way in range(len(ways)) for cut in range(1, STEPS)]
             for number in range(count(len(cuts), scale)):
                 way, cut = cuts[number * SPREAD % len(cuts)]
@@ -74,16 +71,12 @@ def _prepared(directory: Path, backend: Backend) -> Run:
 
 
 def _cut(base: Run, stage: str, backend: Backend, way: int, cut: int) -> str:
-    """What differs after a stop at a step; the third one dies in the sampling that follows."""
+    """What differs after a stop at a step."""
     whole = _whole(base, stage, backend, way)
     parts = _copy(base, f"{stage}-cut", stage, way)
-    if cut != 3:  # no measurement lies between step 3 and the next sampling: one that dies counts as none
-        _stopped(parts, stage, backend, cut)
-    else:
-        _died(parts, stage, backend, cut)
+    _stopped(parts, stage, backend, cut)
     kept = parts.store(stage).steps_kept()
-    if not parts.store(stage).finished():  # after the last sampling there is nothing left to die in
-        train_stage(parts, stage, backend, silent)
+    train_stage(parts, stage, backend, silent)
     different = difference(parts.directory, whole.directory, (stage,))
     return f"{different} (from step {kept})" if different else ""
 
@@ -100,31 +93,6 @@ def _stopped(run: Run, stage: str, backend: Backend, cut: int) -> None:
     except Interrupted:
         return
     raise AssertionError("it did not stop")
-
-
-class _Died(Exception):
-    pass
-
-
-def _died(run: Run, stage: str, backend: Backend, cut: int) -> None:
-    """Raise within the answers that follow step `cut`."""
-    reached, calls, real = [0], [0], Scheduler.step
-
-    def report(event) -> None:
-        if isinstance(event, Step):
-            reached[0] = event.step
-
-    def dying(scheduler):
-        calls[0] += reached[0] >= cut
-        if calls[0] == 4:  # three tokens of each answer are there
-            raise _Died
-        return real(scheduler)
-
-    with mock.patch.object(Scheduler, "step", dying):
-        try:
-            train_stage(run, stage, backend, report)
-        except _Died:
-            return
 
 
 def _whole(base: Run, stage: str, backend: Backend, way: int) -> Run:
