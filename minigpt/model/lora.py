@@ -63,10 +63,18 @@ def beside_shapes(beside: Mapping[str, Shape], model: ModelConfig, config: TuneC
     return found
 
 
-def trained_count(model: ModelConfig, config: Any) -> int:
-    """The trainable parameters of a stage with these settings: those of its adapter, else all of the model."""
-    shapes = lora_shapes(model, config) if is_adapted(config) else weight_shapes(model)
-    return sum(int(np.prod(shape)) for shape in shapes.values())
+def trained_shapes(model: ModelConfig, config: Any, beside: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+    """Name -> shape of all that a stage with these settings trains: an adapter, else all of the model, and what stands
+    `beside` it.
+    """
+    if not is_adapted(config):
+        return weight_shapes(model) | dict(beside or {})
+    return lora_shapes(model, config) | beside_shapes(beside or {}, model, config)
+
+
+def trained_count(model: ModelConfig, config: Any, beside: Mapping[str, Shape] | None = None) -> int:
+    """The trainable parameters of a stage with these settings."""
+    return sum(int(np.prod(shape)) for shape in trained_shapes(model, config, beside).values())
 
 
 def target_layers(model: ModelConfig, targets: Sequence[str]) -> dict[str, Shape]:

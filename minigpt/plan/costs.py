@@ -1,15 +1,17 @@
 """What a training costs: tokens of a step, bytes of state and of checkpoints. Pure functions of a shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from minigpt.data.forms import Form
-from minigpt.model.gpt import parameter_count, weight_shapes
-from minigpt.model.lora import is_adapted, lora_shapes
+from minigpt.model.gpt import parameter_count
+from minigpt.model.lora import Shape, is_adapted, trained_shapes
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.train.optim import is_matrix
 
+Beside = Mapping[str, Shape] | None  # see Stage.beside
 FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model computes in
 
 
@@ -33,31 +35,39 @@ def step_tokens(model: ModelConfig, form: Form, config: StageConfig) -> int:
     return config.batch_size * row_width(model, form)
 
 
-def state_of(model: ModelConfig, config: StageConfig) -> State:
-    """What a stage with these settings keeps: an adapter trains its own leaves, over weights that may be packed."""
-    shapes = weight_shapes(model)
+def state_of(model: ModelConfig, config: StageConfig, beside: Beside = None) -> State:
+    """What a stage with these settings keeps: an adapter trains its own leaves, over weights that may be packed. What
+    stands `beside` the model shares its frozen trunk.
+    """
+    shapes = trained_shapes(model, config, beside)
     weights = FLOAT * parameter_count(model)
     if is_adapted(config):
         bits = getattr(config, "lora_bits", 0)
         if bits:  # packed weights, and a scale and a bias of 32 bits each for a group of 64
             weights = int(weights * (bits + 1) / 32)
-        shapes = lora_shapes(model, config)
         weights += _bytes(shapes.values())
+    else:
+        weights = _bytes(shapes.values())
     trained = _bytes(shapes.values())
     muon = config.optimizer == "muon"
     matrices = _bytes(s for name, s in shapes.items() if muon and is_matrix(name, s))
     return State(weights, trained, matrices, 2 * trained - matrices)
 
 
-def checkpoint_bytes(model: ModelConfig, config: StageConfig) -> int:
+def checkpoint_bytes(model: ModelConfig, config: StageConfig, beside: Beside = None) -> int:
     """Bytes of one checkpoint on disk."""
-    state = state_of(model, config)
+    state = state_of(model, config, beside)
     return state.trained + state.optimizer
 
 
-def disk_bytes(model: ModelConfig, stages: dict[str, StageConfig]) -> int:
-    """Bytes of the checkpoints that a run keeps: the last ones, the best, one being written, and the final weights."""
-    kept = sum((config.keep_last + 2) * checkpoint_bytes(model, config) for config in stages.values())
+def disk_bytes(model: ModelConfig, stages: dict[str, StageConfig], beside: Mapping[str, Beside] | None = None) -> int:
+    """Bytes of the checkpoints that a run keeps: the last ones, the best, one being written, and the final weights.
+
+    `beside` says of some stages what they train beside the model.
+    """
+    more = beside or {}
+    kept = sum((config.keep_last + 2) * checkpoint_bytes(model, config, more.get(name))
+               for name, config in stages.items())  # fmt: skip
     return kept + len(stages) * FLOAT * parameter_count(model)
 
 

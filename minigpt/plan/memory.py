@@ -11,7 +11,7 @@ from backends.updates import MUON_GROUP
 from minigpt.data.forms import Form
 from minigpt.model.gpt import kept_values
 from minigpt.model.heads import head_of
-from minigpt.plan.costs import FLOAT, row_width, state_of
+from minigpt.plan.costs import FLOAT, Beside, row_width, state_of
 from minigpt.sections import ModelConfig, StageConfig
 
 
@@ -67,21 +67,23 @@ GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of m
 
 def stage_memory(
     model: ModelConfig, form: Form, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
-    counted: float = 1.0,
+    counted: float = 1.0, beside: Beside = None,
 ) -> Memory:  # fmt: skip
     """The peak of a stage with the given settings; `framework` is (backend, device), `base` bytes before the model.
 
-    `counted` is the share of the tokens that are part of the loss: CPUs compute no logits for the others.
+    `counted` is the share of the tokens that are part of the loss: CPUs compute no logits for the others. A second
+    trunk `beside` the model's (see Stage.beside) keeps as much of a step as the model's own.
     """
-    habits, state = HABITS[framework], state_of(model, config)
+    habits, state = HABITS[framework], state_of(model, config, beside)
+    trunks = 1 + any(".layers." in name for name in beside or ())
     narrow = 2 if dtype == "bfloat16" else FLOAT
     width = row_width(model, form)
     tokens = config.micro_batch_size * width
     layer = int(narrow * tokens * kept_values(model, habits, width, not form.stream))
     layer += 2 * tokens * model.d_model * bool(config.dropout)  # which values dropout took, a byte each
-    kept, passing = model.n_layer * layer, habits.passing * layer
+    kept, passing = trunks * model.n_layer * layer, habits.passing * layer
     if config.activation_checkpointing:
-        kept, passing = model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
+        kept, passing = trunks * model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
     answered = int(tokens * (counted if framework[1] == "cpu" else 1.0))
     logits = int(loss_bytes(model, config, habits, answered))
     if not config.loss_chunk and FLOAT * answered * head_of(model).outputs(model) >= habits.returned:

@@ -118,8 +118,9 @@ def make_plan(
         shape = with_head(model, STAGES[name].head)
         planned.append(_stage(shape, STAGES[name], config.of(name), done, place, speed_of, found, counted))
     sections = {stage: config.of(stage) for stage in stages}
+    beside = {name: STAGES[name].beside(model, section) for name, section in sections.items()}
     active = active_count(model) if model.experts else 0
-    return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections),
+    return Plan(parameter_count(model), flops_per_token(model, model.context), disk_bytes(model, sections, beside),
                 tuple(planned), place, active=active)  # fmt: skip
 
 
@@ -148,10 +149,10 @@ def _stage(
     model: ModelConfig, stage: Stage, config: StageConfig, done: int, place: Place, speed_of: SpeedOf,
     rows: int, counted: float,
 ) -> StagePlan:  # fmt: skip
-    form, framework = stage.form, (place.backend, place.device)
+    form, framework, beside = stage.form, (place.backend, place.device), stage.beside(model, config)
 
     def memory(divided: StageConfig) -> Memory:
-        return stage_memory(model, form, divided, framework, place.dtype_of(config), place.base, counted)
+        return stage_memory(model, form, divided, framework, place.dtype_of(config), place.base, counted, beside)
 
     def fits(divided: StageConfig) -> bool:
         return place.budget is None or memory(divided).total <= place.budget
@@ -166,9 +167,10 @@ def _stage(
         reading = rows if first and not done else 0
         held_out = min(config.eval_rows, max(1, rows // 20)) if first else config.eval_rows
         speed = slower(speed, chosen.activation_checkpointing and not config.activation_checkpointing)
-        seconds = _seconds(model, form, chosen, steps, speed, reading, held_out)
+        saved = checkpoint_bytes(model, chosen, beside)
+        seconds = _seconds(model, form, chosen, steps, speed, reading, held_out, saved)
     return StagePlan(
-        stage.name, steps, steps * tokens, trained_count(model, config),
+        stage.name, steps, steps * tokens, trained_count(model, config, beside),
         steps * tokens * flops_per_token(model, row_width(model, form)), memory(chosen), seconds,
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
         None if speed is None else tokens * speed.token, None if speed is None else speed.update,
@@ -176,9 +178,10 @@ def _stage(
 
 
 def _seconds(
-    model: ModelConfig, form: Form, config: StageConfig, steps: int, speed: Speed, reading: int, held_out: int
-) -> float:
-    """Training, measuring on held-out rows, saving, and reading all rows first where a stage does."""
+    model: ModelConfig, form: Form, config: StageConfig, steps: int, speed: Speed, reading: int, held_out: int,
+    saved: int,
+) -> float:  # fmt: skip
+    """Training, measuring on held-out rows, saving (so many bytes), and reading all rows first where a stage does."""
     width, last = row_width(model, form), config.steps
     done, both = last - steps, math.lcm(config.save_every, config.eval_every)
     saves = _multiples(config.save_every, done, last) + (last % config.save_every != 0 and steps > 0)
@@ -186,7 +189,7 @@ def _seconds(
     looks -= last % config.eval_every == 0 and last % config.save_every != 0 and steps > 0  # the last step, once
     training = steps * (step_tokens(model, form, config) * speed.token + speed.update)
     measuring = ((looks + (steps == last)) * held_out + reading) * width * speed.forward  # the start, too
-    saving = looks * checkpoint_bytes(model, config) / DISK_RATE  # each measurement may be the best one
+    saving = looks * saved / DISK_RATE  # each measurement may be the best one
     return training + measuring + saving
 
 

@@ -14,6 +14,7 @@ from backends.base import Backend
 from minigpt.data.shards import MemoryShard
 from minigpt.events import silent
 from minigpt.model.gpt import GPT, flops_per_token, init_weights, to_backend
+from minigpt.model.heads import with_head
 from minigpt.model.lora import is_adapted
 from minigpt.plan.costs import row_width
 from minigpt.quantize.codes import quantize_weights
@@ -46,6 +47,7 @@ def measure(
     backend: Backend, model: ModelConfig, stage: Stage, config: StageConfig, dtype: str, seconds: float
 ) -> Speed:
     """The speed of a stage's parts on this machine; takes about `seconds`."""
+    model = with_head(model, stage.head)
     rows = _sample(backend, model, stage, config, seconds)
     depths = sorted({min(SHALLOW, model.n_layer), min(DEEP, model.n_layer)})
     timed = [_timed(backend, model.model_copy(update={"n_layer": n}), stage, config, dtype, rows) for n in depths]

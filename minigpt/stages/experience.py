@@ -6,6 +6,7 @@ which one a step belongs to, and whether it is over, depends on these files and 
 on exactly, wherever it was interrupted.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from minigpt.stages.value import values
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import TokenRewards, gae, token_rewards, whitened
 from minigpt.train.kl import adapted_coefficient, moved_too_far
+from minigpt.train.loop import Done, State
 from minigpt.train.losses import losses_after
 from minigpt.train.policy_losses import token_weights
 from minigpt.train.rewards import Reward
@@ -61,6 +63,23 @@ class Experience:
         batch = {name: found[name][chosen] for name in ROWS}
         batch["told"] = batch["told"] / np.float32(len(chosen))
         return batch | {"weights": token_weights(batch["mask"], "dapo")}
+
+    def shown(self, state: State, done: Done) -> None:
+        """A hook: the answers that earned most and least go into samples.jsonl as often as the fixed prompts do."""
+        due = state.step % (self.config.sample_every or self.config.eval_every) == 0 or state.step == self.config.steps
+        found = self.kept.last(state.step + state.health.offset - 1) if due and self.job.directory else None
+        if found is None:
+            return
+        with (self.job.directory / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for n in dict.fromkeys((int(found["scores"].argmax()), int(found["scores"].argmin()))):
+                places = np.flatnonzero(found["mask"][n])
+                prompt, text = found["ids"][n, : places[0] + 1], found["targets"][n, places]
+                row = {"step": state.step, "prompt": self._said(prompt), "text": self._said(text)}
+                row["reward"] = float(found["scores"][n])
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _said(self, ids: np.ndarray) -> str:
+        return self.job.tokenizer.show([int(token) for token in ids])
 
     def _sampling(self, step: int, weights: Tree) -> Batch:
         """The answers that a step learns from: those at hand, or new ones."""
@@ -106,8 +125,10 @@ class Experience:
                    1.0 - ended.mean(), *(single.mean(axis=0) if len(self.rewards) > 1 else [])]  # fmt: skip
         if config.kl_target:
             coefficient = adapted_coefficient(coefficient, kl, config.kl_target, len(answers), config.kl_horizon)
-        rows = {"old": old, "values": told, "returns": returns, "advantages": whitened(advantages, mask),
-                "told": np.tile(np.array(figures), (len(answers), 1))}  # fmt: skip
+        rows = {
+            "scores": scores, "old": old, "values": told, "returns": returns, "advantages": whitened(advantages, mask),
+            "told": np.tile(np.array(figures), (len(answers), 1)),
+        }  # fmt: skip
         return found | {name: row.astype(np.float32) for name, row in rows.items()} | {
             "first": np.array(step), "place": np.array(place), "next_coefficient": np.array(coefficient),
         }  # fmt: skip

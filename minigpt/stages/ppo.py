@@ -100,8 +100,9 @@ def proximal(job: Job) -> Objective:
     if job.load is not None:
         job.report(Note(FIRST_LOSS))
     return Objective(
-        loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job)
-    )
+        loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job),
+        hooks=(experience.shown,),
+    )  # fmt: skip
 
 
 def _entropy(job: Job, weights, hidden):

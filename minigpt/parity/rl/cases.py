@@ -11,7 +11,9 @@ import numpy as np
 
 from backends import tree
 from backends.base import Array, Backend
+from minigpt.data import scored
 from minigpt.model.gpt import GPT, to_backend
+from minigpt.model.heads import JUDGES, with_head
 from minigpt.parity.models import MODEL_CASES, make_batch, random_weights
 from minigpt.parity.reference import Row, difference, reference, row
 from minigpt.parity.rl import data
@@ -23,12 +25,12 @@ from minigpt.train.preferences import PREFERENCE_LOSSES, Answers
 
 PADDING = 0.7  # what stands after an answer when a fault reads it
 BOUND = 2e-6  # float32 against float64, of the largest number
-MODULES = (advantages, calibration, distillation, kl, losses, policy_losses, preferences, reward_losses)
+MODULES = (scored, advantages, calibration, distillation, kl, losses, policy_losses, preferences, reward_losses)
 NAMES = (
     "answer_advantages", "informative", "token_rewards", "gae", "discounted", "whitened", "policy_losses",
     "token_weights", "without_unfinished", "token_entropy", "token_losses", "value_losses", "pair_losses", "scores_at",
     "step_losses", "reliability", "calibration_error", "answer_losses", "kto_baseline", "distances",
-    "adapted_coefficient", "moved_too_far", "check_kl",
+    "adapted_coefficient", "moved_too_far", "check_kl", "answer_scores", "line_ends",
 )  # fmt: skip
 Functions = dict[str, Callable]
 OURS: Functions = {name: next(vars(m)[name] for m in MODULES if hasattr(m, name)) for name in NAMES}
@@ -83,6 +85,8 @@ def cases() -> list[RLCase]:
         RLCase("temperature", _temperature, _right_temperature),
         RLCase("reward model", *_reward_model()),
         RLCase("process reward", *_steps()),
+        RLCase("answers in one row", _packed, _right_packed),
+        RLCase("ends of steps", _line_ends, lambda: {"ends": np.array([2, 5, 8])}),
         *(RLCase(f"preference: {kind}", *_preference(kind)) for kind in PREFERENCE_LOSSES),
         *(RLCase(f"distillation: {kind}", *_distance(kind)) for kind in distillation.DISTANCES),
     ]  # fmt: skip
@@ -306,6 +310,45 @@ def _steps() -> tuple[Callable, Callable]:
         return -np.log(labels * p + (1 - labels) * (1 - p))
 
     return run, lambda: _defined(by_definition, data.SCORES)
+
+
+PACKED = np.array([[0] * 5 + [1] * 4 + [-1] * 3, [0] * 3 + [1] * 9])  # segments of two rows
+
+
+def _scoring_model(b: Backend) -> tuple[GPT, tree.Tree, np.ndarray]:
+    """A model that scores, its weights, and ids (2, 12)."""
+    config = with_head(MODEL_CASES[0].config, JUDGES)
+    return GPT(config, b), to_backend(b, random_weights(config)), make_batch(config)["ids"]
+
+
+def _packed(f: Functions, b: Backend) -> Results:
+    """Two answers in each row, scored at their last tokens; a third segment is padding."""
+    model, weights, ids = _scoring_model(b)
+    ends = np.zeros((2, 2, 12), np.float32)
+    ends[[0, 0, 1, 1], [0, 1, 0, 1], [4, 8, 2, 11]] = 1
+    batch = {"ids": b.array(ids), "segments": b.array(PACKED.astype(np.int32)), "ends": b.array(ends)}
+    return {"scores": b.numpy(f["answer_scores"](model, weights, batch))}
+
+
+def _right_packed() -> Results:
+    """Each answer alone."""
+    model, weights, ids = _scoring_model(reference())
+    pieces = [ids[0, :5], ids[0, 5:9], ids[1, :3], ids[1, 3:]]
+    found = [model.scores(weights, model.hidden(weights, piece[None]))[0, -1] for piece in pieces]
+    return {"scores": np.array(found).reshape(2, 2)}
+
+
+class _Letters:
+    """A tokenizer whose ids are pieces of b"1+1=2\\n\\n3-1=2\\n4" and a control token."""
+
+    PIECES = (b"1+", b"1", b"=2", b"\n\n", b"3-1", b"=2\n", b"", b"4", b"0 ")
+
+    def bytes_of(self, token: int) -> bytes:
+        return self.PIECES[token]
+
+
+def _line_ends(f: Functions, b: Backend) -> Results:
+    return {"ends": np.array(f["line_ends"](_Letters(), [0, 1, 2, 3, 4, 5, 6, 7, 8]))}
 
 
 def _preference(kind: str) -> tuple[Callable, Callable]:

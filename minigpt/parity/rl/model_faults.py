@@ -28,6 +28,12 @@ def _of_rewards() -> list[Fault]:
     def of_the_batch(scores: Array, ends: Array) -> Array:
         return at(scores, ends) - at(scores, ends).mean()
 
+    def across_answers(model: Any, weights: Any, batch: dict) -> Array:
+        return OURS["answer_scores"](model, weights, batch | {"segments": batch["segments"] * 0})
+
+    def at_line_breaks(tokenizer: Any, ids: list[int]) -> list[int]:
+        return [i for i, token in enumerate(ids) if b"\n" in tokenizer.bytes_of(token)] + [len(ids) - 1]
+
     def squared_margin(b: Backend, chosen: Array, rejected: Array, margin: Array, centering: float) -> Array:
         gap = chosen - rejected
         return pairs(b, chosen, rejected, margin) + centering * gap * gap
@@ -47,6 +53,8 @@ def _of_rewards() -> list[Fault]:
               lambda b, chosen, rejected, *rest: pairs(b, rejected, chosen, *rest)),
         Fault("the margin is added", "reward model", "pair_losses", lambda b, c, r, m, k: pairs(b, c, r, -m, k)),
         Fault("centering of the difference", "reward model", "pair_losses", squared_margin),
+        Fault("an answer sees those beside it", "answers in one row", "answer_scores", across_answers),
+        Fault("a step is scored after its line break", "ends of steps", "line_ends", at_line_breaks),
         Fault("labels of steps exchanged", "process reward", "step_losses",
               lambda b, scores, labels: OURS["step_losses"](b, scores, 1.0 - labels)),
         Fault("calibration error without counts", "calibration", "calibration_error", unweighted),
