@@ -116,7 +116,7 @@ class Menu:
 
     def _with_run(self, command: str, *more: str) -> None:
         """A command about one of the runs: the only one, or the one that is named."""
-        from minigpt.watch.read import run_directories
+        from minigpt.runs.finding import run_directories
 
         names = [path.name for path in run_directories(RUNS)]
         if not names:

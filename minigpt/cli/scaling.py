@@ -7,9 +7,10 @@ from typing import Annotated
 
 from typer import Option
 
-from minigpt.cli import flags, opening
+from minigpt.cli import flags
 from minigpt.cli.command import command
 from minigpt.errors import UsageError
+from minigpt.runs.finding import RUNS
 
 Budget = Annotated[str, Option("--budget", metavar="TIME", help="With --data: for all runs together, such as 30m.")]
 Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where runs and the law are kept.")]
@@ -35,7 +36,7 @@ def scaling(
     where: flags.Where,
     data: flags.Data = None,
     budget: Budget = "30m",
-    out: Out = opening.RUNS / "scaling",
+    out: Out = RUNS / "scaling",
     law: LawName = "replication",
     compute: Compute = 0.0,
     time: Time = "",

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.pages import html, texts
+from minigpt.runs.finding import run_directories
 from minigpt.store.requests import ask_sample, ask_stop, pending
 from minigpt.watch.curves import Journals, drawn, speed
 from minigpt.watch.example import example
@@ -21,7 +22,6 @@ from minigpt.watch.read import (
     read_samples,
     read_tail,
     results,
-    run_directories,
 )
 from minigpt.watch.usage import NAME as USAGE
 
