@@ -58,7 +58,7 @@ def tokenizer_inspect(
     from minigpt.cli import console, tables
     from minigpt.text.load import load_tokenizer
 
-    directory = find_run(run, trained=True) if run is None or not run.is_dir() else run
+    directory = run or find_run(None, trained=True)
     inner = directory / "tokenizer"
     tokenizer = load_tokenizer(inner if inner.is_dir() else directory)
     text = opening.valid(sys.stdin.read(), "stdin") if text == "-" else opening.valid(text, "TEXT")

@@ -358,7 +358,8 @@ def test_runs_side_by_side(tmp_path):
     one, two = a_run(tmp_path / "one", [3.0, 2.0]), a_run(tmp_path / "two", [3.0, 2.5], learning_rate=0.01)
     for path, scores in ((one, [1, 0, 0, 0]), (two, [1, 1, 1, 0])):
         rows = [{"test": "sums", "question": str(n), "score": score} for n, score in enumerate(scores)]
-        write_lines(path / "pretrain" / "rows.jsonl", rows, end='{"test": "su')
+        (path / "pretrain" / "evaluation").mkdir()
+        write_lines(path / "pretrain" / "evaluation" / "rows.jsonl", rows, end='{"test": "su')
     found = compare_runs([one, two])
     assert found.settings == {"pretrain.learning_rate": [0.001, 0.01]}
     assert found.results == {("pretrain", "loss"): [2.5, 3.0]}
