@@ -30,6 +30,7 @@ from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
 from minigpt.cli.evaluate import evaluate
+from minigpt.cli.harness import harness
 from minigpt.cli.inspect import inspect
 from minigpt.cli.language import Language
 from minigpt.cli.launching import OURS
@@ -76,6 +77,7 @@ command.add(app, generate.generate)
 command.add(app, chat)
 command.add(app, serve)
 command.add(app, evaluate)
+command.add(app, harness, others=True)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)

@@ -30,11 +30,25 @@ Against = Annotated[
     Path | None, Option("--against", metavar="RUN2", help="Compare with this run on the same rows: is it better?")
 ]
 
+Tasks = Annotated[
+    str | None,
+    Option(
+        "--tasks", metavar="NAMES",
+        help="Tests instead of data: minimal-pairs,python-choice,… or the harness's: hellaswag,arc_easy=FILE,… "
+        "(list shows them).",
+    ),
+]  # fmt: skip
+TaskFiles = Annotated[
+    Path | None, Option("--task-files", metavar="DIR", help="A directory of tests in the harness's own form (YAML).")
+]
+Shots = Annotated[int | None, Option("--shots", metavar="N", min=0, help="Examples before each question of --tasks.")]
+
 
 @command(
     "minigpt evaluate runs/demo",
     "minigpt evaluate runs/demo --stage sft --data questions.jsonl --json",
     "minigpt evaluate runs/one --against runs/two --data questions.jsonl",
+    "minigpt evaluate runs/demo --tasks minimal-pairs,python-choice",
 )
 def evaluate(
     *,
@@ -50,6 +64,9 @@ def evaluate(
     stride: Stride = None,
     samples: Samples = 0,
     against: Against = None,
+    tasks: Tasks = None,
+    task_files: TaskFiles = None,
+    shots: Shots = None,
     json: flags.AsJson = False,
 ) -> None:
     """Measure models on held-out data.
@@ -61,6 +78,10 @@ def evaluate(
     """
     from minigpt.cli import console
 
+    if tasks == "list":
+        from minigpt.cli.benchmark_tables import show_known
+
+        return show_known(json)
     named = [*(runs or []), *([run] if run is not None else [])]
     if against is not None and len(named) > 1:
         raise UsageError("--against compares one run with another.", "Name one run before it.")
@@ -68,7 +89,12 @@ def evaluate(
     framework = opening.backend_of(where.backend, where.device)
     found = []
     for one, chosen in opened:
-        if details or stride or samples or against:
+        if tasks:
+            from minigpt.cli.benchmark_tables import show_tests
+
+            names = [name.strip() for name in tasks.split(",") if name.strip()]
+            found.append(show_tests(one, chosen, names, framework, bits, rows, shots, task_files, json))
+        elif details or stride or samples or against:
             from minigpt.cli.evaluate_details import show
             from minigpt.evaluate.detailed import Asked
 
