@@ -29,6 +29,7 @@ from minigpt.cli.check import check
 from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
 from minigpt.cli.doctor import doctor
+from minigpt.cli.errors import errors
 from minigpt.cli.evaluate import evaluate
 from minigpt.cli.harness import harness
 from minigpt.cli.inspect import inspect
@@ -78,6 +79,7 @@ command.add(app, chat)
 command.add(app, serve)
 command.add(app, evaluate)
 command.add(app, harness, others=True)
+command.add(app, errors)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)

@@ -59,11 +59,10 @@ def _show(found: "Details", grouped: bool) -> None:
         count = "rows" if measure == "exact_match" else "tokens"
         tables.table(f"{tables.label(measure)} by {name}", ("", count, "value", "95 % interval"), lines)
     if grouped and found.reliability:
-        lines = [[f"{one.low:.2f} to {one.high:.2f}", f"{one.accuracy.rows:,}", f"{one.confidence:.3f}",
-                  *value_and_interval(one.accuracy), "█" * round(20 * one.accuracy.value)]
-                 for one in found.reliability]  # fmt: skip
-        columns = ("confidence", "rows", "mean", "right", "95 % interval", "")
-        tables.table("Does it know what it knows? Answers by the probability it gave them", columns, lines, (0, 5))
+        lines = [[f"{one.low:.2f} to {one.high:.2f}", f"{one.count:,}", f"{one.predicted:.3f}", f"{one.observed:.3f}",
+                  "█" * round(20 * one.observed)] for one in found.reliability]  # fmt: skip
+        columns = ("probability", "answers", "mean", "right", "")
+        tables.table("Does it know what it knows? Answers by the probability it gave them", columns, lines, (0, 4))
 
 
 def value_and_interval(figure: "Figure") -> tuple[str, str]:

@@ -122,9 +122,7 @@ def as_json(details: Details) -> dict[str, Any]:
     """Figures, groups and the reliability table for scripts; a bound that is not known is null."""
     figures = {name: figure_as_json(figure) for name, figure in details.figures().items()}
     groups = {name: [_group_as_json(group) for group in found] for name, found in details.groups.items()}
-    bins = [{"low": one.low, "high": one.high, "count": one.accuracy.rows, "predicted": one.confidence,
-             "observed": one.accuracy.value, "interval": [one.accuracy.low, one.accuracy.high]}
-            for one in details.reliability]  # fmt: skip
+    bins = [asdict(line) for line in details.reliability]
     return {"figures": figures, "by": groups} | ({"reliability": bins} if bins else {})
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minigpt.data.shards import MemoryShard
-from minigpt.evaluate.calibration import Bin, brier, calibration_error, reliability
+from minigpt.evaluate.calibration import brier, error_interval
 from minigpt.evaluate.intervals import Figure, Statistic, bootstrap, mean, wilson, with_ones
 from minigpt.evaluate.kept import Kept
 from minigpt.evaluate.perplexity import (
@@ -26,6 +26,7 @@ from minigpt.evaluate.questions import GROUPS, Question, confidences, greedy_ans
 from minigpt.evaluate.significance import Difference, compare, holm, in_words
 from minigpt.evaluate.text_metrics import AGAINST_ANSWERS, by_themselves, pass_at_k
 from minigpt.generate.engine import Engine
+from minigpt.train.calibration import Bin, reliability
 
 BEGINNING = 200  # tokens of a document that show its language
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
@@ -129,7 +130,7 @@ def of_answers(
     groups = {name: found for name in GROUPS if (found := _grouped(name, questions, right))}
     sure, hits = confidences(engine, questions, given), right[:, 0]
     more = by_themselves(answers, seed) | {
-        "calibration_error": calibration_error(sure, hits, seed), "brier": brier(sure, hits, seed),
+        "calibration_error": error_interval(sure, hits, seed), "brier": brier(sure, hits, seed),
     }  # fmt: skip
     if samples:
         more |= _pass_at(sampled_right(engine, questions, samples, seed), samples, seed)

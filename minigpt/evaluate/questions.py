@@ -93,10 +93,14 @@ def prompt_of(engine: Engine, question: Question) -> list[int]:
 
 def greedy_answers(engine: Engine, questions: Sequence[Question], longest: int = LONGEST) -> list[Answer]:
     """Greedy answers, computed in batches of similar length; an empty one to a question that is too long."""
-    prompts = [prompt_of(engine, question) for question in questions]
+    return answers_to(engine, [prompt_of(engine, question) for question in questions], longest)
+
+
+def answers_to(engine: Engine, prompts: Sequence[list[int]], longest: int = LONGEST) -> list[Answer]:
+    """The same for prompts that are ids already."""
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
     fitting.sort(key=lambda i: len(prompts[i]))
-    answers = [Answer([], "", "context")] * len(questions)
+    answers = [Answer([], "", "context")] * len(prompts)
     for first in range(0, len(fitting), BATCH):
         numbers = fitting[first : first + BATCH]
         found = engine.answer([prompts[i] for i in numbers], GREEDY, longest)

@@ -44,7 +44,8 @@ def evaluate_run(
     result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
         found = _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
-        return result | found | _figures_of_files(run, last, backend, data, limit, bits, found)
+        more = _figures_of_files(run, last, backend, data, limit, bits, found)
+        return result | found | _values_of(more["figures"], found) | more
     run.held_out(last)  # complains, before anything is measured, when the run has no data for it
     names = run.finished_stages() if stage is None and not bits else [last]
     stages = {}
@@ -53,7 +54,13 @@ def evaluate_run(
         stages[name], figures = _measure_stage(run, engine, name, limit, tests, keeping=not bits, sure=name == last)
     whole = {"stages": stages} if stage is None and not bits else {}
     shown = {name: figure_as_json(figure) for name, figure in figures.items()}
-    return result | stages[last] | whole | ({"figures": shown} if shown else {})
+    found = stages[last] | (_values_of(shown, stages[last]) if limit else {})
+    return result | found | whole | ({"figures": shown} if shown else {})
+
+
+def _values_of(figures: dict[str, dict], found: dict[str, Any]) -> dict[str, float]:
+    """The values of those figures that are in `found`: of some rows only, the two took others of them."""
+    return {name: one["value"] for name, one in figures.items() if name in found and one["value"] is not None}
 
 
 def _loaded(run: Run, stage: str, backend: Backend, bits: int, report: Report = silent) -> Engine:

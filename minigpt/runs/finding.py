@@ -52,6 +52,8 @@ def find_stage(path: Path | None, root: Path = RUNS, trained: bool = False) -> t
             return place, None
         if is_run(place.parent) and (place.is_dir() or _is_stage(place.name)):
             return place.parent, place.name if _is_stage(place.name) else None
+        if is_run(place.parent.parent) and _is_stage(place.parent.name):  # RUN/STAGE/final
+            return place.parent.parent, place.parent.name
     if path.parent.name == LATEST and _is_stage(path.name):
         return _newest(run_directories(root), root, trained), path.name
     reason = "it has no config.toml" if path.exists() else "it does not exist"
