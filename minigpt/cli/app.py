@@ -28,6 +28,7 @@ from minigpt.cli.chat import chat
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
+from minigpt.cli.diagnose import diagnose
 from minigpt.cli.doctor import doctor
 from minigpt.cli.errors import errors
 from minigpt.cli.evaluate import evaluate
@@ -80,6 +81,7 @@ command.add(app, serve)
 command.add(app, evaluate)
 command.add(app, harness, others=True)
 command.add(app, errors)
+command.add(app, diagnose)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)
