@@ -34,6 +34,7 @@ from minigpt.cli.errors import errors
 from minigpt.cli.evaluate import evaluate
 from minigpt.cli.harness import harness
 from minigpt.cli.inspect import inspect
+from minigpt.cli.judge import judge
 from minigpt.cli.language import Language
 from minigpt.cli.launching import OURS
 from minigpt.cli.list import list_
@@ -82,6 +83,7 @@ command.add(app, evaluate)
 command.add(app, harness, others=True)
 command.add(app, errors)
 command.add(app, diagnose)
+command.add(app, judge)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)

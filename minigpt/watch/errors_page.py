@@ -3,6 +3,7 @@
 from minigpt.evaluate.failures import Failures, Wrong
 from minigpt.pages.html import Html, page, table, tag
 from minigpt.pages.texts import words
+from minigpt.watch.inside_page import visible
 
 STRONG = 3  # widths of the line below a token, the last for the largest influence
 
@@ -32,24 +33,24 @@ def errors_page(found: Failures, name: str, language: str = "en") -> str:
     columns = [say["question"], say["wanted"], say["nats"], say["most"]]
     blocks += [tag("h2", say["hard"]), table(columns, rows, say["hard"], text=True)]
     if found.wrong:
-        blocks += [tag("h2", say["examples"]), tag("p", say["shades"]), [_wrong(one, say) for one in found.wrong]]
+        blocks += [tag("h2", say["examples"]), tag("p", say["shades"]), [_wrong(n, one, say) for n, one in enumerate(found.wrong, 1)]]
     head = tag("header", tag("h1", f"{say['title']}: {name}"))
     return page(say["title"], head + tag("main", blocks), language=language)
 
 
-def _wrong(one: Wrong, say: dict[str, str]) -> Html:
+def _wrong(number: int, one: Wrong, say: dict[str, str]) -> Html:
     """One wrong answer; its question's tokens are underlined as they spoke for it, the strongest are listed."""
     largest = max((abs(value) for _, value in one.attribution), default=0.0) or 1.0
     tokens = [tag("mark", text, class_=f"{'for' if value > 0 else 'against'}{round(STRONG * abs(value) / largest)}",
                   title=f"{value:+.3f}") for text, value in one.attribution]  # fmt: skip
     strongest = sorted(one.attribution, key=lambda pair: -abs(pair[1]))[:8]
-    rows = [[text, f"{value:+.3f}"] for text, value in strongest]
+    rows = [[visible(text), f"{value:+.3f}"] for text, value in strongest]
     near = [[f"{cosine:.2f}", text] for text, cosine in one.near]
-    return tag("section", tag("h3", f"{say[one.kind]}{f' · {one.task}' if one.task else ''}"),
+    return tag("section", tag("h3", f"{number}. {say[one.kind]}{f' · {one.task}' if one.task else ''}"),
                tag("p", tokens or one.question, class_="tokens"),
                tag("p", tag("b", f"{say['said']}: "), one.answer or "∅"),
                tag("p", tag("b", f"{say['wanted']}: "), one.right),
                tag("details", tag("summary", say["attribution"]),
-                   table([say["token"], say["nats"]], rows, say["attribution"])) if rows else None,
+                   table([say["token"], say["nats"]], rows, f"{number}. {say['attribution']}")) if rows else None,
                tag("details", tag("summary", say["near"]),
-                   table([say["cosine"], say["row"]], near, say["near"], text=True)) if near else None)  # fmt: skip
+                   table([say["cosine"], say["row"]], near, f"{number}. {say['near']}", text=True)) if near else None)  # fmt: skip

@@ -107,3 +107,25 @@ def test_several_answers_and_files(minigpt, trained, sources, tmp_path):
     assert [one["label"] for one in found["by"]["language"]] == ["en"]
     assert found["figures"]["pass@1"]["value"] <= found["figures"]["pass@2"]["value"]
     assert 0 <= found["figures"]["calibration_error"]["value"] <= 1
+
+
+def test_judge(minigpt, trained, other, sources, tmp_path):
+    """Answers of both are kept; votes of people come by the page (test_judging), here results of some written ones."""
+    flags = [trained, other, "--data", sources.conversations, "--rows", 6, "--max-tokens", 8, "--out", tmp_path / "j"]
+    minigpt("judge", *flags, "--backend", "torch").refused(2, "answer every question alike")  # they learned 4 steps
+    pairs = [{"question": f"q{i}", "first": "a", "second": "b"} for i in range(5)]
+    names = {"first": f"{trained.name}/dpo", "second": f"{other.name}/sft"}
+    (tmp_path / "j").mkdir()
+    (tmp_path / "j" / "pairs.json").write_text(json.dumps(names | {"pairs": pairs}))
+    minigpt("judge", *flags, "--results", "--backend", "torch").refused(3, "no votes yet")
+    rows = [{"item": i, "rater": r, "score": 1.0, "left": bool(i % 2)} for i in range(len(pairs)) for r in ("x", "y")]
+    (tmp_path / "j" / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = minigpt("judge", *flags, "--results")
+    assert f"{names['first']} is preferred" in shown.out, shown.out
+    found = json.loads(minigpt("judge", *flags, "--results", "--json").out)
+    assert found["votes"] == len(rows) and found["wins"]["value"] == 1.0
+    minigpt("judge", *flags, "--endpoint", "http://127.0.0.1:9/v1").refused(2, "--model")
+    minigpt("judge", other, trained, "--out", tmp_path / "j").refused(2, "has answers of")
+    minigpt("judge", trained, trained, "--out", tmp_path / "k").refused(2, "two different ones")
+    minigpt("judge", trained).refused(2, "two runs")
+    assert json.loads(minigpt("judge", "--need", 0.6, "--json").out) == {"votes": 194}
