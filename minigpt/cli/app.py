@@ -39,6 +39,7 @@ from minigpt.cli.language import Language
 from minigpt.cli.launching import OURS
 from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
+from minigpt.cli.probe import probe
 from minigpt.cli.report import report
 from minigpt.cli.rm import rm
 from minigpt.cli.run import run
@@ -84,6 +85,7 @@ command.add(app, harness, others=True)
 command.add(app, errors)
 command.add(app, diagnose)
 command.add(app, judge)
+command.add(app, probe)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)

@@ -33,7 +33,8 @@ def errors_page(found: Failures, name: str, language: str = "en") -> str:
     columns = [say["question"], say["wanted"], say["nats"], say["most"]]
     blocks += [tag("h2", say["hard"]), table(columns, rows, say["hard"], text=True)]
     if found.wrong:
-        blocks += [tag("h2", say["examples"]), tag("p", say["shades"]), [_wrong(n, one, say) for n, one in enumerate(found.wrong, 1)]]
+        blocks += [tag("h2", say["examples"]), tag("p", say["shades"])]
+        blocks.append([_wrong(number, one, say) for number, one in enumerate(found.wrong, 1)])
     head = tag("header", tag("h1", f"{say['title']}: {name}"))
     return page(say["title"], head + tag("main", blocks), language=language)
 
@@ -53,4 +54,5 @@ def _wrong(number: int, one: Wrong, say: dict[str, str]) -> Html:
                tag("details", tag("summary", say["attribution"]),
                    table([say["token"], say["nats"]], rows, f"{number}. {say['attribution']}")) if rows else None,
                tag("details", tag("summary", say["near"]),
-                   table([say["cosine"], say["row"]], near, f"{number}. {say['near']}", text=True)) if near else None)  # fmt: skip
+                   table([say["cosine"], say["row"]], near, f"{number}. {say['near']}", text=True))
+               if near else None)  # fmt: skip
