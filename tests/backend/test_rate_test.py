@@ -9,7 +9,7 @@ from minigpt.train.probe import rate_test
 
 
 def test_a_parabola(backend):
-    """AdamW's first steps are as long as the rate: a weight that is 1 from the minimum passes it when rates sum to 1."""
+    """AdamW's first steps are as long as the rate: a weight at distance 1 passes it once rates sum to 1."""
 
     def loss(weights, batch):
         return ((weights["w"] - batch["at"]) ** 2).sum(), {}
