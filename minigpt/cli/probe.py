@@ -57,6 +57,8 @@ def probe(
     shown = range(0, len(test.rates), max(1, len(test.rates) // 12))
     tables.table(f"{found.stage}: the loss while the rate grows", [found.setting, "loss"],
                  [[f"{test.rates[i]:.2g}", f"{test.losses[i]:.3f}"] for i in shown])  # fmt: skip
+    if test.lowest_at == test.rates[-1]:
+        console.note("The loss still fell at the highest rate: raise --to, or give more --steps.")
     console.write(f"Lowest at {test.lowest_at:.2g}; try {found.stage}.{found.setting}={test.suggested:.1g} "
                   f"(now {found.now:g}).\n")
     console.write(f"Noise scale: {noise.rows:,.0f} rows ({noise.low:,.0f} to {noise.high:,.0f}); a step has "
