@@ -88,8 +88,9 @@ class Watched(GPT):
 
     def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> Array:
         self.before = x if self.before is None else self.before
-        self.after.append(super()._block(w, x, *rest, **named))
-        return self.after[-1]
+        found = super()._block(w, x, *rest, **named)
+        self.after.append(found[0] if isinstance(found, tuple) else found)  # with experts' losses beside it
+        return found
 
 
 class _Recorder:
@@ -101,7 +102,7 @@ class _Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Any) -> Array:
+    def attention(self, q: Array, k: Array, v: Array, scale: float, visible: Any, *options: Any) -> Array:
         backend = self._backend
         self._shares.append(
             attention_weights(
@@ -109,7 +110,7 @@ class _Recorder:
                 None if visible.causal else backend.numpy(visible.mask),
             )
         )  # fmt: skip
-        return backend.attention(q, k, v, scale, visible)
+        return backend.attention(q, k, v, scale, visible, *options)
 
 
 def attention_weights(q: np.ndarray, k: np.ndarray, scale: float, mask: np.ndarray | None) -> np.ndarray:
