@@ -28,6 +28,7 @@ from minigpt.machine import choose_backend
 from minigpt.runs import run as runs
 from minigpt.runs.claim import new_run
 from minigpt.runs.control import Control
+from minigpt.runs.finding import is_run
 from minigpt.runs.loading import load_engine
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run, saved_config
@@ -99,7 +100,7 @@ def load_model(
 
 def is_exported(path: Path) -> bool:
     """Whether a directory is a model in Hugging Face's layout, and no run."""
-    return (path / "config.json").exists() and not (path / "config.toml").exists()
+    return (path / "config.json").exists() and not is_run(path)
 
 
 def train_stage(

@@ -22,9 +22,14 @@ from pathlib import Path
 from serving.started import serving
 
 from minigpt.cli.opening import engine_at
+from minigpt.evaluate.failing import failures_of
+from minigpt.evaluate.judging import Judging, Pair
+from minigpt.runs.run import open_run
 from minigpt.watch.compare import compare_page, compare_runs
+from minigpt.watch.errors_page import errors_page
 from minigpt.watch.inside import look_inside
 from minigpt.watch.inside_page import inside_page
+from minigpt.watch.judge import serve_judging
 from minigpt.watch.report import report_page
 from minigpt.watch.server import serve
 
@@ -81,6 +86,11 @@ def files(given: argparse.Namespace) -> int:
     server = serve(given.runs[0].parent, given.runs[0], 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     pages.append({"name": "watch", "url": f"http://127.0.0.1:{server.server_address[1]}/", "act": "watch"})
+    judging = Judging("a", "b", [Pair(f"Question {i}?", "An answer.", "另一个回答。") for i in range(9)])
+    votes = tempfile.TemporaryDirectory()
+    judged = serve_judging(Path(votes.name), judging, 0)
+    threading.Thread(target=judged.serve_forever, daemon=True).start()
+    pages.append({"name": "judge", "url": f"http://127.0.0.1:{judged.server_address[1]}/", "act": "judge"})
     with serving(given.runs[:1], "--power", "full") as server:
         pages.append({"name": "chat", "url": f"{server.url}/", "act": "chat"})
         pages = [page for page in pages if not given.only or page["name"] in given.only]
@@ -104,6 +114,9 @@ def texts(runs: list[Path]):
     ids = engine.tokenizer.prompt("The cat sat on the mat. 小猫在睡觉。")
     for language in ("en", "zh"):
         yield f"inspect-{language}", inside_page(look_inside(engine, ids), "The cat", language)
+    failures = failures_of(open_run(runs[0]), None, engine.model.backend, [], 60, 2)
+    for language in ("en", "zh"):
+        yield f"errors-{language}", errors_page(failures, runs[0].name, language)
 
 
 def inspected(run: Path):

@@ -28,14 +28,19 @@ from minigpt.cli.chat import chat
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
 from minigpt.cli.demo import demo
+from minigpt.cli.diagnose import diagnose
 from minigpt.cli.doctor import doctor
+from minigpt.cli.errors import errors
 from minigpt.cli.evaluate import evaluate
 from minigpt.cli.feedback import feedback
+from minigpt.cli.harness import harness
 from minigpt.cli.inspect import inspect
+from minigpt.cli.judge import judge
 from minigpt.cli.language import Language
 from minigpt.cli.launching import OURS
 from minigpt.cli.list import list_
 from minigpt.cli.parity import parity
+from minigpt.cli.probe import probe
 from minigpt.cli.report import report
 from minigpt.cli.rm import rm
 from minigpt.cli.run import run
@@ -78,6 +83,11 @@ command.add(app, chat)
 command.add(app, serve)
 command.add(app, evaluate)
 command.add(app, feedback)
+command.add(app, harness, others=True)
+command.add(app, errors)
+command.add(app, diagnose)
+command.add(app, judge)
+command.add(app, probe)
 command.add(app, watch)
 command.add(app, report)
 command.add(app, compare)

@@ -26,9 +26,9 @@ def compare(
     Only settings that differ are shown; curves come with --html or --svg.
     """
     from minigpt.cli import console, tables
+    from minigpt.runs.finding import find_run
     from minigpt.store.durable import write_whole
     from minigpt.watch.compare import compare_page, compare_runs, said
-    from minigpt.watch.read import find_run
     from minigpt.watch.report import figure
 
     lang = language(lang)

@@ -8,6 +8,7 @@ import typer
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.errors import DATA, DataError
+from minigpt.runs.finding import RUNS
 
 Stage = Annotated[
     str | None, typer.Option("--stage", metavar="STAGE", help="As in minigpt train. Default: what the rows fit.")
@@ -32,7 +33,7 @@ def data_check(
     """
     from minigpt.cli import console, tables, waiting
 
-    downloads = opening.RUNS / "downloads"
+    downloads = RUNS / "downloads"
     with waiting.working("Reading the data"):
         groups, rows = _groups(data, stage, downloads)
     reports = [_checked(name, sources, run, given, downloads) for name, sources in groups.items()]

@@ -11,6 +11,7 @@ from minigpt.cli.language import language, spoken
 from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
+from minigpt.runs.finding import RUNS
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the settings, too (minigpt config explains them).")]
 Rl = Annotated[
@@ -44,7 +45,7 @@ def demo(
     Tokenizer → pretrain → SFT → DPO, then conversations and a table: what did each stage change? The same
     command again shows them again.
     """
-    run = flags.one_run(word, run) or opening.RUNS / "demo"
+    run = flags.one_run(word, run) or RUNS / "demo"
     if supervised(context, run, watched, follow, where):
         return
     from minigpt.cli import console, tables

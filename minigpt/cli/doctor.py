@@ -5,8 +5,9 @@ from typing import Annotated
 
 from typer import Option
 
-from minigpt.cli import flags, opening
+from minigpt.cli import flags
 from minigpt.cli.command import command
+from minigpt.runs.finding import RUNS
 
 Share = Annotated[bool, Option("--share", help="Print a block to paste, without personal data.")]
 
@@ -31,7 +32,7 @@ def doctor(
     from minigpt.machine.problems import problems
     from minigpt.plan.choose import guessed_plans, guessed_preset
 
-    found = describe(opening.RUNS if opening.RUNS.exists() else Path())
+    found = describe(RUNS if RUNS.exists() else Path())
     checks = []
     for name in filter(installed, BACKENDS):
         with waiting.working(f"Checking {name}"):

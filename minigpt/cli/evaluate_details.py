@@ -1,5 +1,6 @@
 """What `minigpt evaluate --details` and `--against` print."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from minigpt.cli import console, tables
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
 
 
 def show(
-    run: "Run", stage: str | None, other: "tuple[Run, str | None] | None", backend: Any, asked: "Asked", json: bool
-) -> None:
-    """Measure a run, or two on the same rows, and print figures and differences."""
+    run: "Run", stage: str | None, other: "tuple[Run, str | None] | None", backend: Any, asked: "Asked", json: bool,
+    grouped: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure a run, or two on the same rows; print figures and differences unless JSON is wanted, which it returns.
+
+    `grouped` also prints the figures of groups.
+    """
     from minigpt.evaluate.detailed import against, as_json, compared_as_json, detailed
 
     def tell(event: Any) -> None:
@@ -22,34 +27,46 @@ def show(
 
     if other is None:
         found = detailed(run, stage, backend, asked, tell)
-        console.print_json({"run": str(run.directory)} | as_json(found)) if json else _show(found)
-        return
+        if not json:
+            _show(found, grouped)
+        return {"run": str(run.directory)} | as_json(found)
     first, second, compared = against(run, stage, *other, backend, asked, tell)
-    if json:
-        runs = {"run": str(run.directory), "against": str(other[0].directory)}
-        console.print_json(runs | {"first": as_json(first), "second": as_json(second),
-                                   "differences": compared_as_json(compared)})  # fmt: skip
-        return
+    if not json:
+        _show_both(first, second, compared)
+    runs = {"run": str(run.directory), "against": str(other[0].directory)}
+    return runs | {"first": as_json(first), "second": as_json(second), "differences": compared_as_json(compared)}
+
+
+def _show_both(first: "Details", second: "Details", compared: list) -> None:
     one, two = first.figures(), second.figures()
     columns = ("", "first", "95 % interval", "second", "95 % interval", "rows")
     pairs = [(name, one[name], two[name]) for name in one if name in two]
-    tables.table("", columns, [[tables.label(name), *_value(a), *_value(b), f"{a.rows:,}"] for name, a, b in pairs])
-    for one in compared:
-        console.write(f"{one.sentence}\n")
+    rows = [[tables.label(name), *value_and_interval(a), *value_and_interval(b), f"{a.rows:,}"] for name, a, b in pairs]
+    tables.table("", columns, rows)
+    for found in compared:
+        console.write(f"{found.sentence}\n")
     if not compared:
         console.note("The rows of the two are not the same ones, so that their difference cannot be tested.")
 
 
-def _show(found: "Details") -> None:
+def _show(found: "Details", grouped: bool) -> None:
     columns = ("", "value", "95 % interval", "rows")
-    figures = found.figures()
-    tables.table("", columns, [[tables.label(name), *_value(one), f"{one.rows:,}"] for name, one in figures.items()])
-    for name, groups in found.groups.items():
+    rows = [[tables.label(name), *value_and_interval(one), f"{one.rows:,}"] for name, one in found.figures().items()]
+    tables.table("", columns, rows)
+    for name, groups in found.groups.items() if grouped else ():
         measure = next(iter(groups[0].figures)) if groups else ""
-        lines = [[group.label, f"{group.tokens:,}", *_value(group.figures[measure])] for group in groups]
-        count = "rows" if name == "task" else "tokens"
+        lines = [[group.label, f"{group.tokens:,}", *value_and_interval(group.figures[measure])] for group in groups]
+        count = "rows" if measure == "exact_match" else "tokens"
         tables.table(f"{tables.label(measure)} by {name}", ("", count, "value", "95 % interval"), lines)
+    if grouped and found.reliability:
+        lines = [[f"{one.low:.2f} to {one.high:.2f}", f"{one.count:,}", f"{one.predicted:.3f}", f"{one.observed:.3f}",
+                  "█" * round(20 * one.observed)] for one in found.reliability]  # fmt: skip
+        columns = ("probability", "answers", "mean", "right", "")
+        tables.table("Does it know what it knows? Answers by the probability it gave them", columns, lines, (0, 4))
 
 
-def _value(figure: "Figure") -> tuple[str, str]:
-    return f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}"
+def value_and_interval(figure: "Figure") -> tuple[str, str]:
+    """Both with four digits; a dash for an interval that one row alone cannot give."""
+    known = math.isfinite(figure.low) and math.isfinite(figure.high)
+    interval = f"{figure.low:.4f} to {figure.high:.4f}" if known else "–"
+    return f"{figure.value:.4f}" if math.isfinite(figure.value) else "–", interval

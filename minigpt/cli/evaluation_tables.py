@@ -5,6 +5,7 @@ from minigpt.cli.console import note
 from minigpt.cli.tables import label, table
 
 SHARES = ("chosen_is_likelier", "accuracy", "exact_match", "manner")  # of 1, shown as percentages
+ROW_GROUPS = ("task", "language", "source")  # what rows may name: figures of answers, not of tokens
 HEADS = {
     "bits_per_byte": "bits per byte", "chosen_is_likelier": "chosen likelier", "exact_match": "right answers",
     "manner": "short, polite", "accuracy": "judged right",
@@ -15,13 +16,19 @@ def show_evaluation(result: dict) -> None:
     """All finished stages as one table, where they were measured; then one row per measurement of one stage."""
     if len(stages := result.get("stages", {})) > 1:
         _show_stages(stages)
-    rows = []
+    figures, rows = result.get("figures", {}), []
     for name, value in result.items():
-        if name == "stages" or isinstance(value, list):
+        if isinstance(value, dict | list):
             continue
         shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        rows.append([label(name), shown])
-    table("", ["", ""], rows)
+        rows.append([label(name), shown, *_interval(figures.get(name, {}))])
+    rows += [[label(name), *_value(one), *_interval(one)] for name, one in figures.items() if name not in result]
+    table("", ["", "", "95 % interval", "rows"] if figures else ["", "", "", ""], rows)
+    for name, groups in result.get("by", {}).items():
+        if name in ROW_GROUPS and "exact_match" in groups[0]["figures"]:
+            lines = [[group["label"], *_value(group["figures"]["exact_match"]),
+                      *_interval(group["figures"]["exact_match"])] for group in groups]  # fmt: skip
+            table(f"{label('exact_match')} by {name}", ["", "", "95 % interval", "rows"], lines)
     if "reliability" in result:
         _show_reliability(result["reliability"])
 
@@ -31,6 +38,18 @@ def _show_reliability(lines: list[dict]) -> None:
     rows = [[f"{line['low']:.2f} to {line['high']:.2f}", f"{line['count']:,}", f"{line['predicted']:.3f}",
              f"{line['observed']:.3f}"] for line in lines]  # fmt: skip
     table("Reliability", ["probability", "count", "predicted", "true"], rows)
+
+
+def _value(figure: dict) -> list[str]:
+    return ["–" if figure["value"] is None else f"{figure['value']:,.4f}"]
+
+
+def _interval(figure: dict) -> list[str]:
+    """Interval and number of rows; empty for what has none, a dash where one row gives none."""
+    if not figure:
+        return ["", ""]
+    known = figure["low"] is not None and figure["high"] is not None
+    return [f"{figure['low']:.4f} to {figure['high']:.4f}" if known else "–", f"{figure['rows']:,}"]
 
 
 def _show_stages(stages: dict[str, dict[str, float]]) -> None:

@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from minigpt.cli.language import Language
 from minigpt.errors import UsageError
+from minigpt.runs.finding import is_run
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts on stdout.")]
 Rows = Annotated[int | None, Option("--rows", metavar="N", min=1, help="Only so many rows, spread evenly.")]
@@ -179,7 +180,7 @@ class Sources:
 
     def placed(self, default: Path) -> tuple[Path, list[str]]:
         """(run directory, sources of data). A word that is the directory of a run is that run."""
-        runs = [word for word in self.words or [] if (Path(word) / "config.toml").is_file()]
+        runs = [word for word in self.words or [] if is_run(Path(word))]
         if len(runs) > 1:
             raise UsageError(f"Two runs are given: {runs[0]} and {runs[1]}.", "Give one of them.")
         run = one_run(Path(runs[0]) if runs else None, self.run)

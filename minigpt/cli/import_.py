@@ -8,6 +8,7 @@ from typer import Argument, Option
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.errors import UsageError
+from minigpt.runs.finding import RUNS
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -50,7 +51,7 @@ def import_(
         framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
         _import_adapter(source, run, stage, framework, json)
         return
-    out = run or opening.RUNS / source.resolve().name
+    out = run or RUNS / source.resolve().name
     framework = opening.backend_of(where.backend, where.device, quiet=True) if verify else None
     with waiting.working("Reading it, and comparing it with the original" if verify else "Reading it"):
         imported = import_directory(source, out, context, framework)

@@ -20,7 +20,8 @@ def list_(root: Root = Path("runs"), json: flags.AsJson = False) -> None:
     """
     from minigpt.cli import console, tables
     from minigpt.errors import UsageError
-    from minigpt.watch.read import read_run, run_directories
+    from minigpt.runs.finding import run_directories
+    from minigpt.watch.read import read_run
     from minigpt.watch.report import size
 
     if not root.is_dir():

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from minigpt import __version__
 from minigpt.cli import console
-from minigpt.cli.opening import RUNS
 from minigpt.cli.reading import ask
 from minigpt.errors import DATA, INTERRUPTED, MiniGPTError
 from minigpt.pages.texts import LANGUAGES, words
+from minigpt.runs.finding import RUNS
 
 TIME = "30m"  # what a training of own data may take, unless another time is given
 LABEL = 50  # columns of a choice; its command stands after it
@@ -116,7 +116,7 @@ class Menu:
 
     def _with_run(self, command: str, *more: str) -> None:
         """A command about one of the runs: the only one, or the one that is named."""
-        from minigpt.watch.read import run_directories
+        from minigpt.runs.finding import run_directories
 
         names = [path.name for path in run_directories(RUNS)]
         if not names:

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.cli.flags import Faster, Settings, Where
-from minigpt.errors import DataError, UsageError, check_name
+from minigpt.errors import DataError, check_name
 
 if TYPE_CHECKING:
     from minigpt.config import Config
     from minigpt.generate.engine import Engine
     from minigpt.runs.run import Run
-
-RUNS = Path("runs")
 
 
 def config_of(run: Path | None, given: Settings, extra: dict | None = None) -> "Config":
@@ -66,39 +64,14 @@ def engine_at(
 
 
 def open_at(path: Path | None, stage: str | None) -> tuple["Run", str | None]:
-    """The run at `path`, which may also be the directory of one of its stages, or a name in runs/."""
-    from minigpt.runs.run import open_run
+    """The run at `path`, which may also be one of its stages, a name in runs/ or `latest`, and the stage."""
+    from minigpt.runs.run import run_at
     from minigpt.stages.table import STAGES
 
-    path = run_path(path or newest_run())
     if stage is not None:
         check_name("stage", stage, tuple(STAGES))
-    for part in (path, path.parent):
-        if part.name in STAGES and (part.parent / "config.toml").exists():
-            return open_run(part.parent), stage or part.name
-    return open_run(path), stage
-
-
-def run_path(path: Path) -> Path:
-    """The path; for a name as `minigpt list` shows it, and for NAME/STAGE, the one in runs/."""
-    for name in (path, path.parent):
-        if not path.exists() and (RUNS / name / "config.toml").exists():
-            return RUNS / path
-    return path
-
-
-def newest_run() -> Path:
-    """The run in runs/ that was trained last."""
-    found = [max(RUNS.glob(f"*/{name}"), key=_time, default=None) for name in ("*/final/state.json", "config.toml")]
-    if found[0] is not None:
-        return found[0].parent.parent.parent
-    if found[1] is not None:
-        return found[1].parent
-    raise UsageError("There is no run in runs/ yet.", "Make one with minigpt demo, or name a run directory.")
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime
+    run, named = run_at(path)
+    return run, stage or named
 
 
 def valid(text: str, where: str) -> str:

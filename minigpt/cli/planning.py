@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minigpt.cli.flags import Settings, Taking, Where
 from minigpt.machine.limits import Limits
+from minigpt.runs.finding import is_run
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ def fitted(
     """What "auto" means for a new run; a run which is there already keeps its preset. Other presets are returned."""
     if given.preset != "auto":
         return Fitted(given, {}, taking.time)
-    if (run / "config.toml").exists():
+    if is_run(run):
         return Fitted(replace(given, preset=None), {}, taking.time)
     from minigpt.cli import console, waiting
     from minigpt.cli.opening import backend_of

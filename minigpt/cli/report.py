@@ -33,7 +33,7 @@ def report(
     With --svg or --png one curve is written instead.
     """
     from minigpt.cli import console
-    from minigpt.watch.read import find_run
+    from minigpt.runs.finding import find_run
     from minigpt.watch.report import write_report
 
     lang = language(lang)

@@ -9,6 +9,7 @@ import typer
 
 from minigpt.cli.command import command
 from minigpt.errors import UsageError
+from minigpt.runs.finding import is_run
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or names in runs/.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -21,7 +22,8 @@ def rm(runs: Runs, yes: Yes = False) -> None:
     With their weights, data and curves.
     """
     from minigpt.cli import console, reading
-    from minigpt.watch.read import RUNS, read_run
+    from minigpt.runs.finding import RUNS
+    from minigpt.watch.read import read_run
     from minigpt.watch.report import size
 
     found = [read_run(_exactly(path, RUNS)) for path in runs]
@@ -44,6 +46,6 @@ def rm(runs: Runs, yes: Yes = False) -> None:
 def _exactly(path: Path, root: Path) -> Path:
     """The run directory that was named: never a stage's run, never the newest one. Raises UsageError for others."""
     for place in (path, root / path):
-        if (place / "config.toml").is_file() and not place.is_symlink():
+        if is_run(place) and not place.is_symlink():
             return place
     raise UsageError(f"{path} is not a run directory.", "Look at minigpt list.")

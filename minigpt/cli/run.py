@@ -10,6 +10,7 @@ from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 from minigpt.errors import UsageError
+from minigpt.runs.finding import RUNS, is_run
 
 
 @command(
@@ -31,7 +32,7 @@ def run(
     their rows fit: texts to pretrain, conversations to sft, preference pairs to dpo. A configuration file can name
     them in [data] instead.
     """
-    run, data = sources.placed(opening.RUNS / "default")
+    run, data = sources.placed(RUNS / "default")
     if supervised(context, run, watched, follow, where):
         return
     from minigpt.cli import console, tables
@@ -51,7 +52,7 @@ def run(
     settings = opening.config_of(run, chosen.given, {"data": extra} | chosen.steps)
     stages = [stage for stage in STAGES if settings.sources(stage).train]
     if not stages:
-        known = chosen.given.preset is not None and (run / "config.toml").exists()
+        known = chosen.given.preset is not None and is_run(run)
         other = "omit --preset to use the run's own settings" if known else "try minigpt demo"
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
     with training(run, settings, stages, where, limits, chosen.time, follow) as (opened, framework, report, control):

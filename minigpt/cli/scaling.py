@@ -7,10 +7,12 @@ from typing import Annotated
 
 from typer import Option
 
-from minigpt.cli import flags, opening
+from minigpt.cli import flags
 from minigpt.cli.command import command
 from minigpt.errors import UsageError
+from minigpt.runs.finding import RUNS
 
+PRESETS = ("tiny", "small", "medium")
 Budget = Annotated[str, Option("--budget", metavar="TIME", help="With --data: for all runs together, such as 30m.")]
 Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where runs and the law are kept.")]
 LawName = Annotated[
@@ -35,7 +37,7 @@ def scaling(
     where: flags.Where,
     data: flags.Data = None,
     budget: Budget = "30m",
-    out: Out = opening.RUNS / "scaling",
+    out: Out = RUNS / "scaling",
     law: LawName = "replication",
     compute: Compute = 0.0,
     time: Time = "",
@@ -81,12 +83,28 @@ def _show_bought(found, json: bool) -> None:
     if json:
         console.print_json(asdict(found))
         return
+    preset, size = _nearest_preset(found.parameters)
     rows = [
         ["operations", f"{found.compute:.3g}"], ["parameters", f"{found.parameters:.3g}"],
         ["tokens", f"{found.tokens:.3g} ({found.tokens / found.parameters:.0f} per parameter)"],
         ["loss (nats per token)", f"{found.loss:.3f}"], ["time", duration(found.seconds)],
+        ["nearest preset", f"{preset} ({size:.3g} parameters)" if 0.25 < size / found.parameters < 4 else "none"],
     ]  # fmt: skip
     tables.table("", ["", ""], rows + ([["price", f"${found.dollars:,.2f}"]] if found.dollars else []))
+
+
+def _nearest_preset(parameters: float) -> tuple[str, int]:
+    """(name, parameters) of the preset whose size is nearest, by the ratio of the sizes."""
+    from minigpt.config import load_config
+    from minigpt.model.gpt import parameter_count
+
+    sizes = {}
+    for name in PRESETS:
+        config = load_config(name)
+        shape = config.model.model_copy(update={"vocab_size": config.model.vocab_size or config.tokenizer.vocab_size})
+        sizes[name] = parameter_count(shape)
+    name = min(sizes, key=lambda one: abs(math.log(sizes[one] / parameters)))
+    return name, sizes[name]
 
 
 def _climb(data: list[str], out: Path, budget: str, where: flags.Where, json: bool) -> None:

@@ -140,6 +140,7 @@ def serve(
     """
     from minigpt.cli import console, opening, waiting
     from minigpt.cli.limits import braked, limits_from
+    from minigpt.runs.finding import named
     from minigpt.serve.opening import names_of, opener
     from minigpt.serve.worker import Worker
     from minigpt.train.stop import Stop
@@ -149,7 +150,7 @@ def serve(
         return
     limits, bounds = limits_from(share), bounds_of(load)
     doors = doors_of(entry, log, bounds)
-    models = names_of([opening.run_path(path) for path in runs or [opening.newest_run()]], every)
+    models = names_of([named(path) for path in runs or [None]], every)
     framework = opening.backend_of(where.backend, where.device, quiet=True)
     opened = opener(models, lambda: framework, numbers.bits, numbers.kv_bits, lambda event: console.note(event.text))
     with ExitStack() as stack:

@@ -20,6 +20,7 @@ from minigpt.cli.limits import braked
 from minigpt.cli.opening import backend_of
 from minigpt.errors import MiniGPTError, OutOfMemory
 from minigpt.machine.limits import Limits
+from minigpt.runs.finding import is_run
 from minigpt.runs.supervise import LESS_MEMORY, PARENT, SUPERVISED
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def training(
         group = stack.enter_context(joined(directory, framework, same, console.aloud))
         if group.size > 1:
             console.note(f"{group.size} processes train together, started by {found.launcher}.")
-        if verbose and not (directory / "config.toml").exists():
+        if verbose and not is_run(directory):
             tables.show_settings(settings, stages, directory / "config.toml")
         unwatched = watched is None and found is None
         stop = stack.enter_context(Stop(None if unwatched else parent, console.note))

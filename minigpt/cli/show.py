@@ -12,7 +12,8 @@ def show(run: RunArgument = None, json: flags.AsJson = False) -> None:
     With the time that it took, its memory and its size.
     """
     from minigpt.cli import console, tables
-    from minigpt.watch.read import find_run, read_run, results
+    from minigpt.runs.finding import find_run
+    from minigpt.watch.read import read_run, results
     from minigpt.watch.report import duration, figure, size
 
     found = read_run(find_run(run))

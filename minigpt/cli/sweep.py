@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from minigpt.cli import flags, opening
+from minigpt.cli import flags
 from minigpt.cli.command import command
+from minigpt.runs.finding import RUNS
 
 if TYPE_CHECKING:
     from minigpt.experiments.sweep import Row
@@ -32,7 +33,7 @@ def sweep(file: File, out: Out = None, json: flags.AsJson = False) -> None:
     from minigpt.machine.cgroups import usable_cores
 
     read = read_sweep(file)
-    directory = out or opening.RUNS / file.stem
+    directory = out or RUNS / file.stem
     cores = max(1, int(usable_cores()))
     with reporter.Reporter() as report:
         rows = run_sweep(read, directory, cores, report)

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
 from minigpt.errors import UsageError, check_name
+from minigpt.runs.finding import find_run, is_run
 
 Out = Annotated[Path, Option("--out", metavar="DIR", help="The directory to write.")]
 Kind = Annotated[str, Option("--kind", metavar="KIND", help="bpe, char or byte.")]
@@ -34,7 +35,7 @@ def tokenizer_train(
     from minigpt.runs.inputs import learn_tokenizer
 
     check_name("tokenizer kind", kind, ("bpe", "char", "byte"))
-    if any((directory / "config.toml").exists() for directory in (out, out.parent)):
+    if any(map(is_run, (out, out.parent))):
         raise UsageError(f"{out} belongs to a run, whose models need its own tokenizer.", "Choose another --out.")
     given = {"tokenizer": {"kind": kind, "vocab_size": vocab_size}} | ({"seed": seed} if seed is not None else {})
     settings = load_config("tiny", None, [], None, given)
@@ -57,7 +58,7 @@ def tokenizer_inspect(
     from minigpt.cli import console, tables
     from minigpt.text.load import load_tokenizer
 
-    directory = run or opening.newest_run()
+    directory = run or find_run(None, trained=True)
     inner = directory / "tokenizer"
     tokenizer = load_tokenizer(inner if inner.is_dir() else directory)
     text = opening.valid(sys.stdin.read(), "stdin") if text == "-" else opening.valid(text, "TEXT")

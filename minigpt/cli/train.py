@@ -14,6 +14,7 @@ from minigpt.cli.limits import limits_from
 from minigpt.cli.planning import fitted
 from minigpt.cli.session import supervised, training
 from minigpt.errors import UsageError, check_name
+from minigpt.runs.finding import RUNS
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def trainer(stage: str) -> Callable:
         watched: flags.Watched,
         follow: flags.Follow,
     ) -> None:
-        run, data = sources.placed(opening.RUNS / "default")
+        run, data = sources.placed(RUNS / "default")
         if supervised(context, run, watched, follow, where):
             return
         from minigpt.runs.pipeline import run_pipeline

@@ -24,10 +24,10 @@ def watch(
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
     """
     from minigpt.cli import console
-    from minigpt.watch.read import RUNS, find_run
+    from minigpt.runs.finding import RUNS, find_run, is_run
     from minigpt.watch.server import HOST, serve
 
-    while wait and run is not None and not (run / "config.toml").is_file():
+    while wait and run is not None and not is_run(run):
         time.sleep(0.3)  # a training that has just been started makes it
     directory = find_run(run)
     server = serve(root_of(directory, RUNS), directory, port, language(lang))

@@ -80,6 +80,15 @@ class MemoryShard:
         return self.ids[start:stop], None if self.mask is None else self.mask[start:stop]
 
 
+def joined(shards: Sequence[MemoryShard]) -> MemoryShard:
+    """The sequences of several shards, in memory; all have a loss mask, or none."""
+    starts = np.cumsum([0, *(len(shard.ids) for shard in shards)])
+    ends = np.concatenate([np.asarray(shard.ends) + start for shard, start in zip(shards, starts, strict=False)])
+    masks = [shard.mask for shard in shards]
+    mask = None if masks[0] is None else np.concatenate(masks)
+    return MemoryShard(np.concatenate([shard.ids for shard in shards]), ends, mask)
+
+
 class Shard(MemoryShard):
     """A written shard: `ids` (N,), `mask` (N,) or None, `ends` (sequences,), as memory maps.
 

@@ -1,5 +1,6 @@
 """`minigpt evaluate --details` and `--against`: a run's figures with intervals, and whether another run is better."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ from typing import Any
 from backends.base import Backend
 from minigpt.data.forms import WORLD
 from minigpt.data.prepare import prepare
-from minigpt.data.shards import Shard
+from minigpt.data.shards import Shard, joined
 from minigpt.errors import UsageError
 from minigpt.evaluate.details import Compared, Details, differences, of_answers, of_text
+from minigpt.evaluate.intervals import Figure
+from minigpt.evaluate.kept import keep
+from minigpt.evaluate.perplexity import Group
 from minigpt.evaluate.questions import questions_of
 from minigpt.events import Report, silent
+from minigpt.generate.engine import Engine
 from minigpt.runs.inputs import reader_of, stage_of_source
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
@@ -23,12 +28,15 @@ from minigpt.stages.table import STAGES, answers
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured: files (none: the run's own held-out rows), how many rows, and how windows are laid."""
+    """What is to be measured: files (none: the run's own held-out rows), how many rows, how windows are laid, how many
+    answers are drawn for pass@k, and whether the single rows are kept in the stage's directory."""
 
     data: tuple[str, ...] = ()
     rows: int | None = None
     stride: int | None = None
     bits: int = 0
+    samples: int = 0
+    keep: bool = True
 
 
 def detailed(run: Run, stage: str | None, backend: Backend, asked: Asked, report: Report = silent) -> Details:
@@ -59,33 +67,47 @@ def _details(
     """The figures of a run's stage on the rows asked for, or on the held-out rows of a run's stage."""
     stage = run.weights(stage)[1]
     engine = load_engine(run, stage, backend, asked.bits, report=report)
-    if not asked.data:
-        owner, kind = held_out_of
-        training, held_out = owner.training_data(kind), owner.held_out(kind)
-        if STAGES[kind].form.sequences > 1:
-            raise UsageError(f"The rows of {kind} are pairs, which have no figures of their own.", "Give --data FILE.")
-        return of_text(engine, held_out, training, asked.stride, asked.rows)
-    with _shard(run, asked) as shard:
-        found = of_text(engine, shard, None, asked.stride, asked.rows)
+    found = _on_files(run, engine, stage, asked) if asked.data else _on_held_out(engine, held_out_of, asked)
+    if asked.keep and not asked.bits:
+        keep(run.store(stage).directory, found.rows)
+    return found
+
+
+def _on_held_out(engine: Engine, held_out_of: tuple[Run, str], asked: Asked) -> Details:
+    owner, kind = held_out_of
+    training, held_out = owner.training_data(kind), owner.held_out(kind)
+    if STAGES[kind].form.sequences > 1:
+        raise UsageError(f"The rows of {kind} are pairs, which have no figures of their own.", "Give --data FILE.")
+    return of_text(engine, held_out, training, asked.stride, asked.rows)
+
+
+def _on_files(run: Run, engine: Engine, stage: str, asked: Asked) -> Details:
+    with _shards(run, asked) as shards:
+        whole = shards[0][1] if len(shards) == 1 else joined([shard for _, shard in shards])
+        sources = [name for name, shard in shards for _ in range(len(shard))]
+        training = run.training_data(stage) if run.data(stage).is_dir() else None
+        test = ", ".join(Path(name).name for name in asked.data)
+        found = of_text(engine, whole, training, asked.stride, asked.rows, sources=sources, test=test)
     questions = questions_of([name for name in asked.data if name != WORLD], _downloads(run), asked.rows)
     if not questions or not answers(stage):
         return found
-    answered = of_answers(engine, questions)
-    return Details(found.measures | answered.measures, found.more | answered.more, found.groups | answered.groups)
+    return found.with_others(of_answers(engine, questions, samples=asked.samples, test=test))
 
 
 @contextmanager
-def _shard(run: Run, asked: Asked) -> Iterator[Shard]:
-    """The rows of the files as ids of the run's tokenizer, in the form that they fit."""
+def _shards(run: Run, asked: Asked) -> Iterator[list[tuple[str, Shard]]]:
+    """(name, its rows as ids of the run's tokenizer) of each source, in the form that the first one fits."""
     kind = stage_of_source(asked.data[0], _downloads(run))
     if STAGES[kind].form.sequences > 1:
         message = f"{asked.data[0]} has pairs, which have no figures of their own."
         raise UsageError(message, "Omit --details and --against to see which answer is the likelier one.")
     with tempfile.TemporaryDirectory() as directory:
-        sources = list(asked.data)
-        reader = reader_of(run.config, kind, _downloads(run), train=sources, validation=sources, copies=1)
-        prepare(reader, run.tokenizer, Path(directory), run.config.model.context)
-        yield Shard(Path(directory) / "validation")
+        found = []
+        for number, source in enumerate(asked.data):
+            reader = reader_of(run.config, kind, _downloads(run), train=[source], validation=[source], copies=1)
+            prepare(reader, run.tokenizer, Path(directory) / str(number), run.config.model.context)
+            found.append((Path(source).name, Shard(Path(directory) / str(number) / "validation")))
+        yield found
 
 
 def _downloads(run: Run) -> Path:
@@ -97,9 +119,20 @@ def _tokenizer_bytes(run: Run) -> list[bytes]:
 
 
 def as_json(details: Details) -> dict[str, Any]:
-    """Figures and groups for scripts."""
-    groups = {name: [asdict(group) for group in found] for name, found in details.groups.items()}
-    return {"figures": {name: asdict(figure) for name, figure in details.figures().items()}, "by": groups}
+    """Figures, groups and the reliability table for scripts; a bound that is not known is null."""
+    figures = {name: figure_as_json(figure) for name, figure in details.figures().items()}
+    groups = {name: [_group_as_json(group) for group in found] for name, found in details.groups.items()}
+    bins = [asdict(line) for line in details.reliability]
+    return {"figures": figures, "by": groups} | ({"reliability": bins} if bins else {})
+
+
+def figure_as_json(figure: Figure) -> dict[str, Any]:
+    return {name: value if math.isfinite(value) else None for name, value in asdict(figure).items()}
+
+
+def _group_as_json(group: Group) -> dict[str, Any]:
+    figures = {name: figure_as_json(figure) for name, figure in group.figures.items()}
+    return {"label": group.label, "tokens": group.tokens, "figures": figures}
 
 
 def compared_as_json(compared: list[Compared]) -> list[dict[str, Any]]:

@@ -8,7 +8,11 @@ from backends.base import Backend
 from minigpt.data.forms import WORLD
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
-from minigpt.evaluate.world import evaluate_world
+from minigpt.evaluate.detailed import Asked, as_json, detailed, figure_as_json
+from minigpt.evaluate.details import of_text
+from minigpt.evaluate.intervals import Figure, wilson
+from minigpt.evaluate.kept import Kept, keep
+from minigpt.evaluate.world import shares, world_rows
 from minigpt.events import Report, silent
 from minigpt.generate.engine import Engine
 from minigpt.model.heads import WRITES
@@ -32,18 +36,31 @@ def evaluate_run(
 
     When no stage is named, "stages" has the same of each finished stage. With `data` those files are measured, whole,
     in the way of the stage that their rows fit. With `bits` 4 or 8 the quantized weights are measured.
+
+    "figures" has those of the last stage that have an interval, each with `value`, `low`, `high` and `rows`, and of
+    files "by" those of groups. The single rows are kept in the stage's directory (see `evaluate.kept`).
     """
     last = run.weights(stage)[1]
     result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
-        return result | _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
+        found = _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
+        more = _figures_of_files(run, last, backend, data, limit, bits, found)
+        return result | found | _values_of(more["figures"], found) | more
     run.held_out(last)  # complains, before anything is measured, when the run has no data for it
     names = run.finished_stages() if stage is None and not bits else [last]
     stages = {}
     for name in names:
         engine = _loaded(run, name, backend, bits, report)
-        stages[name] = _measure_stage(run, engine, name, limit, tests)
-    return result | stages[last] | ({"stages": stages} if stage is None and not bits else {})
+        stages[name], figures = _measure_stage(run, engine, name, limit, tests, keeping=not bits, sure=name == last)
+    whole = {"stages": stages} if stage is None and not bits else {}
+    shown = {name: figure_as_json(figure) for name, figure in figures.items()}
+    found = stages[last] | (_values_of(shown, stages[last]) if limit else {})
+    return result | found | whole | ({"figures": shown} if shown else {})
+
+
+def _values_of(figures: dict[str, dict], found: dict[str, Any]) -> dict[str, float]:
+    """The values of those figures that are in `found`: of some rows only, the two took others of them."""
+    return {name: one["value"] for name, one in figures.items() if name in found and one["value"] is not None}
 
 
 def _loaded(run: Run, stage: str, backend: Backend, bits: int, report: Report = silent) -> Engine:
@@ -51,14 +68,44 @@ def _loaded(run: Run, stage: str, backend: Backend, bits: int, report: Report = 
     return load_engine(run, stage, backend, bits, report=report, writes=False)
 
 
-def _measure_stage(run: Run, engine: Engine, stage: str, limit: int | None, tests: int) -> dict[str, float]:
-    """A stage's own measures; those of the stage before it that it has none of; those of a later one, to compare."""
-    found: dict[str, float] = {}
+def _measure_stage(
+    run: Run, engine: Engine, stage: str, limit: int | None, tests: int, keeping: bool, sure: bool
+) -> tuple[dict[str, float], dict[str, Figure]]:
+    """A stage's own measures; those of the stage before it that it has none of; those of a later one, to compare.
+
+    The second are the figures with intervals; those of the language measures only where `sure`, as they cost a pass
+    more over the rows.
+    """
+    found, figures, rows = dict[str, float](), dict[str, Figure](), list[Kept]()
     for kind in _kinds(run, stage):
         found = measure(run, engine, kind, run.held_out(kind), limit) | found
+        if sure and STAGES[kind].form.sequences == 1 and STAGES[stage].head == WRITES:
+            details = of_text(engine, run.held_out(kind), limit=limit)
+            figures, rows = details.figures() | figures, rows + details.rows
+    figures |= _shares_of_pairs(found)
     if found and WORLD in run.config.sources(stage).train and STAGES[stage].answers:
-        found |= evaluate_world(engine, run.config.seed + 1, tests)
-    return found
+        answered = world_rows(engine, run.config.seed + 1, tests)
+        found |= {name: figure.value for name, figure in shares(answered).items()}
+        figures, rows = figures | shares(answered), rows + answered
+    if keeping:
+        keep(run.store(stage).directory, rows)
+    return found, figures
+
+
+def _figures_of_files(
+    run: Run, stage: str, backend: Backend, data: list[str], limit: int | None, bits: int, found: dict[str, float]
+) -> dict[str, Any]:
+    """What `detailed` finds on the files; of pairs the interval of the share."""
+    if shares := _shares_of_pairs(found):
+        return {"figures": {name: figure_as_json(figure) for name, figure in shares.items()}}
+    return as_json(detailed(run, stage, backend, Asked(tuple(data), limit, bits=bits)))
+
+
+def _shares_of_pairs(found: dict[str, Any]) -> dict[str, Figure]:
+    """The shares of pairs that were ranked as preferred, with their intervals."""
+    pairs = int(found.get("pairs", 0))
+    return {name: wilson(found[name] * pairs, pairs) for name in ("chosen_is_likelier", "accuracy")
+            if pairs and name in found}  # fmt: skip
 
 
 def _kinds(run: Run, stage: str) -> list[str]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import numpy as np
-
 from minigpt.data.world import rows as world
+from minigpt.evaluate.intervals import Figure, wilson
+from minigpt.evaluate.kept import Kept
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.text.chatml import render
@@ -39,17 +39,35 @@ def question(row: dict) -> list[dict]:
 
 
 def evaluate_world(engine: Engine, seed: int, count: int) -> dict[str, float]:
-    """Shares (0 … 1) over `count` held-out test rows each.
+    """Shares (0 … 1) over `count` held-out test rows each: see `shares`."""
+    return {name: figure.value for name, figure in shares(world_rows(engine, seed, count)).items()}
 
-    `exact_match` and `exact_match_TASK`: greedy answers equal to the right one. `manner`: greedy answers to
-    everyday requests that are short and polite.
+
+def world_rows(engine: Engine, seed: int, count: int) -> list[Kept]:
+    """The greedy answers to `count` held-out questions and as many everyday requests, each with whether it is right.
+
+    A question is right when its answer is equal to the one right answer, a request when it is short and polite.
     """
     tasks = list(world.instructions(seed, count, "test"))
-    right = [world.is_correct(row, answer) for row, answer in zip(tasks, greedy_answers(engine, tasks), strict=True)]
-    result = {"exact_match": float(np.mean(right))}
-    for task in sorted({row["task"] for row in tasks}):
-        of_task = [ok for ok, row in zip(right, tasks, strict=True) if row["task"] == task]
-        result[f"exact_match_{task}"] = float(np.mean(of_task))
     requests = list(islice(world.requests(seed, count, "test"), count))
-    result["manner"] = float(np.mean([world.keeps_manner(answer) for answer in greedy_answers(engine, requests)]))
-    return result
+    rows = [
+        Kept("world: exact match", row["messages"][-2]["content"], float(world.is_correct(row, answer)),
+             {"task": row["task"], "language": row["language"], "answer": answer,
+              "references": [row["messages"][-1]["content"]]})
+        for row, answer in zip(tasks, greedy_answers(engine, tasks), strict=True)
+    ]  # fmt: skip
+    return rows + [
+        Kept("world: manner", row["messages"][-2]["content"], float(world.keeps_manner(answer)),
+             {"task": row["task"], "language": row["language"], "answer": answer})
+        for row, answer in zip(requests, greedy_answers(engine, requests), strict=True)
+    ]  # fmt: skip
+
+
+def shares(rows: Sequence[Kept]) -> dict[str, Figure]:
+    """`exact_match`, `exact_match_TASK` and `manner` of the world's rows, with Wilson's intervals."""
+    asked = [row for row in rows if row.test == "world: exact match"]
+    groups = {"exact_match": asked}
+    for task in sorted({row.more["task"] for row in asked}):
+        groups[f"exact_match_{task}"] = [row for row in asked if row.more["task"] == task]
+    groups["manner"] = [row for row in rows if row.test == "world: manner"]
+    return {name: wilson(sum(row.score for row in group), len(group)) for name, group in groups.items()}

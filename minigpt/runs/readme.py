@@ -19,6 +19,7 @@ What is in the directory of a stage:
                   only needed to train it further: minigpt tidy deletes them
   metrics.jsonl   the loss of each step and each measurement (minigpt report draws them)
   samples.jsonl   how the model continued the same prompts while it learned
+  evaluation/     what minigpt evaluate found on single rows
   plan.json       memory and time: planned and actual
 """
 FOOT = """

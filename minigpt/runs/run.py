@@ -24,6 +24,7 @@ from minigpt.data.shards import Shard
 from minigpt.errors import DataError, ResourceError, UsageError
 from minigpt.model.gpt import weight_shapes
 from minigpt.model.heads import WRITES, with_head
+from minigpt.runs.finding import RUNS, SETTINGS, find_stage
 from minigpt.runs.readme import readme
 from minigpt.sections import ModelConfig
 from minigpt.stages.table import STAGES
@@ -135,7 +136,7 @@ class Run:
             environment |= {"backend": backend.name} | backend.runtime.versions()
         self.make_directory()
         with self._writing():
-            write_whole(self.directory / "config.toml", to_toml(self.config))
+            write_whole(self.directory / SETTINGS, to_toml(self.config))
             write_whole(self.directory / "README.txt", readme())
             write_whole(self.directory / "env.json", json.dumps(environment, indent=1) + "\n")
 
@@ -156,15 +157,13 @@ def open_run(directory: Path) -> Run:
         reason = "it does not exist" if not directory.exists() else "it has no config.toml"
         message = f"{directory} is not a run directory: {reason}."
         raise UsageError(message, "Make a run with minigpt demo or minigpt run, or look into runs/.")
-    return Run(directory, build_config(saved, [(f"in {directory / 'config.toml'}", saved)]))
+    return Run(directory, build_config(saved, [(f"in {directory / SETTINGS}", saved)]))
 
 
-def run_at(path: str | Path) -> tuple[Run, str | None]:
-    """(run, stage) of "RUN" or "RUN/STAGE"; None where no stage is named."""
-    path = Path(path).expanduser()
-    if path.name in STAGES and (path.parent / "config.toml").exists():
-        return open_run(path.parent), path.name
-    return open_run(path), None
+def run_at(path: str | Path | None, root: Path = RUNS) -> tuple[Run, str | None]:
+    """(run, stage) of a run as a user names it (see `find_stage`): by default the one that was trained last."""
+    directory, stage = find_stage(None if path is None else Path(path).expanduser(), root, trained=True)
+    return open_run(directory), stage
 
 
 def other_start(run: Run) -> tuple[Run, str | None] | None:
@@ -177,7 +176,7 @@ def other_start(run: Run) -> tuple[Run, str | None] | None:
 
 def saved_config(directory: Path) -> dict | None:
     """The values of the run's config.toml, or None."""
-    path = directory / "config.toml"
+    path = directory / SETTINGS
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,12 +1,12 @@
 """Runs side by side: settings that differ, curves over one another, results, the same questions' answers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UsageError
+from minigpt.evaluate.kept import ROWS, read_scores
 from minigpt.evaluate.significance import mcnemar
 from minigpt.pages.html import Html, page, table, tag
 from minigpt.pages.svg import Line, chart
@@ -96,27 +96,11 @@ def _answers(runs: Sequence[RunFiles], demos: Sequence[dict[str, Any]]) -> dict[
     return {key: answers for key, answers in found.items() if sum(answer is not None for answer in answers) > 1}
 
 
-def read_rows(path: Path) -> dict[tuple[str, str], float]:
-    """(test, question) -> score of each line {"test", "question", "score"} of a stage's rows.jsonl."""
-    found: dict[tuple[str, str], float] = {}
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        try:
-            row = json.loads(line)
-            found[str(row["test"]), str(row["question"])] = float(row["score"])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found
-
-
 def _tests(runs: Sequence[RunFiles]) -> dict[tuple[str, str], list[dict[str, Any] | None]]:
     found: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
     stages = dict.fromkeys(stage.name for run in runs for stage in run.stages)
     for stage in stages:
-        rows = [read_rows(run.directory / stage / "rows.jsonl") for run in runs]
+        rows = [read_scores(run.directory / stage / ROWS) for run in runs]
         for test in dict.fromkeys(test for test, _ in rows[0]):
             own = {question: score for (name, question), score in rows[0].items() if name == test}
             for number, other in enumerate(rows[1:]):

@@ -1,6 +1,6 @@
 """A run directory as it lies on disk: state, stages, results, plan, samples. Reads files only, and bears damage.
 
-What is missing or cannot be read is None or empty here; nothing but `find_run` raises an error.
+What is missing or cannot be read is None or empty here; nothing raises an error.
 """
 
 import contextlib
@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import UsageError
+from minigpt.runs.finding import SETTINGS, written
 from minigpt.store.lock import holder
 from minigpt.watch.journal import Journal
 
-RUNS = Path("runs")
-LATEST = "latest"
 NOT_RESULTS = {"step", "tokens", "pairs", "bytes", "characters"}
 TAIL = 16_384  # bytes of a log that are shown
 
@@ -75,7 +73,7 @@ class RunFiles:
 
 def read_run(directory: Path, sized: bool = True) -> RunFiles:
     """The state of a run; of each journal only the last lines are read. `sized` counts the bytes of all files."""
-    config = read_toml(directory / "config.toml")
+    config = read_toml(directory / SETTINGS)
     stages = [read_stage(directory, name, config.get(name)) for name in stage_names(directory, config)]
     process = holder(directory)
     data = config.get("data") if isinstance(config.get("data"), dict) else {}
@@ -83,8 +81,8 @@ def read_run(directory: Path, sized: bool = True) -> RunFiles:
     state = "stopped" if any(stage.step for stage in stages) else "new"
     if wanted and all(stage.finished for stage in wanted):
         state = "finished"
-    times = [_time(directory / "config.toml")]
-    times += [_time(directory / stage.name / name) for stage in stages for name in ("metrics.jsonl", "final")]
+    times = [written(directory / SETTINGS)]
+    times += [written(directory / stage.name / name) for stage in stages for name in ("metrics.jsonl", "final")]
     state = "running" if process else state
     return RunFiles(directory, config, stages, state, process, max(times), size_of(directory) if sized else 0)
 
@@ -129,39 +127,6 @@ def _last_lines(path: Path) -> Journal:
         lines = file.read().split(b"\n")
         journal._add(lines if size <= TAIL else lines[1:])
     return journal
-
-
-# ---- which runs there are ----------------------------------------------------------------------------------
-
-
-def run_directories(root: Path = RUNS) -> list[Path]:
-    """The run directories in `root`, the one that was written last first."""
-    found = [path.parent for path in root.glob("*/config.toml") if not path.parent.is_symlink()]
-    return sorted(found, key=lambda path: (-last_written(path), path.name))
-
-
-def last_written(directory: Path) -> float:
-    """When a run's training or configuration was last written, in seconds since 1970."""
-    return max([_time(directory / "config.toml"), *map(_time, directory.glob("*/metrics.jsonl"))])
-
-
-def find_run(path: Path | None, root: Path = RUNS) -> Path:
-    """The run that a user means: a run directory, one of its stages, a name in `root`, `latest` or nothing: the newest.
-
-    Raises UsageError when there is no such run.
-    """
-    if path is None or (path.name == LATEST and not path.exists()):
-        found = run_directories(root)
-        if not found:
-            raise UsageError(f"There is no run in {root}/ yet.", "Make one with minigpt demo, or name a run directory.")
-        return found[0]
-    for place in (path, path.parent, root / path):
-        if (place / "config.toml").is_file():
-            return place
-    reason = "it has no config.toml" if path.exists() else "it does not exist"
-    names = ", ".join(found.name for found in run_directories(root)[:8])
-    raise UsageError(f"{path} is not a run directory: {reason}.", f"Runs in {root}/ are: {names}." if names else
-                     "Make one with minigpt demo or minigpt run.")  # fmt: skip
 
 
 # ---- single files ------------------------------------------------------------------------------------------
@@ -236,10 +201,3 @@ def results(stages: Sequence[Stage], measured: dict[str, Any]) -> dict[str, dict
             if isinstance(value, int | float):
                 table.setdefault(f"demo: {name}", {})[stage] = value
     return table
-
-
-def _time(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

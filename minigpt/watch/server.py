@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.pages import html, texts
+from minigpt.runs.finding import run_directories
 from minigpt.store.requests import ask_sample, ask_stop, pending
 from minigpt.watch.curves import Journals, drawn, speed
 from minigpt.watch.example import example
@@ -21,7 +22,6 @@ from minigpt.watch.read import (
     read_samples,
     read_tail,
     results,
-    run_directories,
 )
 from minigpt.watch.usage import NAME as USAGE
 
@@ -116,15 +116,15 @@ def serve(root: Path, chosen: Path, port: int | None = None, language: str = "en
 
     Raises UsageError when the port that was asked for is taken.
     """
-    handler = type("Handler", (_Handler,), {"runs": Runs(root, chosen), "language": language})
+    handler = type("Handler", (Handler,), {"runs": Runs(root, chosen), "language": language})
     try:
-        return _Server((HOST, PORT if port is None else port), handler)
+        return Server((HOST, PORT if port is None else port), handler)
     except OSError as error:
         if port is not None:
             raise UsageError(
                 f"Port {port} cannot be used: {error.strerror}.", "Leave --port out to take any."
             ) from None
-        return _Server((HOST, 0), handler)
+        return Server((HOST, 0), handler)
 
 
 def live_page(language: str = "en") -> str:
@@ -134,12 +134,12 @@ def live_page(language: str = "en") -> str:
     return html.page("MiniGPT", html.part("watch.html", "minigpt.watch"), scripts, data, language)
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     runs: Runs
     language: str
     protocol_version = "HTTP/1.1"

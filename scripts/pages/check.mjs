@@ -85,6 +85,23 @@ async function actions(page, act) {
     await page.waitForTimeout(300);
   }
   if (act === "chat") await talk(page, want, wrong);
+  if (act === "judge") {
+    const count = () => page.evaluate(() => +document.getElementById("count").textContent.split("/")[0]);
+    const before = await count(), shown = await page.locator("#question").textContent();
+    for (const key of ["ArrowLeft", "t", "ArrowRight"]) { await page.keyboard.press(key); await page.waitForTimeout(250); }
+    if (await count() !== before + 3) wrong.push("judge: keys do not vote");
+    await page.locator("#reason").fill("right and short");
+    await page.locator("#reason").press("b"); // a letter of the reason, and no vote
+    if (await count() !== before + 3) wrong.push("judge: writing a reason votes");
+    await page.locator("#choose-tie").click();
+    await page.waitForTimeout(250);
+    for (let i = 0; i < 4; i++) { await page.locator("#undo").click(); await page.waitForTimeout(250); }
+    if (await count() !== before) wrong.push("judge: votes cannot be taken back");
+    if (await page.locator("#question").textContent() !== shown) wrong.push("judge: another question after taking back");
+    await page.locator("#language").click();
+    await want("not Chinese", () => document.body.textContent.includes("哪个回答更好"));
+    await page.locator("#language").click();
+  }
   return wrong;
 }
 

@@ -1,4 +1,4 @@
-"""The commands that look at runs: list, show, rm, report, compare, inspect."""
+"""The commands that look at runs: list, show, rm, report, compare, inspect, errors."""
 
 import json
 import shutil
@@ -53,3 +53,17 @@ def test_inspect(minigpt, copy, tmp_path):
     assert "data:image/png" in (tmp_path / "i.html").read_text("utf-8")
     minigpt("inspect", copy, "-p", "cat " * 200, "--backend", "torch").refused(2, "1 to 64 tokens")
     minigpt("inspect", copy, "-p", "a", "--layer", "9", "--backend", "torch").refused(2, "no layer 9")
+
+
+def test_errors(minigpt, trained, sources, tmp_path):
+    flags = ["--stage", "sft", "--data", sources.conversations, "--rows", 8, "--backend", "torch"]
+    result = minigpt("errors", trained, *flags, "--examples", 1, "--html", tmp_path / "e.html", "--lang", "zh")
+    assert result.code == 0 and "Wrong answers" in result.out and "nearest training row" in result.out, result.err
+    page = (tmp_path / "e.html").read_text("utf-8")
+    assert "错误分析" in page and "<mark" in page
+    found = json.loads(minigpt("errors", trained, *flags, "--json").out)
+    assert found["rows"] == 8 and sum(found["kinds"].values()) + round(found["right"]["value"] * 8) == 8
+    assert found["wrong"][0]["near"] and found["hard"][0]["loss"] >= found["hard"][-1]["loss"]
+    for stage in ("pretrain", "dpo"):  # held-out texts, and rows of the stage before the pairs
+        assert minigpt("errors", trained, "--stage", stage, "--rows", 4, "--backend", "torch").code == 0
+    minigpt("errors", trained, "--data", sources.text, "--backend", "torch").refused(2, "no rows with answers")

@@ -24,13 +24,14 @@ from minigpt.errors import MiniGPTError, UsageError
 from minigpt.pages import texts
 from minigpt.pages.html import page, policy, tag
 from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
+from minigpt.runs.finding import find_run, find_stage
 from minigpt.stages.table import STAGES
 from minigpt.store.lock import holder, locked
 from minigpt.store.requests import ask_sample, ask_stop, pending, take_sample
 from minigpt.watch.compare import compare_page, compare_runs, curve_of, sign_test
 from minigpt.watch.curves import curve, drawn, metrics_of
 from minigpt.watch.journal import Journal
-from minigpt.watch.read import find_run, read_run, read_samples
+from minigpt.watch.read import read_run, read_samples
 from minigpt.watch.report import report_page, write_report
 from minigpt.watch.server import live_page, serve
 
@@ -184,8 +185,32 @@ def test_which_run_is_meant(tmp_path, monkeypatch):
             os.utime(path / file, (time, time))
     assert find_run(None) == find_run(Path("runs/latest")) == find_run(Path("latest")) == Path("runs/new")
     assert find_run(Path("old")) == Path("runs/old") and find_run(Path("runs/old/pretrain")) == Path("runs/old")
+    for path in (Path("old/pretrain"), Path("runs/old/pretrain"), old / "pretrain"):
+        found, stage = find_stage(path)
+        assert found.resolve() == old and stage == "pretrain"
+    assert find_stage(Path("latest/pretrain")) == (Path("runs/new"), "pretrain")
     with pytest.raises(UsageError, match="nothing is not a run.*new, old"):
         find_run(Path("nothing"))
+
+
+def test_the_newest_trained_run_may_not_be_the_newest(tmp_path):
+    for name, time in (("old", 1), ("new", 2)):
+        run = a_run(tmp_path / name, [1.0])
+        for file in run.rglob("*"):
+            os.utime(file, (time, time))
+    (tmp_path / "new" / "pretrain" / "final" / "state.json").unlink(missing_ok=True)
+    final = tmp_path / "old" / "pretrain" / "final"
+    final.mkdir(exist_ok=True)
+    (final / "state.json").write_text("{}")
+    os.utime(final / "state.json", (1, 1))
+    assert find_run(None, tmp_path) == tmp_path / "new" and find_run(None, tmp_path, trained=True) == tmp_path / "old"
+
+
+def test_a_word_is_no_run_because_of_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(a_run(tmp_path / "here", [1.0]))
+    assert find_stage(Path("sft")) == (Path("."), "sft")
+    with pytest.raises(UsageError, match="story is not a run"):
+        find_run(Path("story"))
 
 
 def test_samples_of_several_forms(tmp_path):
@@ -354,7 +379,8 @@ def test_runs_side_by_side(tmp_path):
     one, two = a_run(tmp_path / "one", [3.0, 2.0]), a_run(tmp_path / "two", [3.0, 2.5], learning_rate=0.01)
     for path, scores in ((one, [1, 0, 0, 0]), (two, [1, 1, 1, 0])):
         rows = [{"test": "sums", "question": str(n), "score": score} for n, score in enumerate(scores)]
-        write_lines(path / "pretrain" / "rows.jsonl", rows, end='{"test": "su')
+        (path / "pretrain" / "evaluation").mkdir()
+        write_lines(path / "pretrain" / "evaluation" / "rows.jsonl", rows, end='{"test": "su')
     found = compare_runs([one, two])
     assert found.settings == {"pretrain.learning_rate": [0.001, 0.01]}
     assert found.results == {("pretrain", "loss"): [2.5, 3.0]}
