@@ -15,9 +15,8 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.events import Note
-from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import judged, questions_of
+from minigpt.stages.questions import answered_and_judged, questions_of
 from minigpt.stages.rollouts import laid_out
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
@@ -46,7 +45,7 @@ class Experience:
         self.count = max(1, self.config.batch_size // self.config.epochs if made_up else self._answers)
         names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
         self.figures = ["reward", "reward_spread", "kl", "kl_coefficient", "length", "cut_off", *names]
-        self.kept = _Kept(None if job.directory is None else job.directory / "rollouts")
+        self.kept = _Kept(None if job.directory is None else job.directory / "rollouts", job.model.backend.group.rank)
         self.warned: set[str] = set()
         self._read = job.model.backend.compile(self._policy_and_values)
         self._reference = job.model.backend.compile(self._logprobs)
@@ -109,8 +108,11 @@ class Experience:
         place = place if before is None else int(before["place"]) + self.count
         coefficient = config.kl_coefficient if before is None else float(before["next_coefficient"])
         asked = [self.questions[i] for i in self._numbers(place)]
-        answers = self._answered([question.ids for question in asked], step, weights)
-        scores, single = judged(self.job, self.rewards, asked, answers)
+        seeds = stream(self.job.seed, "answers", step).integers(0, 2**62, len(asked))
+        samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
+        answers, scores, single = answered_and_judged(
+            self.job, self.rewards, weights, asked, samplings, step, at_once=AT_ONCE
+        )
         found = laid_out([question.ids for question in asked], answers, self.job.context)
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
         old, told = self._of_all(weights, found)
@@ -139,14 +141,6 @@ class Experience:
         places = [divmod(place + i, count) for i in range(self.count)]
         orders = {epoch: stream(self.job.seed, "order", epoch).permutation(count) for epoch, _ in places}
         return np.array([orders[epoch][i] for epoch, i in places])
-
-    def _answered(self, prompts: list[list[int]], step: int, weights: Tree) -> list[Answer]:
-        config, engine = self.config, Engine(self.job.model, weights, self.job.tokenizer)
-        seeds = stream(self.job.seed, "answers", step).integers(0, 2**62, len(prompts))
-        samplings, found = [Sampling(config.temperature, seed=int(seed)) for seed in seeds], []
-        for i in range(0, len(prompts), AT_ONCE):
-            found += engine.answer_each(prompts[i : i + AT_ONCE], samplings[i : i + AT_ONCE], config.max_tokens)
-        return found
 
     def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(log-probabilities, values) (N, T) of the sampled tokens, micro-batch by micro-batch."""
@@ -192,10 +186,13 @@ class Experience:
 
 
 class _Kept:
-    """Samplings by the step that they began at: the last one in memory, and in a directory where there is one."""
+    """Samplings by the step that they began at: the last one in memory, and in a directory where there is one.
 
-    def __init__(self, directory: Path | None):
-        self.directory = directory
+    Of several processes the first one writes.
+    """
+
+    def __init__(self, directory: Path | None, rank: int):
+        self.directory, self.rank = directory, rank
         self.current: Batch | None = None
 
     def last(self, step: int) -> Batch | None:
@@ -216,7 +213,7 @@ class _Kept:
         What an interrupted training has left from later steps is removed, too.
         """
         self.current = found
-        if self.directory is None:
+        if self.directory is None or self.rank:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         with whole_file(self._path(step)) as temporary, temporary.open("wb") as file:

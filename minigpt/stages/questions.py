@@ -8,14 +8,17 @@ import numpy as np
 
 from backends.tree import Tree
 from minigpt.data.shards import MemoryShard
+from minigpt.errors import MiniGPTError
 from minigpt.events import Note
 from minigpt.generate.engine import Answer, Engine
-from minigpt.generate.sampling import GREEDY
+from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.stages.stage import Job, Subject
+from minigpt.store.durable import write_whole
 from minigpt.train.rewards import Reward, RewardFunction, make_rewards, score
 
 AT_ONCE = 64  # prompts that are answered together when a model is measured
 MEASURED = 64  # tokens of an answer that is measured
+UNJUDGED = "unjudged.jsonl"  # answers of a step whose rewards failed
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,55 @@ def judged(
     rows = [question.row | {"prompt_ids": question.ids, "answer_ids": answer.tokens}
             for question, answer in zip(asked, answers, strict=True)]  # fmt: skip
     return score(rewards, [one.text for one in asked], [answer.text for answer in answers], rows)
+
+
+def answered_and_judged(
+    job: Job, rewards: list[Reward], weights: Tree, asked: list[Question], samplings: list[Sampling], step: int,
+    together: int = 1, at_once: int | None = None,
+) -> tuple[list[Answer], np.ndarray, np.ndarray]:  # fmt: skip
+    """A sampled answer to each of `asked` (N), the weighted rewards (N,) and those of each of F functions (N, F).
+
+    Several processes share the questions out, `together` following ones to the same; an answer depends on its own seed
+    only. `at_once` bounds how many are sampled at the same time. Where a reward fails, all processes raise its error,
+    and the answers are kept in UNJUDGED.
+    """
+    group, errors = job.model.backend.group, []
+    engine = Engine(job.model, weights, job.tokenizer)
+
+    def some(part: np.ndarray) -> list:
+        questions, answers = [asked[i] for i in part], []
+        for first in range(0, len(part), at_once or len(part)):
+            now = part[first : first + (at_once or len(part))]
+            prompts, settings = [asked[i].ids for i in now], [samplings[i] for i in now]
+            answers += engine.answer_each(prompts, settings, job.config.max_tokens)
+        try:
+            return [as_told(answers), *judged(job, rewards, questions, answers)]
+        except MiniGPTError as error:
+            errors.append(error)
+            return [as_told(answers), error.message, error.hint]
+
+    units = np.arange(len(asked)).reshape(-1, together)
+    parts = group.map(some, [part.reshape(-1) for part in np.array_split(units, min(group.size, len(units)))])
+    answers = [Answer(*fields) for told, _, _ in parts for fields in told]
+    if failed := next((part for part in parts if isinstance(part[1], str)), None):
+        error = errors[0] if errors else MiniGPTError(failed[1], failed[2])
+        error.hint = f"{error.hint} {_left(job, step, asked, answers)}".strip()
+        raise error
+    totals, single = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    return answers, totals, single
+
+
+def _left(job: Job, step: int, asked: list[Question], answers: list[Answer]) -> str:
+    """Write down the answers that could not be judged, and say where."""
+    if job.directory is None:
+        return ""
+    path = job.directory / UNJUDGED
+    rows = ({"step": step, "prompt": one.text, "answer": answer.text, "row": one.row}
+            for one, answer in zip(asked, answers, strict=True))  # fmt: skip
+    if job.model.backend.group.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return f"Step {step:,} is saved, and the answers are in {path}: the same command goes on from there."
 
 
 def validated(job: Job, rewards: list[Reward], held_out: list[Question], weights: Tree) -> dict[str, float]:

@@ -4,7 +4,6 @@ A batch is a pure function of (weights, seed, step). Where several steps learn f
 in the stage's directory until no checkpoint can need them, so that training resumed between them goes on exactly.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,16 @@ import numpy as np
 
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
-from minigpt.errors import MiniGPTError
-from minigpt.generate.engine import Answer, Engine
+from minigpt.generate.engine import Answer
 from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import Question, as_told, judged, questions_of
+from minigpt.stages.questions import Question, answered_and_judged, questions_of
 from minigpt.stages.stage import Job
-from minigpt.store.durable import whole_file, write_whole
+from minigpt.store.durable import whole_file
 from minigpt.train.advantages import informative
 from minigpt.train.losses import token_losses
 from minigpt.train.rewards import Reward
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
-UNJUDGED = "unjudged.jsonl"  # answers of a step whose rewards failed
 
 
 @dataclass
@@ -104,58 +101,14 @@ class Rollouts:
 
     def _judged(self, numbers: np.ndarray, weights: Tree, step: int, attempt: int) -> Sampled:
         """Answers to each question; one reading of a prompt serves all of its answers."""
-        job, config, size = self.job, self.config, self.size
+        job, size = self.job, self.size
         asked = [self.questions[i] for i in numbers for _ in range(size)]
         seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
-        samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
-        answers, totals, single = self._answered(weights, asked, samplings, step)
+        samplings = [Sampling(self.config.temperature, seed=int(seed)) for seed in seeds]
+        answers, totals, single = answered_and_judged(job, self.rewards, weights, asked, samplings, step, size)
         groups = [answers[i : i + size] for i in range(0, len(answers), size)]
         return Sampled([self.questions[i] for i in numbers], groups, totals.reshape(len(numbers), size),
                        single.reshape(len(numbers), size, -1))  # fmt: skip
-
-    def _answered(
-        self, weights: Tree, asked: list[Question], samplings: list[Sampling], step: int
-    ) -> tuple[list[Answer], np.ndarray, np.ndarray]:
-        """An answer to each of `asked` (N), the weighted rewards (N,) and the single ones (N, F).
-
-        Several processes share the questions out; an answer depends on its own seed only. Where a reward fails, all of
-        them raise its error.
-        """
-        job, group, errors = self.job, self.job.model.backend.group, []
-        engine = Engine(job.model, weights, job.tokenizer)
-
-        def some(part: np.ndarray) -> list:
-            questions = [asked[i] for i in part]
-            prompts = [question.ids for question in questions]
-            answers = engine.answer_each(prompts, [samplings[i] for i in part], self.config.max_tokens)
-            try:
-                return [as_told(answers), *judged(job, self.rewards, questions, answers)]
-            except MiniGPTError as error:
-                errors.append(error)
-                return [as_told(answers), error.message, error.hint]
-
-        per_question = np.arange(len(asked)).reshape(-1, self.size)
-        shared_out = np.array_split(per_question, min(group.size, len(per_question)))
-        parts = group.map(some, [part.reshape(-1) for part in shared_out])
-        answers = [Answer(*fields) for told, _, _ in parts for fields in told]
-        if failed := next((part for part in parts if isinstance(part[1], str)), None):
-            error = errors[0] if errors else MiniGPTError(failed[1], failed[2])
-            error.hint = f"{error.hint} {self._left(step, asked, answers)}".strip()
-            raise error
-        totals, single = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        return answers, totals, single
-
-    def _left(self, step: int, asked: list[Question], answers: list[Answer]) -> str:
-        """Write down the answers that could not be judged, and say where."""
-        if self.job.directory is None:
-            return ""
-        path = self.job.directory / UNJUDGED
-        rows = ({"step": step, "prompt": one.text, "answer": answer.text, "row": one.row}
-                for one, answer in zip(asked, answers, strict=True))  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.job.model.backend.group.rank == 0:
-            write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return f"Step {step:,} is saved, and the answers are in {path}: the same command goes on from there."
 
     def _told(self, found: Sampled, rows: int) -> np.ndarray:
         """(rows, M) whose columns add up to the step's figures, however its rows are divided into micro-batches."""
