@@ -47,13 +47,13 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(backend, loss, tied
 @pytest.mark.parametrize(("loss", "tokens"), [(language_loss, 14), (preference_loss, 16)])
 def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, loss, tokens, chunk):
     """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them."""
-    seen, losses = [], minigpt.train.losses._losses
+    seen, losses = [], minigpt.train.losses.losses_of_hidden
 
     def watched(model, weights, hidden, targets, *temperature):
         seen.append(hidden.shape[0] * hidden.shape[1])
         return losses(model, weights, hidden, targets, *temperature)
 
-    monkeypatch.setattr("minigpt.train.losses._losses", watched)
+    monkeypatch.setattr("minigpt.train.losses.losses_of_hidden", watched)
     value, grads = computed(backend, MODEL_CASES[0].config, loss, chunk)
     monkeypatch.setattr(backend, "nonzero", lambda mask: None)
     whole, whole_grads = computed(backend, MODEL_CASES[0].config, loss, chunk)
