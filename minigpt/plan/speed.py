@@ -142,6 +142,9 @@ class _Sizes:
     def decode(self, ids: list[int]) -> str:
         return str(sum(ids))
 
+    def bytes_of(self, token: int) -> bytes:
+        return b""
+
 
 def _shortest(backend: Backend, work: Callable) -> float:
     """Seconds of one call, the shortest of some (of one, where it takes long) after one that warms up."""
