@@ -129,10 +129,10 @@ def test_checkpointing_changes_no_gradient(backend, case):
     plain, checkpointed = gradients(False), gradients(True)
     assert list(plain) == list(checkpointed)
     for name, right in plain.items():
-        # without rotary positions a bias of all keys changes no attention: it is the same for every key; and how a
-        # router's choice is shifted follows the experts' visits, not the loss on language
+        # without rotary positions a bias of all keys changes no attention: it is the same for every key; how a router's
+        # choice is shifted follows the visits, not the loss on language; and an expert may have no visit at all
         same_for_all = name.endswith("k_proj.bias") and case.config.positions == "learned"
-        if not (same_for_all or name.endswith("e_score_correction_bias")):
+        if not (same_for_all or name.endswith("e_score_correction_bias") or ".experts." in name):
             assert np.abs(right).max() > 1e-6, f"{name} has no gradient at all"
         assert np.abs(checkpointed[name] - right).max() <= 1e-6 * np.abs(right).max(), name
 
