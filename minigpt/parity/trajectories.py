@@ -98,7 +98,8 @@ def _compare_handover(base: Run, first: Backend, second: Backend) -> Row:
     run = _copy(base, f"handover-{first.name}-{second.name}", FIRST)
     losses = losses_of(run, FIRST, first, stop_after=STEPS // 2) + losses_of(run, FIRST, second)
     gap = max(abs(a - b) for a, b in zip(losses, whole, strict=True))
-    return row("trajectory", f"{first.name} for 10 steps, then {second.name}", "loss", "vs one backend", gap, LOSS)
+    case = f"{first.name} for {STEPS // 2} steps, then {second.name}"
+    return row("trajectory", case, "loss", "vs one backend", gap, LOSS)
 
 
 class _Stopped(Exception):
