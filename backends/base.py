@@ -265,7 +265,7 @@ class Backend(ABC):
         if segments is not None:
             mask = (segments[:, None, :, None] == segments[:, None, None, :]) & mask  # (B, 1, T, T)
         if slopes:
-            falling = self.array(np.asarray(slopes, np.float32))[:, None, None]  # (H, 1, 1)
+            falling = self.concat([self.zeros((1, 1, 1)) + slope for slope in slopes], 0)  # (H, 1, 1); may be traced
             bias = self.where(mask, self.cast(key - query, "float32") * falling, -1e30)
             return Visible(mask, bias=bias)
         if not narrowed:

@@ -260,7 +260,8 @@ class TorchBackend(Backend):
 
     def gather_linear(self, x: Array, ids: Array, weights: Array) -> Array:
         weights = weights.to(x.dtype)
-        if any(extent * x.element_size() % ALIGNED for extent in weights.shape[1:]):
+        traced = torch.compiler.is_compiling() and x.dtype != torch.bfloat16  # tracing knows of no other dtype
+        if traced or any(extent * x.element_size() % ALIGNED for extent in weights.shape[1:]):
             return super().gather_linear(x, ids, weights)
         ends = torch.searchsorted(ids, torch.arange(len(weights), device=ids.device, dtype=ids.dtype), right=True)
         return F.grouped_mm(x, weights.mT, offs=ends.to(torch.int32))

@@ -73,9 +73,9 @@ def add(
     app: typer.Typer, function: Callable, name: str | None = None, hidden: bool = False, others: bool = False
 ) -> None:
     """Put a command into the app (or a group of it). One with `others` takes any words and flags in its context."""
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []} if others else None
-    epilog = "\n".join(function.examples)
-    app.command(name, cls=Command, hidden=hidden, epilog=epilog, context_settings=settings)(function)
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+    shown = {"hidden": hidden, "epilog": "\n".join(function.examples), "context_settings": settings if others else None}
+    app.command(name, cls=Command, **shown)(function)
 
 
 class Command(TyperCommand):

@@ -133,7 +133,9 @@ def serve(
     browser: Browser = False,
     deploy: Deploy = None,
 ) -> None:
-    """Serve models: the APIs of OpenAI and Anthropic, and a chat page at /.
+    """An API server for models, with a chat page.
+
+    It has the interfaces of OpenAI and Anthropic, and the page at /.
 
     Without --host it is for this machine only. Ctrl-C ends it when the answers that have begun are finished; a second
     one at once.

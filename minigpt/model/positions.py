@@ -1,6 +1,6 @@
 """Positions without rotation: sines that are added to the embeddings, and ALiBi's slopes in the scores."""
 
-import numpy as np
+import math
 
 from backends.base import Array, Backend
 
@@ -8,7 +8,8 @@ from backends.base import Array, Backend
 def sinusoids(backend: Backend, places: Array, width: int) -> Array:
     """(…, width) for integer places (…): sin(p · 10000^(-2i/d)) and its cosine by turns (Vaswani et al. 2017, 3.5)."""
     half = (width + 1) // 2
-    frequencies = backend.array((10000.0 ** (-2 * np.arange(half) / width)).astype(np.float32))  # (d/2,)
+    steps = backend.cast(backend.arange(0, half), "float32")  # in the framework's own operations: this may be traced
+    frequencies = backend.exp(steps * (-2.0 * math.log(10000.0) / width))  # (d/2,)
     angles = backend.cast(places, "float32")[..., None] * frequencies  # (…, d/2)
     pairs = backend.concat([backend.sin(angles)[..., None], backend.cos(angles)[..., None]], axis=-1)  # (…, d/2, 2)
     return pairs.reshape(*angles.shape[:-1], 2 * half)[..., :width]

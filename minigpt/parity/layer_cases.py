@@ -80,8 +80,8 @@ def quantized_cases(draw: Draw) -> Iterator[Case]:
                lambda b, x, *leaves: b.quantized.linear(x, *leaves))  # fmt: skip
     own = Draw(seed=13)
     for size in (64, 16):
-        words, steps = own.words(3, 5, size // 4), (own.normal(3, 5, 2, scale=0.1), own.normal(3, 5, 2))
-        yield Case(f"quantized.gather_linear: groups of {size}", (own.normal(4, 2 * size), words, *steps),
+        stacked = own.words(3, 5, size // 4), own.normal(3, 5, 2, scale=0.1), own.normal(3, 5, 2)
+        yield Case(f"quantized.gather_linear: groups of {size}", (own.normal(4, 2 * size), *stacked),
                    lambda b, x, *leaves: b.quantized.gather_linear(x, b.array([0, 2, 2, 2]), *leaves))  # fmt: skip
     yield in_bf16(Case("quantized.linear", (x, words, *steps), lambda b, *a: b.quantized.linear(*a)), casts=[0])
     edges = np.stack([np.zeros(32), np.full(32, 3.0), np.full(32, -3.0), np.eye(32)[0] * 1e-3])

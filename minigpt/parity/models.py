@@ -174,6 +174,8 @@ def _compare_bfloat16(backends: list[Backend], case: ModelCase) -> Iterator[Row]
         model, weights, batch = problem(b, case, "bfloat16")
         promoted = b.dtype(model(weights, batch["ids"])) != "bfloat16"
         yield row("model", name, "dtype", f"{b.name} vs stated", float(promoted), 0.0)
+        if case.config.feed_forward == "relu":  # its gradient jumps at 0, and rounding sends numbers to the other side
+            continue
         _, narrow = _value_and_grad(b, case, language_loss, "bfloat16")
         _, wide = _value_and_grad(b, case, language_loss)
         for leaf in wide:

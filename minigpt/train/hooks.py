@@ -205,7 +205,7 @@ class Stops:
 
     def __init__(self, stage: str, steps: int, stop: Stop, checkpoints: Checkpoints, together: Together):
         self.stage, self.steps, self.stop, self.checkpoints = stage, steps, stop, checkpoints
-        self.requested = together.agreed(lambda: self.stop.requested, (True,))
+        self.requested = together.agreed(lambda: stop.requested, (True,))  # `self` would be a circle, freed late
 
     def __call__(self, state: State, done: Done) -> None:
         if self.requested() and state.step < self.steps:

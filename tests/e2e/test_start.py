@@ -30,7 +30,7 @@ def test_the_commands_are_those_of_the_design():
     assert {path[0] for path in COMMANDS if path} == {
         "demo", "run", "train", "generate", "chat", "evaluate", "tokenizer", "data", "parity", "doctor", "plan",
         "export", "import", "quantize", "config", "check", "sweep", "scaling", "watch", "report", "compare", "list",
-        "show", "rm", "tidy", "inspect", "feedback",
+        "show", "rm", "tidy", "inspect", "feedback", "serve", "errors", "diagnose", "judge", "probe", "harness",
     }  # fmt: skip
     assert {path for path in COMMANDS if len(path) == 2} == {
         ("tokenizer", "train"), ("tokenizer", "inspect"), ("data", "check"),

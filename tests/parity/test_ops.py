@@ -13,7 +13,7 @@ from minigpt.parity.reference import difference, reference, row
 
 # tests/backend has these
 LIFE_CYCLE = {"numpy", "dtype", "value_and_grad", "compile", "sync", "async_eval", "inference", "side_by_side",
-              "nonzero", "updates.compile", "updates.scalar"}  # fmt: skip
+              "nonzero", "grouped", "updates.compile", "updates.scalar"}  # fmt: skip
 GROUPS = {"updates": Updates, "quantized": Quantized}
 
 

@@ -30,7 +30,7 @@ SILENT = {
     "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "max_window_layers",
     "unsloth_version", "unsloth_fixed", "_num_labels", "num_labels", "finetuning_task",
     # how to generate, which older files keep here
-    "router_aux_loss_coef", "output_router_logits", "dropout", "flash_attn", "aux_loss_alpha", "seq_aux", "auto_map",
+    "router_aux_loss_coef", "output_router_logits", "dropout", "flash_attn", "aux_loss_alpha", "seq_aux",
     "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty",
 }  # fmt: skip
 # Keys that are fine with one value only.
