@@ -7,8 +7,8 @@ from minigpt.cli.tables import label, table
 SHARES = ("chosen_is_likelier", "accuracy", "exact_match", "manner")  # of 1, shown as percentages
 ROW_GROUPS = ("task", "language", "source")  # what rows may name: figures of answers, not of tokens
 HEADS = {
-    "bits_per_byte": "bits per byte", "chosen_is_likelier": "chosen likelier", "exact_match": "right answers",
-    "manner": "short, polite", "accuracy": "judged right",
+    "bits_per_byte": "bits\nper byte", "chosen_is_likelier": "chosen\nlikelier", "exact_match": "right\nanswers",
+    "manner": "short,\npolite", "accuracy": "judged\nright",
 }  # fmt: skip
 
 
