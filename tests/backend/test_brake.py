@@ -1,5 +1,6 @@
 """The brake on real short runs: the same numbers bit for bit, pauses, checkpoints, stops. The clock is simulated."""
 
+import itertools
 import signal
 
 import pytest
@@ -57,8 +58,7 @@ def braked(backend, limits, stop=None, **settings):
     return Control(stop or Stop(), brake=Brake(limits, backend, stop or Stop(), machine)), machine
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "accumulation"), list(zip(STAGES, itertools.cycle((1, 2)), strict=False)))
 def test_a_throttled_run_is_the_unthrottled_one(backend, copied, stage, accumulation):
     """Naps, a pause, cleared caches and an extra checkpoint: losses, weights and moments bit for bit."""
     whole, slow = (copied(stage, name, grad_accumulation=accumulation, **SETTINGS) for name in ("whole", "slow"))

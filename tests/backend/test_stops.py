@@ -1,5 +1,6 @@
 """Training that is asked to stop ends behind the step, saved, and goes on as if nothing had happened."""
 
+import itertools
 import signal
 
 import pytest
@@ -9,7 +10,7 @@ from minigpt.errors import Interrupted
 from minigpt.events import Saved, Step, silent
 from minigpt.runs.control import Control
 from minigpt.runs.training import train_stage
-from minigpt.stages.table import STAGES
+from minigpt.stages.table import STAGES, USUAL
 from minigpt.train.stop import Stop
 
 STEPS = 5
@@ -35,8 +36,12 @@ def stopped(run, stage, backend, step):
     return caught.value
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["muon", "adamw"])
-@pytest.mark.parametrize("stage", STAGES)
+# The usual stages in both ways, the others by turns in one of them.
+CASES = [(stage, way) for stage in USUAL for way in WAYS]
+CASES += list(zip([name for name in STAGES if name not in USUAL], itertools.cycle(WAYS), strict=False))
+
+
+@pytest.mark.parametrize(("stage", "way"), CASES, ids=[f"{stage}-{way['optimizer']}" for stage, way in CASES])
 def test_a_run_stopped_in_every_step_is_the_uninterrupted_one(backend, copied, stage, way):
     """One run, stopped and started again behind each of its steps: weights, moments and journal bit for bit."""
     settings = way | {"steps": STEPS, "save_every": 3, "eval_every": 2, "log_every": 1, "warmup_steps": 1}
