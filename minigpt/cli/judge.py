@@ -108,23 +108,10 @@ def _judging(
 
 
 def _page(directory: Path, judging: "Judging", port: int | None, browser: bool) -> None:
-    from minigpt.cli import console
+    from minigpt.cli.page import show_page
     from minigpt.watch.judge import serve_judging
-    from minigpt.watch.server import HOST
 
-    server = serve_judging(directory, judging, port)
-    address = f"http://{HOST}:{server.server_address[1]}/"
-    console.note(f"Vote at {address}  (Ctrl-C ends the page; the votes are kept.)")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(address)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        console.note("The page is closed.")
-    finally:
-        server.server_close()
+    show_page(serve_judging(directory, judging, port), "Vote", "; the votes are kept", browser)
 
 
 def _by_model(

@@ -23,26 +23,15 @@ def watch(
 
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
     """
-    from minigpt.cli import console
+    from minigpt.cli.page import show_page
     from minigpt.runs.finding import RUNS, find_run, is_run
-    from minigpt.watch.server import HOST, serve
+    from minigpt.watch.server import serve
 
     while wait and run is not None and not is_run(run):
         time.sleep(0.3)  # a training that has just been started makes it
     directory = find_run(run)
     server = serve(root_of(directory, RUNS), directory, port, language(lang))
-    address = f"http://{HOST}:{server.server_address[1]}/"
-    console.note(f"Watching {directory} at {address}  (Ctrl-C ends the page, not the training.)")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(address)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        console.note("The page is closed.")
-    finally:
-        server.server_close()
+    show_page(server, f"Watching {directory}", ", not the training", browser)
 
 
 def root_of(directory: Path, runs: Path) -> Path:

@@ -1,9 +1,7 @@
 """The page on which people compare two models' answers without knowing whose they are."""
 
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from minigpt.evaluate.judging import (
     CHOICES,
@@ -15,7 +13,7 @@ from minigpt.evaluate.judging import (
     read_votes,
 )
 from minigpt.pages import html, texts
-from minigpt.watch.server import HOST, PORT, Handler, Server
+from minigpt.watch.server import Server, bound
 
 LONGEST = 1000  # characters of a reason, of a rater's name
 
@@ -67,30 +65,6 @@ def judge_page() -> str:
 
 
 def serve_judging(directory: Path, judging: Judging, port: int | None = None) -> Server:
-    """A server that is bound and ready for `serve_forever`; without a port the usual one, or any that is free."""
-    handler = type("JudgeHandler", (_Handler,), {"votes": Votes(directory, judging)})
-    try:
-        return Server((HOST, PORT if port is None else port), handler)
-    except OSError:
-        if port is not None:
-            raise
-        return Server((HOST, 0), handler)
-
-
-class _Handler(Handler):
-    votes: Votes
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        if path == "/" and self._is_ours():
-            self._send(HTTPStatus.OK, judge_page().encode(), "text/html; charset=utf-8")
-            return
-        self._answer({"/api/next": self.votes.next}.get(path))
-
-    def do_POST(self) -> None:
-        self.close_connection = True  # a body is not read
-        if self.headers.get("X-MiniGPT") != "page":
-            self._fail(HTTPStatus.FORBIDDEN, "This request does not come from the page.")
-            return
-        answers = {"/api/vote": self.votes.vote, "/api/undo": self.votes.undo}
-        self._answer(answers.get(urlsplit(self.path).path))
+    """A server of the page on which people vote."""
+    votes = Votes(directory, judging)
+    return bound(judge_page, {"next": votes.next}, {"vote": votes.vote, "undo": votes.undo}, port)

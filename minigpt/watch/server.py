@@ -25,6 +25,9 @@ from minigpt.watch.read import (
 )
 from minigpt.watch.usage import NAME as USAGE
 
+Answer = Callable[[dict[str, list[str]]], dict[str, Any]]  # the query's fields -> what JSON holds
+Answers = dict[str, Answer]
+
 HOST, PORT = "127.0.0.1", 8321
 MOST_RUNS = 8  # drawn over one another
 
@@ -109,14 +112,20 @@ def usage(directory: Path) -> dict[str, Any]:
     return found
 
 
-def serve(root: Path, chosen: Path, port: int | None = None, language: str = "en") -> ThreadingHTTPServer:
+def serve(root: Path, chosen: Path, port: int | None = None, language: str = "en") -> "Server":
+    """A server of the live page; `language` is that of the page until its reader takes the other one."""
+    runs = Runs(root, chosen)
+    reads = {name: getattr(runs, name) for name in ("runs", "run", "curves", "example")}
+    return bound(lambda: live_page(language), reads, {"stop": runs.stop, "sample": runs.sample}, port)
+
+
+def bound(page: Callable[[], str], reads: Answers, writes: Answers, port: int | None = None) -> "Server":
     """A server that is bound and ready for `serve_forever`; without a port 8321, or any that is free.
 
-    `language` is that of the page until its reader takes the other one.
-
-    Raises UsageError when the port that was asked for is taken.
+    It serves a page at /, and below /api/ what answers to GET and to the page's own POST, by name. Raises UsageError
+    when the port that was asked for is taken.
     """
-    handler = type("Handler", (Handler,), {"runs": Runs(root, chosen), "language": language})
+    handler = type("Handler", (Handler,), {"page": staticmethod(page), "reads": reads, "writes": writes})
     try:
         return Server((HOST, PORT if port is None else port), handler)
     except OSError as error:
@@ -140,8 +149,9 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    runs: Runs
-    language: str
+    page: Callable[[], str]
+    reads: Answers
+    writes: Answers
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "MiniGPT", ""
     timeout = 30  # seconds for a request to arrive
@@ -149,18 +159,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/" and self._is_ours():
-            self._send(HTTPStatus.OK, live_page(self.language).encode(), "text/html; charset=utf-8")
+            self._send(HTTPStatus.OK, self.page().encode(), "text/html; charset=utf-8")
             return
-        answers = {f"/api/{name}": getattr(self.runs, name) for name in ("runs", "run", "curves", "example")}
-        self._answer(answers.get(path))
+        self._answer(self._named(self.reads, path))
 
     def do_POST(self) -> None:
         self.close_connection = True  # a body is not read
         if self.headers.get("X-MiniGPT") != "page":  # which another site's page cannot send
             self._fail(HTTPStatus.FORBIDDEN, "This request does not come from the page.")
             return
-        answers = {f"/api/{name}": getattr(self.runs, name) for name in ("stop", "sample")}
-        self._answer(answers.get(urlsplit(self.path).path))
+        self._answer(self._named(self.writes, urlsplit(self.path).path))
+
+    @staticmethod
+    def _named(answers: Answers, path: str) -> Answer | None:
+        return answers.get(path.removeprefix("/api/")) if path.startswith("/api/") else None
 
     def _is_ours(self) -> bool:
         """Whether the request was sent to this machine by name (against DNS rebinding) and not by another site."""
@@ -169,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         return self.headers.get("Host") in hosts and (origin is None or origin in {f"http://{host}" for host in hosts})
 
-    def _answer(self, answer: Callable[[dict[str, list[str]]], dict[str, Any]] | None) -> None:
+    def _answer(self, answer: Answer | None) -> None:
         if not self._is_ours():
             self._fail(HTTPStatus.FORBIDDEN, "This server answers to 127.0.0.1 and localhost only.")
         elif answer is None:
