@@ -2,21 +2,18 @@
 
 import itertools
 import shutil
-import signal
 from pathlib import Path
 
 from backends import get_backend
 from backends.base import Backend
-from minigpt.errors import Interrupted
-from minigpt.events import Step, silent
+from minigpt.events import silent
 from minigpt.generate.sampling import GREEDY, Sampling
-from minigpt.runs.control import Control
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import USUAL
-from minigpt.train.stop import Stop
 
+from .cuts import copied, stopped, uninterrupted
 from .ordeal import Outcome, count, difference, prepared, small_config
 
 CUTS = 20
@@ -44,20 +41,9 @@ def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> 
 
 def _cut(base: Run, stage: str, backend: Backend, cut: int, way: tuple) -> str:
     whole = _whole(base, stage, backend, way)
-    parts = _copy(base, f"{stage}-cut", stage, way)
-    stop = Stop()
-
-    def report(event) -> None:
-        if isinstance(event, Step) and event.step == cut:
-            stop.signal = signal.SIGTERM
-
-    try:
-        train_stage(parts, stage, backend, report, Control(stop))
-        return "it did not stop"
-    except Interrupted:
-        pass
-    if parts.store(stage).steps_kept() != cut:
-        return f"it stopped with a checkpoint of step {parts.store(stage).steps_kept()}"
+    parts = copied(base, f"{stage}-cut", stage, **_settings(way))
+    if wrong := stopped(parts, stage, backend, cut):
+        return wrong
     train_stage(parts, stage, backend, silent)
     different = difference(parts.directory, whole.directory, (stage,))
     return different or ("" if _samples(parts, stage, backend) == _samples(whole, stage, backend) else "other samples")
@@ -70,23 +56,8 @@ def _samples(run: Run, stage: str, backend: Backend) -> list[str]:
 
 
 def _whole(base: Run, stage: str, backend: Backend, way: tuple) -> Run:
-    """The uninterrupted run, made once per way."""
-    name = f"{stage}-whole-{WAYS.index(way)}"
-    if (base.directory.parent / name / stage / "final").exists():
-        return _run(base, name, stage, way)
-    run = _copy(base, name, stage, way)
-    train_stage(run, stage, backend, silent)
-    return run
+    return uninterrupted(base, f"{stage}-whole-{WAYS.index(way)}", stage, backend, **_settings(way))
 
 
-def _copy(base: Run, name: str, stage: str, way: tuple) -> Run:
-    run = _run(base, name, stage, way)
-    shutil.rmtree(run.directory, ignore_errors=True)
-    shutil.copytree(base.directory, run.directory)
-    return run
-
-
-def _run(base: Run, name: str, stage: str, way: tuple) -> Run:
-    changes = dict(zip(("optimizer", "grad_accumulation", "activation_checkpointing"), way, strict=True))
-    directory = base.directory.parent / f"{base.directory.name}-{name}"
-    return Run(directory, base.config.with_section(stage, **changes))
+def _settings(way: tuple) -> dict:
+    return dict(zip(("optimizer", "grad_accumulation", "activation_checkpointing"), way, strict=True))

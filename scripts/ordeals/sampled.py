@@ -1,21 +1,16 @@
-"""Stages that learn from their own answers, stopped after each of their steps: bitwise the uninterrupted run.
-"""
+"""Stages that learn from their own answers, stopped after each of their steps: bitwise the uninterrupted run."""
 
-import shutil
-import signal
 from pathlib import Path
 
 from backends import get_backend
 from backends.base import Backend
-from minigpt.errors import Interrupted
-from minigpt.events import Step, silent
+from minigpt.events import silent
 from minigpt.parity.trajectories import tiny_config
-from minigpt.runs.control import Control
 from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
-from minigpt.train.stop import Stop
 
+from .cuts import copied, stopped, uninterrupted
 from .ordeal import Outcome, count, difference
 
 STEPS = 7  # so many less one are the cuts of each way
@@ -72,46 +67,10 @@ def _prepared(directory: Path, backend: Backend) -> Run:
 
 def _cut(base: Run, stage: str, backend: Backend, way: int, cut: int) -> str:
     """What differs after a stop at a step."""
-    whole = _whole(base, stage, backend, way)
-    parts = _copy(base, f"{stage}-cut", stage, way)
-    _stopped(parts, stage, backend, cut)
-    kept = parts.store(stage).steps_kept()
+    settings = COMMON | OWN[stage] | WAYS[stage][way]
+    whole = uninterrupted(base, f"{stage}-whole-{way}", stage, backend, **settings)
+    parts = copied(base, f"{stage}-cut", stage, **settings)
+    if wrong := stopped(parts, stage, backend, cut):
+        return wrong
     train_stage(parts, stage, backend, silent)
-    different = difference(parts.directory, whole.directory, (stage,))
-    return f"{different} (from step {kept})" if different else ""
-
-
-def _stopped(run: Run, stage: str, backend: Backend, cut: int) -> None:
-    stop = Stop()
-
-    def report(event) -> None:
-        if isinstance(event, Step) and event.step == cut:
-            stop.signal = signal.SIGTERM
-
-    try:
-        train_stage(run, stage, backend, report, Control(stop))
-    except Interrupted:
-        return
-    raise AssertionError("it did not stop")
-
-
-def _whole(base: Run, stage: str, backend: Backend, way: int) -> Run:
-    """The uninterrupted run, made once per way."""
-    name = f"{stage}-whole-{way}"
-    run = _run(base, name, stage, way)
-    if not run.store(stage).finished():
-        run = _copy(base, name, stage, way)
-        train_stage(run, stage, backend, silent)
-    return run
-
-
-def _copy(base: Run, name: str, stage: str, way: int) -> Run:
-    run = _run(base, name, stage, way)
-    shutil.rmtree(run.directory, ignore_errors=True)
-    shutil.copytree(base.directory, run.directory)
-    return run
-
-
-def _run(base: Run, name: str, stage: str, way: int) -> Run:
-    directory = base.directory.parent / f"{base.directory.name}-{name}"
-    return Run(directory, base.config.with_section(stage, **COMMON | OWN[stage] | WAYS[stage][way]))
+    return difference(parts.directory, whole.directory, (stage,))

@@ -1,8 +1,6 @@
 """GRPO ended behind each of its steps and in the middle of its sampling, or killed: bitwise the uninterrupted run."""
 
 import random
-import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,17 +9,15 @@ from pathlib import Path
 from backends import get_backend
 from backends.base import Backend
 from minigpt.config import to_toml
-from minigpt.errors import Interrupted
 from minigpt.events import Step, silent
 from minigpt.generate import choice
 from minigpt.generate.sampling import sample
 from minigpt.parity.trajectories import tiny_config
-from minigpt.runs.control import Control
 from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
-from minigpt.train.stop import Stop
 
+from .cuts import copied, stopped
 from .ordeal import Outcome, count, difference
 from .processes import _kill
 
@@ -63,16 +59,16 @@ def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> 
         backend, rng = get_backend(name, "cpu"), random.Random(seed)
         outcome = Outcome(f"GRPO ended behind a step or while it sampled, {name}")
         base = _prepared(directory / name, backend)
-        whole = _copy(base, "whole")
+        whole = copied(base, "whole")
         train_stage(whole, STAGE, backend, silent)
         for number in range(count(CUTS, scale)):
             cut = 1 + (7 + number // 2) % (STEPS - 1)
-            parts = _copy(base, "cut")
+            parts = copied(base, "cut")
             if number % 2 == 0:
                 cut -= cut % SETTINGS["updates"]  # where new answers are sampled
                 ended = _killed_while_sampling(parts, backend, cut, rng.randrange(TOKENS))
             else:
-                ended = _stopped(parts, backend, cut)
+                ended = not stopped(parts, STAGE, backend, cut)
             train_stage(parts, STAGE, backend, silent)
             lost = difference(parts.directory, whole.directory, (STAGE,)) if ended else "it did not end"
             outcome.check(not lost, f"cut {number} at step {cut}: {lost}")
@@ -87,7 +83,7 @@ def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list
     for name in backends:
         rng, outcome = random.Random(seed), Outcome(f"GRPO killed with SIGKILL, {name}")
         base = _prepared(directory / f"{name}-kills", get_backend(name, "cpu"))
-        right, run = (_copy(base, part).directory for part in ("right", "killed"))
+        right, run = (copied(base, part).directory for part in ("right", "killed"))
         _start(right, name).wait()
         done = 0
         while (process := _start(run, name)).poll() is None:
@@ -117,20 +113,6 @@ def _prepared(directory: Path, backend: Backend) -> Run:
     return run
 
 
-def _stopped(run: Run, backend: Backend, cut: int) -> bool:
-    stop = Stop()
-
-    def report(event) -> None:
-        if isinstance(event, Step) and event.step == cut:
-            stop.signal = signal.SIGTERM
-
-    try:
-        train_stage(run, STAGE, backend, report, Control(stop))
-    except Interrupted:
-        return run.store(STAGE).steps_kept() == cut
-    return False
-
-
 def _killed_while_sampling(run: Run, backend: Backend, step: int, token: int) -> bool:
     dying = _Dying(step, token)
 
@@ -146,13 +128,6 @@ def _killed_while_sampling(run: Run, backend: Backend, step: int, token: int) ->
     finally:
         choice.sample = sample
     return False
-
-
-def _copy(base: Run, name: str) -> Run:
-    run = Run(base.directory.parent / f"{base.directory.name}-{name}", base.config)
-    shutil.rmtree(run.directory, ignore_errors=True)
-    shutil.copytree(base.directory, run.directory)
-    return run
 
 
 def _start(run: Path, backend: str) -> subprocess.Popen:
