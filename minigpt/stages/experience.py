@@ -15,9 +15,8 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.events import Note
-from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import answered_and_judged, questions_of
-from minigpt.stages.rollouts import laid_out
+from minigpt.stages.questions import answered_and_judged, in_turn, questions_of
+from minigpt.stages.rollouts import TokenLogprobs, laid_out
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
 from minigpt.store.durable import whole_file
@@ -48,7 +47,7 @@ class Experience:
         self.kept = _Kept(None if job.directory is None else job.directory / "rollouts", job.model.backend.group.rank)
         self.warned: set[str] = set()
         self._read = job.model.backend.compile(self._policy_and_values)
-        self._reference = job.model.backend.compile(self._logprobs)
+        self._logprobs = TokenLogprobs(job)
 
     @property
     def _answers(self) -> int:
@@ -107,16 +106,14 @@ class Experience:
         place = self.count * (step // (config.epochs * config.mini_batches))  # where no sampling before is known
         place = place if before is None else int(before["place"]) + self.count
         coefficient = config.kl_coefficient if before is None else float(before["next_coefficient"])
-        asked = [self.questions[i] for i in self._numbers(place)]
-        seeds = stream(self.job.seed, "answers", step).integers(0, 2**62, len(asked))
-        samplings = [Sampling(config.temperature, seed=int(seed)) for seed in seeds]
+        asked = in_turn(self.questions, place, self.count, self.job.seed)
         answers, scores, single = answered_and_judged(
-            self.job, self.rewards, weights, asked, samplings, step, at_once=AT_ONCE
+            self.job, self.rewards, weights, asked, step, at_once=AT_ONCE
         )
         found = laid_out([question.ids for question in asked], answers, self.job.context)
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
         old, told = self._of_all(weights, found)
-        apart = (old - self._of_reference(found)) * mask  # (N, T)
+        apart = (old - self._logprobs(self.reference, found)) * mask  # (N, T)
         settings = TokenRewards(coefficient, config.missing_eos_penalty)
         rewards = token_rewards(scores, mask, apart, ended, settings)
         rewards = whitened(rewards, mask, centre=False) if config.whiten_rewards else rewards
@@ -135,22 +132,10 @@ class Experience:
             "first": np.array(step), "place": np.array(place), "next_coefficient": np.array(coefficient),
         }  # fmt: skip
 
-    def _numbers(self, place: int) -> np.ndarray:
-        """(N,) questions from the given place on: each once per epoch, in an order that (seed, epoch) decides."""
-        count = len(self.questions)
-        places = [divmod(place + i, count) for i in range(self.count)]
-        orders = {epoch: stream(self.job.seed, "order", epoch).permutation(count) for epoch, _ in places}
-        return np.array([orders[epoch][i] for epoch, i in places])
-
     def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(log-probabilities, values) (N, T) of the sampled tokens, micro-batch by micro-batch."""
         read = [self._read(weights, some) for some in self._parts(found)]
         return tuple(np.concatenate([self.job.model.backend.numpy(pair[i]) for pair in read]) for i in (0, 1))
-
-    def _of_reference(self, found: Batch) -> np.ndarray:
-        """(N, T) log-probabilities of the sampled tokens under the starting model."""
-        read = [self._reference(self.reference, some) for some in self._parts(found)]
-        return np.concatenate([self.job.model.backend.numpy(part) for part in read])
 
     def _parts(self, found: Batch) -> Iterator[dict]:
         size = self.config.micro_batch_size
@@ -163,11 +148,6 @@ class Experience:
         hidden = model.hidden(weights, batch["ids"])
         nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, self.config.temperature)
         return -nll, values(model, weights, batch, hidden)
-
-    def _logprobs(self, weights: Tree, batch: Batch):
-        hidden = self.job.model.hidden(weights, batch["ids"])
-        return -losses_after(self.job.model, weights, hidden, batch["targets"], batch["mask"] > 0,
-                             self.config.temperature)  # fmt: skip
 
     def _warn(self, scores: np.ndarray, kl: float) -> None:
         """Say in words, once each, what is wrong."""

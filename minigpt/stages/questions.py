@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from backends.tree import Tree
+from minigpt.data.batches import stream
 from minigpt.data.shards import MemoryShard
 from minigpt.errors import MiniGPTError
 from minigpt.events import Note
@@ -44,6 +45,13 @@ def questions_of(owner: Any, shard: MemoryShard) -> list[Question]:
         row = json.loads(owner.tokenizer.decode(int(token) for token in shard.sequence(i + 1)[0]))
         found.append(Question(ids, row["prompt"], row))
     return found
+
+
+def in_turn(questions: list[Question], first: int, count: int, seed: int) -> list[Question]:
+    """`count` questions from number `first` on: each once per epoch, in an order that (seed, epoch) decides."""
+    places = [divmod(first + i, len(questions)) for i in range(count)]
+    orders = {epoch: stream(seed, "order", epoch).permutation(len(questions)) for epoch, _ in places}
+    return [questions[orders[epoch][i]] for epoch, i in places]
 
 
 def rewards_of(job: Job) -> list[Reward]:
@@ -93,17 +101,20 @@ def judged(
 
 
 def answered_and_judged(
-    job: Job, rewards: list[Reward], weights: Tree, asked: list[Question], samplings: list[Sampling], step: int,
+    job: Job, rewards: list[Reward], weights: Tree, asked: list[Question], step: int, attempt: int = 0,
     together: int = 1, at_once: int | None = None,
 ) -> tuple[list[Answer], np.ndarray, np.ndarray]:  # fmt: skip
     """A sampled answer to each of `asked` (N), the weighted rewards (N,) and those of each of F functions (N, F).
 
+    Each answer has a seed, which (seed of the run, step, attempt) decides.
     Several processes share the questions out, `together` following ones to the same; an answer depends on its own seed
     only. `at_once` bounds how many are sampled at the same time. Where a reward fails, all processes raise its error,
     and the answers are kept in UNJUDGED.
     """
     group, errors = job.model.backend.group, []
     engine = Engine(job.model, weights, job.tokenizer)
+    seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
+    samplings = [Sampling(job.config.temperature, seed=int(seed)) for seed in seeds]
 
     def some(part: np.ndarray) -> list:
         questions, answers = [asked[i] for i in part], []

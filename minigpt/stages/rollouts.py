@@ -13,8 +13,7 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
-from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import Question, answered_and_judged, questions_of
+from minigpt.stages.questions import Question, answered_and_judged, in_turn, questions_of
 from minigpt.stages.stage import Job
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import informative
@@ -79,36 +78,28 @@ class Rollouts:
 
     def _sampled(self, step: int, weights: Tree) -> Sampled:
         """Answers to the step's prompts, judged; groups that earned the same are replaced `redraws` times."""
-        numbers = self._numbers(step)
-        found = self._judged(numbers, weights, step, 0)
+        first = step // self.config.updates * self.groups
+        found = self._judged(in_turn(self.questions, first, self.groups, self.job.seed), weights, step, 0)
         for attempt in range(1, self.config.redraws + 1):
             dull = np.flatnonzero(~informative(found.rewards))
             if not len(dull):
                 break
             drawn = stream(self.job.seed + attempt, "redraw", step).integers(0, len(self.questions), len(dull))
-            new = self._judged(drawn, weights, step, attempt)
+            new = self._judged([self.questions[i] for i in drawn], weights, step, attempt)
             found.rewards[dull], found.single[dull] = new.rewards, new.single
             for place, question, group in zip(dull, new.questions, new.answers, strict=True):
                 found.questions[place], found.answers[place] = question, group
         return found
 
-    def _numbers(self, step: int) -> np.ndarray:
-        """(G,) questions of a step: each once per epoch, in an order that (seed, epoch) decides."""
-        count, first = len(self.questions), step // self.config.updates * self.groups
-        places = [divmod(first + i, count) for i in range(self.groups)]
-        orders = {epoch: stream(self.job.seed, "order", epoch).permutation(count) for epoch, _ in places}
-        return np.array([orders[epoch][i] for epoch, i in places])
-
-    def _judged(self, numbers: np.ndarray, weights: Tree, step: int, attempt: int) -> Sampled:
+    def _judged(self, questions: list[Question], weights: Tree, step: int, attempt: int) -> Sampled:
         """Answers to each question; one reading of a prompt serves all of its answers."""
-        job, size = self.job, self.size
-        asked = [self.questions[i] for i in numbers for _ in range(size)]
-        seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
-        samplings = [Sampling(self.config.temperature, seed=int(seed)) for seed in seeds]
-        answers, totals, single = answered_and_judged(job, self.rewards, weights, asked, samplings, step, size)
+        count, size = len(questions), self.size
+        asked = [question for question in questions for _ in range(size)]
+        answers, totals, single = answered_and_judged(
+            self.job, self.rewards, weights, asked, step, attempt, together=size
+        )
         groups = [answers[i : i + size] for i in range(0, len(answers), size)]
-        return Sampled([self.questions[i] for i in numbers], groups, totals.reshape(len(numbers), size),
-                       single.reshape(len(numbers), size, -1))  # fmt: skip
+        return Sampled(questions, groups, totals.reshape(count, size), single.reshape(count, size, -1))
 
     def _told(self, found: Sampled, rows: int) -> np.ndarray:
         """(rows, M) whose columns add up to the step's figures, however its rows are divided into micro-batches."""
