@@ -87,8 +87,8 @@ def load_model(
     """
     framework = _framework(backend, device)
     if isinstance(path, Run):
-        engine = load_engine(path, stage, framework, bits, kv_bits, report)
-        return Model(engine, path.weights(stage)[1], path)
+        stage = path.chosen(stage)
+        return Model(load_engine(path, stage, framework, bits, kv_bits, report), stage, path)
     path = Path(path).expanduser()
     if is_exported(path):
         if bits or stage:

@@ -38,7 +38,7 @@ def show_tests(
     from minigpt.evaluate.kept import keep
     from minigpt.runs.loading import load_engine
 
-    chosen = run.weights(stage)[1]
+    chosen = run.chosen(stage)
     with waiting.working("Testing"):
         engine = load_engine(run, chosen, backend, bits, report=console.note_of)
         found = run_tests(engine, names, run.config.seed, limit, shots, task_files, console.note_of)

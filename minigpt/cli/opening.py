@@ -50,7 +50,7 @@ def engine_at(
     source, named = path, stage
     if path is None or not library.is_exported(path):
         source, named = open_at(path, stage)
-        chosen = source.weights(named)[1]  # complains before a framework is imported
+        chosen = source.chosen(named)  # complains before a framework is imported
         if path is None or named is None:
             console.note(f"{role}: {source.directory}, stage {chosen}.")
         named = chosen

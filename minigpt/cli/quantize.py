@@ -38,7 +38,7 @@ def quantize(
     from minigpt.store.lock import locked
 
     opened, stage = opening.open_at(chosen.path, chosen.stage)
-    stage = opened.weights(stage)[1]  # complains before a framework is imported
+    stage = opened.chosen(stage)  # complains before a framework is imported
     framework = opening.backend_of(where.backend, where.device)
     with locked(opened.directory), reporter.Reporter() as report:
         made = quantize_stage(opened, stage, framework, bits, group_size, method, report)

@@ -22,7 +22,7 @@ def failures_of(
 
     Raises UsageError when there are no rows to ask.
     """
-    stage = run.weights(stage)[1]
+    stage = run.chosen(stage)
     engine = load_engine(run, stage, backend, report=report)
     kind = _single(run, stage)
     training = run.training_data(kind) if run.data(kind).is_dir() else None

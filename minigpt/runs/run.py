@@ -104,15 +104,18 @@ class Run:
             raise UsageError(message, f"Train one: minigpt train {able[0]} --run {self.directory}.")
         return fitting[-1]
 
-    def weights(self, stage: str | None = None, backend: Backend | None = None) -> tuple[Tree, str]:
-        """(final weights, stage) of a finished stage, by default the last one that writes. NumPy arrays without a
-        backend.
-        """
+    def chosen(self, stage: str | None = None) -> str:
+        """The finished stage that is meant, by default the last one that writes. Raises UsageError for another."""
         stage, finished = stage or self.last(), self.finished_stages()
         if stage not in finished:
             raise UsageError(
                 f"{self.directory} has no finished stage {stage!r}.", f"Finished are: {', '.join(finished)}."
             )
+        return stage
+
+    def weights(self, stage: str | None = None, backend: Backend | None = None) -> tuple[Tree, str]:
+        """(final weights, stage) of the stage that is `chosen`. NumPy arrays without a backend."""
+        stage = self.chosen(stage)
         trees, _ = load_checkpoint(self.store(stage).final)
         weights = model_weights(trees["weights"], self.shape_of(stage), self.store(stage).final)
         return (weights if backend is None else map_leaves(backend.array, weights)), stage
