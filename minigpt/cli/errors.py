@@ -7,7 +7,7 @@ from typer import Option
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
-from minigpt.cli.report import Language
+from minigpt.cli.language import Language, language
 
 if TYPE_CHECKING:
     from minigpt.evaluate.failures import Failures
@@ -25,7 +25,7 @@ def errors(
     rows: flags.Rows = ROWS,
     examples: Examples = 2,
     html: Html = None,
-    lang: Language = "en",
+    lang: Language = None,
     json: flags.AsJson = False,
 ) -> None:
     """Show where a model fails, how, and what from.
@@ -36,12 +36,9 @@ def errors(
     held-out rows of the stage.
     """
     from minigpt.cli import console, waiting
-    from minigpt.errors import check_name
     from minigpt.evaluate.failing import failures_of
-    from minigpt.pages.texts import LANGUAGES
     from minigpt.store.durable import write_whole
 
-    check_name("language", lang, LANGUAGES)
     opened, stage = opening.open_at(chosen.path, chosen.stage)
     framework = opening.backend_of(where.backend, where.device)
     with waiting.working("Looking for errors"):
@@ -49,7 +46,7 @@ def errors(
     if html is not None:
         from minigpt.watch.errors_page import errors_page
 
-        write_whole(html, errors_page(found, opened.directory.resolve().name, lang))
+        write_whole(html, errors_page(found, opened.directory.resolve().name, language(lang)))
         console.note(f"Page: {html}")
     if json:
         console.print_json(found.as_dict())

@@ -74,7 +74,7 @@ def evaluate(
     Every finished stage, or the one that --stage names: loss (nats per token), perplexity and bits per byte; for DPO
     how often the chosen answer is the likelier one; exact match for a model of the built-in world. With --data these
     files are measured instead, by the answers that their rows have. Figures have 95 % intervals; what the model did on
-    single rows is kept in the stage's evaluation folder, where minigpt compare and minigpt errors find it.
+    single rows is kept in the stage's evaluation folder, where minigpt compare finds it.
     """
     from minigpt.cli import console
 

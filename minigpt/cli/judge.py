@@ -72,7 +72,7 @@ def judge(
     if len(runs or []) != 2:
         raise UsageError("judge compares two runs.", "Name two: minigpt judge runs/a runs/b.")
     opened = [opening.open_at(path, None) for path in runs]
-    names = [f"{run.directory.resolve().name}/{run.weights(stage)[1]}" for run, stage in opened]
+    names = [f"{run.directory.resolve().name}/{run.chosen(stage)}" for run, stage in opened]
     if names[0] == names[1]:
         raise UsageError(f"Both are {names[0]}.", "Name two different ones.")
     directory = out or RUNS / "judged" / "-and-".join(name.replace("/", "-") for name in names)
@@ -131,7 +131,7 @@ def _by_model(
         decide, rater = by_endpoint(endpoint, model, os.environ.get(KEY, "")), f"endpoint {model}"
     with waiting.working("Judging"):
         scores, bias = judged(decide, judging.pairs)
-    votes = [Vote(item, rater, score, True) for item, score in enumerate(scores)]
+    votes = [Vote(item, rater, score, None) for item, score in enumerate(scores)]
     for vote in votes:
         add_vote(directory, vote)
     _show(judging, results(judging, votes), json)
@@ -162,7 +162,8 @@ def _show(judging: "Judging", found: "Results", json: bool) -> None:
                 for name, value in found.agreement.items()]  # fmt: skip
         tables.table("Agreement beyond chance", ["", ""], rows)
         console.write(f"With unreliable raters counted less, {judging.first} wins {found.consensus:.3f}.\n")
-    console.write(f"What stood on the left got {found.left.said(2)} of the votes.\n")
+    if found.left is not None:
+        console.write(f"What stood on the left got {found.left.said(2)} of the votes.\n")
     if found.needed and found.needed > found.votes and verdict.startswith("Chance"):
         rate = f"{found.wins.value:.2f}"
         console.write(f"If the win rate is really {rate}, about {found.needed:,} votes would show it.\n")

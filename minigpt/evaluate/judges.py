@@ -5,6 +5,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.evaluate.judging import Pair
@@ -42,6 +43,7 @@ def judged(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[float], PositionBi
 def by_reward(scorer: Scorer) -> Judge:
     """The answer with the higher score is the better one."""
 
+    @cache  # it is asked in both orders, and scores an answer by itself
     def score(question: str, answer: str) -> float:
         prompt = render(scorer.tokenizer, [{"role": "user", "content": question}], generation_prompt=True)[0]
         ids = [*scorer.tokenizer.encode(answer), scorer.tokenizer.stops[0]]
@@ -74,7 +76,7 @@ def by_endpoint(address: str, model: str, key: str = "") -> Judge:
         except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             hint = "Is the server running, and the model's name right?"
             raise MiniGPTError(f"{url} gave no judgement: {error}.", hint) from None
-        letter = re.search(r"\b([ABT])\b", said.upper())
-        return {"A": 1.0, "B": 0.0}.get(letter.group(1) if letter else "T", 0.5)
+        letter = re.search(r"\b([ABT])\b", said) or re.fullmatch(r"\W*([abt])\W*", said)  # "a" may be a word
+        return {"A": 1.0, "B": 0.0}.get(letter.group(1).upper() if letter else "T", 0.5)
 
     return judge

@@ -41,12 +41,15 @@ class Judging:
 
 @dataclass(frozen=True)
 class Vote:
-    """A rater's choice: the first model gets `score` (1 won, 0 lost, 0.5 a tie); `left`: whether it stood there."""
+    """A rater's choice: the first model gets `score` (1 won, 0 lost, 0.5 a tie).
+
+    `left`: whether it stood there; None: on either side, as a judge that is a model was shown both orders.
+    """
 
     item: int
     rater: str
     score: float
-    left: bool
+    left: bool | None
     reason: str = ""
 
 
@@ -78,17 +81,19 @@ def read_votes(directory: Path) -> list[Vote]:
             key = str(row["rater"]), int(row["item"])
             kept.pop(key, None)
             if row["score"] is not None:
-                kept[key] = Vote(key[1], key[0], float(row["score"]), bool(row["left"]), str(row.get("reason", "")))
+                left = None if row["left"] is None else bool(row["left"])
+                kept[key] = Vote(key[1], key[0], float(row["score"]), left, str(row.get("reason", "")))
         except (ValueError, KeyError, TypeError):
             continue  # a line that a power cut left behind
     return list(kept.values())
 
 
 def add_vote(directory: Path, vote: Vote | dict[str, Any]) -> None:
-    """Add a line and wait until it is on the disk."""
-    with (directory / VOTES).open("ab") as file:
-        row = asdict(vote) if isinstance(vote, Vote) else vote
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    """Add a line and wait until it is on the disk; a line that was cut off before it stays the only lost one."""
+    path, row = directory / VOTES, asdict(vote) if isinstance(vote, Vote) else vote
+    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("ab") as file:
+        file.write(b"\n" * cut + json.dumps(row, ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -126,7 +131,7 @@ class Results:
     raters: dict[str, tuple[int, float]]  # votes, reliability (Dawid and Skene)
     consensus: float | None  # the first model's share of the likely true classes
     needed: int | None
-    left: Figure  # share of votes for what stood on the left
+    left: Figure | None  # share of votes for what stood on the left, where one side is known
 
 
 def results(judging: Judging, votes: Sequence[Vote], seed: int = 0) -> Results:
@@ -144,7 +149,8 @@ def results(judging: Judging, votes: Sequence[Vote], seed: int = 0) -> Results:
     judged = ~np.isnan(table).all(1)
     share = float((consensus.labels[judged] @ np.array([0.0, 0.5, 1.0])).mean()) if len(raters) > 1 else None
     needed = needed_votes(wins.value) if wins.value not in (0.0, 0.5, 1.0) else None
-    left = win_rate([vote.score if vote.left else 1 - vote.score for vote in votes], seed)
+    sides = [vote.score if vote.left else 1 - vote.score for vote in votes if vote.left is not None]
+    left = win_rate(sides, seed) if sides else None
     return Results(
         len(votes), sum(score == 0.5 for score in scores), wins, dict(zip(names, rated(duels, 2, seed), strict=True)),
         dict(zip(names, map(float, elo(duels, 2)), strict=True)), _agreement(table),
@@ -171,7 +177,8 @@ def _agreement(table: np.ndarray) -> dict[str, float | None]:
         found["cohen_kappa"] = cohen_kappa(whole[:, 0].tolist(), whole[:, 1].tolist())
         found["cohen_kappa_linear"] = cohen_kappa(whole[:, 0].tolist(), whole[:, 1].tolist(), "linear")
     if raters >= 2 and len(whole) > 1:
-        counts = np.stack([(whole == value).sum(1) for value in (0.0, 0.5, 1.0)], axis=1)
+        classes = np.rint(whole * 2)  # two orders may give a quarter
+        counts = np.stack([(classes == value).sum(1) for value in (0, 1, 2)], axis=1)
         found["fleiss_kappa"], found["icc"] = fleiss_kappa(counts), icc(whole)
     if raters >= 2:
         found["krippendorff_alpha"] = krippendorff_alpha(table.T, "ordinal")

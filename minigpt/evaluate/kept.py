@@ -1,4 +1,4 @@
-"""What a model did on single rows, kept in its stage's directory: so runs are compared row by row, and errors found."""
+"""What a model did on single rows, kept in its stage's directory: so runs are compared row by row."""
 
 import json
 from collections.abc import Iterable

@@ -40,7 +40,7 @@ def evaluate_run(
     "figures" has those of the last stage that have an interval, each with `value`, `low`, `high` and `rows`, and of
     files "by" those of groups. The single rows are kept in the stage's directory (see `evaluate.kept`).
     """
-    last = run.weights(stage)[1]
+    last = run.chosen(stage)
     result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
         found = _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
@@ -98,6 +98,8 @@ def _figures_of_files(
     """What `detailed` finds on the files; of pairs the interval of the share."""
     if shares := _shares_of_pairs(found):
         return {"figures": {name: figure_as_json(figure) for name, figure in shares.items()}}
+    if STAGES[stage].head != WRITES:  # it has no words to measure
+        return {"figures": {}}
     return as_json(detailed(run, stage, backend, Asked(tuple(data), limit, bits=bits)))
 
 

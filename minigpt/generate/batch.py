@@ -25,7 +25,8 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens of all rows that the cache holds."""
-        return 0 if self.cache is None else int(self.cache.lengths[: len(self.rows)].sum())
+        cache = self.cache  # another thread may ask, while the last row leaves
+        return 0 if cache is None else int(cache.lengths[: len(self.rows)].sum())
 
     def join(self, new: list[tuple[Sequence, KVCache, int]]) -> None:
         """Sequences, each with the cache that holds its text but for the last token, and its row there."""

@@ -111,7 +111,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Requests whose prompt is being read, or whose answer is being made."""
-        return len(self._batch.rows) + sum(len(reading.sequences) for reading in self._readings)
+        return len(self._batch.rows) + sum(len(reading.sequences) for reading in tuple(self._readings))
 
     @property
     def waiting(self) -> int:
@@ -184,8 +184,11 @@ class Scheduler:
     def _read(self) -> list[Token]:
         self._admit()
         chosen, budget = [], self.chunk
-        while self._readings and (not chosen or self._readings[0].cost(self.chunk) <= budget):
-            budget -= self._readings[0].cost(self.chunk)
+        while self._readings:
+            cost = self._readings[0].cost(self.chunk)
+            if chosen and cost > budget:
+                break
+            budget -= cost
             chosen.append(self._readings.popleft())
         found = self._backend.side_by_side(self._read_on, chosen)
         said, joining = [], []

@@ -58,7 +58,7 @@ class Metrics:
                 self.prefill, self.decode, self.inference, self.prompts, self.answers, self.per_step,
             ):  # fmt: skip
                 one.labels(name)
-            for reason in REASONS.values():
+            for reason in (*REASONS.values(), *UNFINISHED):
                 self.success.labels(name, reason)
         worker.watch, worker.left, worker.stepped = self.token, self.abandoned, self.step
 
@@ -79,9 +79,9 @@ class Metrics:
     def step(self, model: str, tokens: int) -> None:
         self.per_step.labels(model).observe(tokens)
 
-    def abandoned(self, ticket: Ticket) -> None:
-        """Count an answer that nobody waits for any more."""
-        self.success.labels(ticket.model, "abort").inc()
+    def abandoned(self, ticket: Ticket, reason: str) -> None:
+        """Count an answer that nobody waits for any more ("abort"), or that has failed ("error")."""
+        self.success.labels(ticket.model, reason).inc()
         if ticket.sequence is not None:
             self.prompt.labels(ticket.model).inc(ticket.sequence.prompt_tokens)
             self.generated.labels(ticket.model).inc(len(ticket.sequence.ids))
@@ -92,7 +92,7 @@ class Metrics:
         started, first = ticket.started or ticket.asked, ticket.first or now
         self.prompt.labels(name).inc(sequence.prompt_tokens)
         self.generated.labels(name).inc(len(sequence.ids))
-        self.success.labels(name, REASONS.get(sequence.reason, "abort")).inc()
+        self.success.labels(name, REASONS[sequence.reason]).inc()
         for series, value in (
             (self.whole, now - ticket.asked), (self.queued, started - ticket.asked), (self.prefill, first - started),
             (self.decode, now - first), (self.inference, now - started), (self.prompts, sequence.prompt_tokens),
@@ -106,7 +106,8 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-REASONS = {"stop": "stop", "length": "length", "context": "length", "cancelled": "abort", "error": "error"}
+REASONS = {"stop": "stop", "length": "length", "context": "length"}  # why an answer is finished
+UNFINISHED = ("abort", "error")
 
 
 class _Now:

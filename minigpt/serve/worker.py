@@ -66,8 +66,8 @@ Watcher = Callable[[Ticket, "Token"], None]
 class Worker:
     """`start` opens the models; `submit` and `cancel` are called from the event loop, whose thread is not this one's.
 
-    `watch` is told of every token before its client is, `left` of every client that did not wait for the last one, both
-    in the event loop; `stepped` of every step, in the thread.
+    `watch` is told of every token before its client is, `left` of every answer that has no last one, with "abort" or
+    "error", both in the event loop; `stepped` of every step, in the thread.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Worker:
         self.in_flight = 0  # tickets; only the event loop touches it
         self.steps = 0
         self.watch: Watcher = lambda ticket, token: None
-        self.left: Callable[[Ticket], None] = lambda ticket: None
+        self.left: Callable[[Ticket, str], None] = lambda ticket, reason: None
         self.stepped: Callable[[str, int], None] = lambda model, tokens: None
         self._commands: queue.SimpleQueue = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,7 +129,7 @@ class Worker:
         """Free its row at once; nothing more comes of it."""
         if not ticket.over:
             self._end(ticket)
-            self.left(ticket)
+            self.left(ticket, "abort")
             self._commands.put(("cancel", ticket))
 
     def stop(self) -> None:
@@ -149,6 +149,8 @@ class Worker:
                 continue
             if isinstance(token, Refused):
                 self._end(ticket)
+                if token.status >= 500:
+                    self.left(ticket, "error")
             else:
                 self.watch(ticket, token)
                 ticket.first = ticket.first or now

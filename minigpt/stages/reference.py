@@ -29,12 +29,13 @@ class Reference:
 
     def _of(self, since: int, step: int, weights: Tree) -> Tree:
         backend, directory = self._job.model.backend, self._job.directory
+        group = backend.group
         path = None if directory is None else directory / "reference" / f"{since:08}"
-        if path is not None and step > since and path.exists():  # training goes on between two refreshments
+        if path is not None and step > since and group.first(path.exists):  # training goes on between two refreshments
             flat = load_checkpoint(path)[0]["weights"]
         else:
             flat = {name: np.array(backend.numpy(x)) for name, x in items(weights)}
-            if path is not None:
+            if path is not None and group.rank == 0:
                 self._keep(path, flat, step)
         return map_leaves(backend.array, unflatten(flat))
 

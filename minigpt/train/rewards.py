@@ -77,7 +77,8 @@ def run_of(name: str) -> str | None:
         return ""
     given = name.removeprefix(f"{RUN}:")
     path = Path(given).expanduser()
-    if any((place / "config.toml").is_file() for place in (path, path.parent)):
+    places = (path, path.parent) if path.is_dir() or given != name else ()  # "exact" is no stage of the run around us
+    if any((place / "config.toml").is_file() for place in places):
         return str(path)
     if given != name:
         raise UsageError(f"The reward {name} names no run: {path} has no config.toml.", "Give a run's directory.")

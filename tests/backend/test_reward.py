@@ -113,7 +113,7 @@ def test_margins_of_rows_and_centering(backend, world_run, tmp_path):
         prepare(reader, run.tokenizer, tmp_path / str(margins), 80)
         shard = Shard(tmp_path / str(margins) / "train")
         job = Subject(GPT(run.shape_of("reward"), backend), None, run.tokenizer, shard, 1)
-        owner = type("Owner", (), vars(job) | {"config": run.config.reward})()
+        owner = type("Owner", (), vars(job) | {"config": run.config.reward, "made_up": False})()
         rows = pair_rows(owner, shard)
         assert sorted(rows.margins) == expected
     weights, objective, *_ = prepared(run, STAGES["reward"], backend, run.config.reward, silent)
@@ -126,6 +126,8 @@ def test_steps_are_judged_at_their_ends(backend, judging):
     run, _ = judging
     found = evaluate_run(run, "process_reward", backend, [], None, 10)
     assert 0.4 < found["accuracy"] <= 1 and found["steps"] > 2 and found["loss"] < 0.8
+    of_files = evaluate_run(run, "process_reward", backend, ["world"], 20, 10)
+    assert 0.4 < of_files["accuracy"] <= 1 and of_files["figures"] == {}
     shard, tokenizer = run.held_out("process_reward"), run.tokenizer
     ids, mask = shard.sequence(0)
     text = tokenizer.decode(int(i) for i in ids)

@@ -239,6 +239,8 @@ def test_a_row_that_fails_ends_alone(server, monkeypatch):
             raise RuntimeError("this row")
         return drawn(logits, sampling, *more)
 
+    failed = 'vllm:request_success_total{finished_reason="error",model_name="m"}'
+    before = float(ask(server[0], "/metrics")[1].split(failed)[1].split()[0])
     drawn = choice.sample
     expected = [ask(server[0], "/v1/chat/completions", talk(seed=seed))[1]["choices"] for seed in (1, 2, 3)]
     monkeypatch.setattr(choice, "sample", sample)
@@ -252,6 +254,7 @@ def test_a_row_that_fails_ends_alone(server, monkeypatch):
     [thread.join() for thread in threads]
     assert found[666][0] == 500 and found[666][1]["error"]["code"] == "engine_error"
     assert [found[seed][1]["choices"] for seed in (1, 2, 3)] == expected
+    assert float(ask(server[0], "/metrics")[1].split(failed)[1].split()[0]) == before + 1
 
 
 def test_numbers_for_prometheus(server):
@@ -284,7 +287,7 @@ def test_a_full_queue_and_a_stuck_engine(backend, monkeypatch):
         until(lambda: ask(port, "/health")[0] == 503)
         assert "stuck" in ask(port, "/health")[1]["reason"] and ask(port, "/live")[0] == 503
         [thread.join() for thread in threads]
-        assert ask(port, "/health")[0] == 200
+        until(lambda: ask(port, "/health")[0] == 200)  # once the step that was slow is over
         monkeypatch.undo()
         worker.stop()  # as if it had died
         assert ask(port, "/health")[0] == 503

@@ -45,6 +45,8 @@ def test_votes_on_disk(tmp_path):
     with (tmp_path / "votes.jsonl").open("a") as file:
         file.write('{"item": 9, "rat')
     assert read_votes(tmp_path) == [Vote(3, "ann", 0.0, True)]
+    add_vote(tmp_path, Vote(5, "model", 0.25, None))
+    assert read_votes(tmp_path)[1:] == [Vote(5, "model", 0.25, None)]
     (tmp_path / "pairs.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         read_pairs(tmp_path)
@@ -69,6 +71,10 @@ def test_results_of_raters_whose_truth_is_known():
     two = results(JUDGING, [vote for vote in votes if vote.rater != "cat"])
     assert two.agreement["cohen_kappa"] == two.agreement["krippendorff_alpha"] == 1.0
     assert results(JUDGING, [Vote(0, "ann", 0.5, True)]).ties == 1
+    by_model = [Vote(i, "model", (0.0, 0.25, 0.5, 0.75, 1.0)[i % 5], None) for i in range(40)]  # in both orders
+    both = results(JUDGING, [*by_model, *(vote for vote in votes if vote.rater == "ann")])
+    assert both.left == results(JUDGING, [vote for vote in votes if vote.rater == "ann"]).left
+    assert both.agreement["fleiss_kappa"] is not None and results(JUDGING, by_model).left is None
     with pytest.raises(DataError, match="no votes"):
         results(JUDGING, [])
 
@@ -122,7 +128,7 @@ def test_a_judge_that_always_says_left_decides_nothing():
 
 
 def test_an_endpoint_as_judge():
-    said = iter(["A", "The better one is B.", "t", "I cannot tell"])
+    said = iter(["A", "The better one is B.", "t", "I cannot tell", "a.", "Both are a tie"])
     asked = []
 
     class Server(BaseHTTPRequestHandler):
@@ -142,7 +148,7 @@ def test_an_endpoint_as_judge():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/v1"
     judge = by_endpoint(address, "big", "secret")
-    assert [judge("q", "l", "r") for _ in range(4)] == [1.0, 0.0, 0.5, 0.5]
+    assert [judge("q", "l", "r") for _ in range(6)] == [1.0, 0.0, 0.5, 0.5, 1.0, 0.5]
     path, key, body = asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "big"
     assert "Answer A:\nl" in body["messages"][0]["content"]

@@ -5,7 +5,7 @@ import pytest
 
 from minigpt.errors import DataError, MiniGPTError, UsageError
 from minigpt.train.builtin_rewards import REWARDS
-from minigpt.train.rewards import make_rewards, score
+from minigpt.train.rewards import make_rewards, run_of, score
 
 
 def paid(name, answers, prompt="?", row=None):
@@ -82,6 +82,15 @@ def test_names_that_mean_nothing(name, words):
     with pytest.raises(UsageError) as error:
         make_rewards([name])
     assert words in str(error.value)
+
+
+def test_a_reward_is_no_run_where_one_works_in_a_runs_directory(tmp_path, monkeypatch):
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "config.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert paid("exact", ["17"], row={"answer": "17"}) == [1.0]
+    names = ("run", ".", "reward", "run:reward", "exact")
+    assert [run_of(name) for name in names] == ["", ".", "reward", "reward", None]
 
 
 def test_weights_and_single_rewards():
