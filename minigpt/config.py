@@ -154,6 +154,15 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump())
 
 
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     """Dotted keys at which two nested dicts differ, as `key: old -> new`."""
     lines = []

@@ -36,12 +36,11 @@ class Asked:
     stride: int | None = None
     bits: int = 0
     samples: int = 0
-    keep: bool = True
 
 
 def detailed(run: Run, stage: str | None, backend: Backend, asked: Asked, report: Report = silent) -> Details:
     """The figures of a finished stage: of predicting the rows, and of answering them where they have answers."""
-    return _details(run, stage, (run, run.weights(stage)[1]), backend, asked, report)
+    return _details(run, stage, (run, run.chosen(stage)), backend, asked, report)
 
 
 def against(
@@ -55,7 +54,7 @@ def against(
     if not asked.data and _tokenizer_bytes(run) != _tokenizer_bytes(other):
         message = f"{other.directory} has another tokenizer than {run.directory}, whose held-out rows are token ids."
         raise UsageError(message, "Give the text or the rows to compare them on with --data FILE.")
-    rows = run, run.weights(stage)[1]
+    rows = run, run.chosen(stage)
     first = _details(run, stage, rows, backend, asked, report)
     second = _details(other, other_stage, rows, backend, asked, report)
     return first, second, differences(first, second)
@@ -65,10 +64,10 @@ def _details(
     run: Run, stage: str | None, held_out_of: tuple[Run, str], backend: Backend, asked: Asked, report: Report
 ) -> Details:
     """The figures of a run's stage on the rows asked for, or on the held-out rows of a run's stage."""
-    stage = run.weights(stage)[1]
+    stage = run.chosen(stage)
     engine = load_engine(run, stage, backend, asked.bits, report=report)
     found = _on_files(run, engine, stage, asked) if asked.data else _on_held_out(engine, held_out_of, asked)
-    if asked.keep and not asked.bits:
+    if not asked.bits:
         keep(run.store(stage).directory, found.rows)
     return found
 

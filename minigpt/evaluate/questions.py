@@ -28,17 +28,13 @@ TEMPERATURE = 0.8  # of several answers to one question
 
 @dataclass(frozen=True)
 class Question:
-    """The messages up to the answer, the right answers, and the row's task, language and source ("": none is named).
-
-    `file` is where the row stands.
-    """
+    """The messages up to the answer, the right answers, and the row's task, language and source ("": none is named)."""
 
     messages: list[Message]
     references: list[str]
     task: str = ""
     language: str = ""
     source: str = ""
-    file: str = ""
 
     @property
     def text(self) -> str:
@@ -63,7 +59,7 @@ def _questions(sources: Sequence[str], downloads: Path) -> Iterator[Question]:
             continue
         for row in rows_of(path):
             example, value = parse_row(row), getattr(row, "value", None)
-            named = {group: _named(value, keys) for group, keys in GROUPS.items()} | {"file": path.name}
+            named = {group: _named(value, keys) for group, keys in GROUPS.items()}
             if isinstance(example, Conversation):
                 yield Question(example.messages[:-1], _references(example.messages[-1]["content"], value), **named)
             elif isinstance(example, Preference):

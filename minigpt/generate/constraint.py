@@ -38,11 +38,6 @@ def json_schema(tokenizer: Tokenizer, schema: dict[str, Any] | bool | str) -> Gr
     return _checked(tokenizer, source, "The JSON schema")
 
 
-def json_object(tokenizer: Tokenizer) -> Grammar:
-    """Any object in compact JSON."""
-    return json_schema(tokenizer, {"type": "object"})
-
-
 def regular_expression(tokenizer: Tokenizer, pattern: str) -> Grammar:
     """Texts that a regular expression matches as a whole (the syntax of Rust's crate regex)."""
     source = _guidance().LLMatcher.grammar_from_regex(pattern)

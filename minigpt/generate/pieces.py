@@ -30,11 +30,11 @@ class Pieces:
         if places:  # the first to end, wherever tokens end; of those that end together the longest
             _, place, stop = min(places)
             return text[:place], stop
-        keep = max(_overlap(text, stop) for stop in self.stops)
+        keep = max(overlap(text, stop) for stop in self.stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], None
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are the beginning of `stop`, which is not in it."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

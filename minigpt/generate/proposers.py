@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from minigpt.errors import UsageError
 from minigpt.generate.cache import new_cache
 from minigpt.generate.prefix import agreeing
-from minigpt.generate.sampling import Sampling
-from minigpt.generate.speculate import Speculation, chooser, last_logits
+from minigpt.generate.sampling import Sampling, sample
+from minigpt.generate.speculate import Speculation
 
 if TYPE_CHECKING:
     from minigpt.generate.engine import Engine
@@ -72,7 +74,17 @@ class Draft:
         self.cache.length = min(self.cache.length, self.first + agreeing(self.drafted, text[self.first :]))
         self.first, text = len(text), list(text)
         for _ in range(min(count, self.engine.model.config.context - self.first)):
-            logits = last_logits(self.engine, text[self.cache.length :], self.cache, 1)
-            text.append(chooser(self.engine, logits, self.sampling, self.begin)(0, text))
+            text.append(self._next(text))
         self.drafted = text[self.first :]
         return self.drafted
+
+    def _next(self, text: list[int]) -> int:
+        """The token that follows the text, chosen as the plain engine chooses it."""
+        model = self.engine.model
+        with model.backend.inference():
+            ids = model.backend.array(np.array([text[self.cache.length :]], np.int32))
+            hidden = model.hidden(self.engine.weights, ids, cache=self.cache, last=1)
+            logits = model.logits(self.engine.weights, hidden[0])  # (1, V)
+        if self.sampling.greedy:
+            return int(model.backend.numpy(model.backend.argmax(logits, axis=-1))[0])
+        return sample(model.backend.numpy(logits)[0], self.sampling, text, len(text) - self.begin)

@@ -21,14 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from backends.base import Array
-from minigpt.generate.cache import KVCache
-from minigpt.generate.sampling import Sampling, sample
+from minigpt.generate.sampling import Sampling
 
 if TYPE_CHECKING:
-    from minigpt.generate.engine import Engine
     from minigpt.generate.request import Sequence
 
 FIRST = 4  # draft tokens in the first pass of an answer
@@ -80,25 +75,3 @@ def after_pass(row: "Sequence", draft: list[int], right: int, given: int) -> Non
 def _next_count(count: int, all_right: bool, most: int) -> int:
     """Two more after a pass without a fault, else one less: the rule of transformers' assisted generation."""
     return min(count + 2, most) if all_right else max(count - 1, 1)
-
-
-def last_logits(engine: "Engine", ids: list[int], cache: KVCache, count: int) -> Array:
-    """Logits (count, V) of the last `count` of the ids, which continue what the cache holds."""
-    model = engine.model
-    with model.backend.inference():
-        array = model.backend.array(np.array([ids], np.int32))
-        hidden = model.hidden(engine.weights, array, cache=cache, last=count)
-        return model.logits(engine.weights, hidden[0])
-
-
-def chooser(engine: "Engine", logits: Array, sampling: Sampling, begin: int) -> Callable[[int, list[int]], int]:
-    """choose(row, text): the token that follows `text` by this row of the logits, as the plain engine chooses it.
-
-    The answer begins after `begin` tokens of the text.
-    """
-    backend = engine.model.backend
-    if sampling.greedy:
-        best = backend.numpy(backend.argmax(logits, axis=-1))
-        return lambda row, text: int(best[row])
-    scores = backend.numpy(logits)
-    return lambda row, text: sample(scores[row], sampling, text, len(text) - begin)

@@ -5,8 +5,6 @@ Inside one layer a value then knows its neighbours, which is what a small model 
 
 from typing import Any
 
-import numpy as np
-
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.sections import ModelConfig
@@ -23,11 +21,6 @@ class Before:
     def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the leaves: a depthwise convolution as Hugging Face stores it."""
         return {"convolution.weight": (config.d_model, 1, config.convolution)} if config.convolution else {}
-
-    @staticmethod
-    def start(shape: tuple[int, ...]) -> np.ndarray:
-        """First values of the convolution: 0, so that training begins without it."""
-        return np.zeros(shape, np.float32)
 
     def __call__(self, w: Tree, x: Array, segments: Array | None, cache: Any, layer: int) -> Array:
         """x (B, T, d) -> (B, T, d). A text's first tokens have zeros before them."""

@@ -9,6 +9,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+# What a server of a page sends with every answer.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'", "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}  # fmt: skip
+
 
 class Html(str):
     """Text that is HTML already. All other text is escaped where it is put into a page."""

@@ -12,6 +12,7 @@ from typing import Any
 from backends.base import Backend
 from backends.group import ALONE, Group, Launched, PartnerLost, launched
 from minigpt import __version__
+from minigpt.config import flattened
 from minigpt.errors import LOST, RUNTIME, MiniGPTError, ProcessLost, UsageError
 from minigpt.runs.heartbeat import GO_ON, Heartbeat
 
@@ -74,7 +75,7 @@ def check_same(group: Group, values: dict[str, Any]) -> None:
     """Raises UsageError, which names the rank and what differs, when the processes' values are not the same."""
     if group.size == 1:
         return
-    found = group.gather({"host": platform.node(), "values": flat(values)})
+    found = group.gather({"host": platform.node(), "values": flattened(values)})
     first = found[0]["values"]
     for rank, other in enumerate(found[1:], start=1):
         theirs = other["values"]
@@ -85,15 +86,6 @@ def check_same(group: Group, values: dict[str, Any]) -> None:
                     f"{_short(theirs.get(name))}, not {_short(first.get(name))}.",
                     "Start all processes with the same command, the same versions and the same data.",
                 )
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
 
 
 def _short(value: Any) -> str:

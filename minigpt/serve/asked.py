@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from minigpt.generate.sampling import Sampling
+from minigpt.generate.sampling import Sampling, with_seeds
 from minigpt.serve.bounds import (
     MOST_BIASES,
     MOST_CHOICES,
@@ -83,7 +83,7 @@ class Chance(Body):
         if self.ignore_eos:
             never = tuple((token, -1000.0) for token in model.engine.tokenizer.stops)
             one = replace(one, logit_bias=one.logit_bias + never)
-        return [Sampling(**vars(one) | {"seed": first + i}) for i in range(self.n or 1)]
+        return with_seeds(one, self.n or 1)
 
 
 CHANCES = (

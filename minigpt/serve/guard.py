@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigpt.pages.html import HEADERS
 from minigpt.serve.bounds import Bounds
 from minigpt.serve.calls import Left
 from minigpt.serve.keys import Keys
@@ -17,11 +18,6 @@ OPEN = ("/", "/health", "/live", "/metrics")  # need no key
 STILL = ("/health", "/live", "/metrics")  # are answered while the server ends
 MOST_HEADERS = 100
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-HEADERS = {
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "frame-ancestors 'none'", "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}  # fmt: skip
 
 
 @dataclass

@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_REPLICAS = 100_000
-
 
 @dataclass(frozen=True)
 class Steady:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigpt.generate.pieces import overlap
 from minigpt.serve.asked import Function
 from minigpt.serve.prompts import Called
 from minigpt.serve.refusals import invalid
@@ -66,7 +67,7 @@ class Heard:
         while True:
             start = self._held.find(OPENING)
             if start < 0:
-                keep = _overlap(self._held, OPENING)
+                keep = overlap(self._held, OPENING)
                 shown, self._held = shown + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
                 return shown
             end = self._held.find(CLOSING, start)
@@ -122,8 +123,3 @@ def _ending(schema: Any, longest: int) -> Any:
     if found.get("type") == "object" and "properties" in found:
         found.setdefault("additionalProperties", False)
     return found
-
-
-def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` begin `word`."""
-    return next((n for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n])), 0)

@@ -99,7 +99,7 @@ def at(backend: Backend, values: Array, places: Array | None) -> Array:
 def _teacher(job: Job) -> tuple[GPT, Tree]:
     """The teacher's model and weights. Raises UsageError for one that does not fit the student."""
     config, model = job.config, job.model
-    if config.teacher == START or job.load is None:
+    if config.teacher == START or job.made_up:
         same = GPT(model.config, model.backend, model.dtype)  # one that tells nothing to the student's training
         return same, job.starting_weights()
     found = job.load(config.teacher, config.teacher_bits)

@@ -14,7 +14,6 @@ import numpy as np
 
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
-from minigpt.events import Note
 from minigpt.stages.questions import answered_and_judged, in_turn, questions_of
 from minigpt.stages.rollouts import TokenLogprobs, laid_out
 from minigpt.stages.stage import Job
@@ -40,8 +39,9 @@ class Experience:
     def __init__(self, job: Job, rewards: list[Reward], reference: Tree):
         self.job, self.config, self.rewards, self.reference = job, job.config, rewards, reference
         self.questions = questions_of(job, job.training)
-        made_up = job.load is None  # then each step samples its share
-        self.count = max(1, self.config.batch_size // self.config.epochs if made_up else self._answers)
+        self.count = self._answers
+        if job.made_up:  # each step samples its share
+            self.count = max(1, self.config.batch_size // self.config.epochs)
         names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
         self.figures = ["reward", "reward_spread", "kl", "kl_coefficient", "length", "cut_off", *names]
         self.kept = _Kept(None if job.directory is None else job.directory / "rollouts", job.model.backend.group.rank)
@@ -81,7 +81,7 @@ class Experience:
 
     def _sampling(self, step: int, weights: Tree) -> Batch:
         """The answers that a step learns from: those at hand, or new ones."""
-        before = None if self.job.load is None else self.kept.last(step)
+        before = None if self.job.made_up else self.kept.last(step)
         if before is not None and not self._over(before, step, weights):
             return before
         found = self._sampled(step, weights, before)
@@ -160,9 +160,9 @@ class Experience:
                 "its reward by something that you did not mean. Raise ppo.kl_coefficient, or set ppo.kl_target."
             )
         for name, text in told.items():
-            if name not in self.warned and self.job.load is not None:
+            if name not in self.warned:
                 self.warned.add(name)
-                self.job.report(Note(f"ppo: {text}"))
+                self.job.note(f"ppo: {text}")
 
 
 class _Kept:

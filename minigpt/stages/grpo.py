@@ -12,10 +12,9 @@ from backends.tree import Tree
 from minigpt.data.batches import Batch
 from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
-from minigpt.events import Note
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, laid_out
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, figures_of, laid_out
 from minigpt.stages.sampled import SampledConfig
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
@@ -92,10 +91,9 @@ def policy_gradient(job: Job) -> Objective:
         metrics["entropy"] = -(logprobs * shares).sum(axis=-1).sum()  # estimated from the sampled tokens
         if reference is not None:
             metrics["kl"] = (kl_estimate(backend, "k3", logprobs, reference) * shares).sum(axis=-1).sum()
-        return (losses * batch["weights"]).sum(axis=-1).sum(), metrics | rollouts.figures_of(batch["told"])
+        return (losses * batch["weights"]).sum(axis=-1).sum(), metrics | figures_of(rollouts.figures, batch["told"])
 
-    if job.load is not None:
-        job.report(Note(FIRST_LOSS))
+    job.note(FIRST_LOSS)
     return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
                      hooks=(Warnings("grpo", job, rollouts),))  # fmt: skip
 

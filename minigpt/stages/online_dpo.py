@@ -11,11 +11,10 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.data.batches import Batch, empty_row, normalized, place_example, stacked
 from minigpt.data.forms import QUESTIONS
-from minigpt.events import Note
 from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled
+from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled, figures_of
 from minigpt.stages.sampled import SampledConfig
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
@@ -38,12 +37,12 @@ def online_preferences(job: Job) -> Objective:
 
     def loss(weights, batch):
         value, metrics = of_pairs(weights, batch)
-        return value, metrics | rollouts.figures_of(batch["told"])
+        return value, metrics | figures_of(rollouts.figures, batch["told"])
 
     start = PREFERENCE_LOSSES[job.config.loss].start
-    if job.load is not None and start is not None:
-        job.report(Note(f"online_dpo: the loss begins at {start(job.config.beta):.4g}, as policy and reference are "
-                        "equal. Watch the reward, and the margin rise from 0."))  # fmt: skip
+    if start is not None:
+        job.note(f"online_dpo: the loss begins at {start(job.config.beta):.4g}, as policy and reference are "
+                        "equal. Watch the reward, and the margin rise from 0.")  # fmt: skip
     return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
                      hooks=(Warnings("online_dpo", job, rollouts),))  # fmt: skip
 

@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from minigpt.data.forms import PAIR_QUESTIONS
-from minigpt.events import Note
 from minigpt.sections import TuneConfig
 from minigpt.stages.experience import Experience
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
+from minigpt.stages.rollouts import figures_of
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
 from minigpt.train.loop import Objective
@@ -93,12 +93,10 @@ def proximal(job: Job) -> Objective:
         parts = {"policy_loss": policy, "value_loss": critic, "entropy": -logprobs}
         metrics = {name: (part * shares).sum(axis=-1).sum() for name, part in parts.items()}
         metrics |= policy_metrics(backend, logprobs, old, advantages, mask, shares, settings)
-        figures = batch["told"].sum(axis=0)  # (M,)
-        metrics |= {name: figures[i] for i, name in enumerate(experience.figures)}
+        metrics |= figures_of(experience.figures, batch["told"])
         return metrics["policy_loss"] + config.value_coefficient * metrics["value_loss"], metrics
 
-    if job.load is not None:
-        job.report(Note(FIRST_LOSS))
+    job.note(FIRST_LOSS)
     return Objective(
         loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job),
         hooks=(experience.shown,),

@@ -10,7 +10,6 @@ from backends.tree import Tree
 from minigpt.data.batches import stream
 from minigpt.data.shards import MemoryShard
 from minigpt.errors import MiniGPTError
-from minigpt.events import Note
 from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.stages.stage import Job, Subject
@@ -37,9 +36,8 @@ def questions_of(owner: Any, shard: MemoryShard) -> list[Question]:
     for i in range(0, len(shard) - 1, 2):
         ids, mask = shard.sequence(i)
         start = int((np.asarray(mask) != 0).argmax()) or len(ids)  # a prompt without an answer is all of it
-        made_up = getattr(owner, "load", True) is None
-        ids = [int(token) for token in ids[: max(1, len(ids) // 2) if made_up else start]]
-        if made_up:
+        ids = [int(token) for token in ids[: max(1, len(ids) // 2) if owner.made_up else start]]
+        if owner.made_up:
             found.append(Question(ids, "", {"answer": "none"}))
             continue
         row = json.loads(owner.tokenizer.decode(int(token) for token in shard.sequence(i + 1)[0]))
@@ -58,11 +56,11 @@ def rewards_of(job: Job) -> list[Reward]:
     """The rewards that a stage's settings name; a run's reward model must read this run's tokens."""
 
     def judge(path: str) -> RewardFunction:
-        if job.load_scorer is None:
+        if job.made_up:
             return lambda prompts, answers, rows: [0.0] * len(answers)
         scorer = job.load_scorer(path)
         scorer.check(job.tokenizer)
-        job.report(Note(f"The reward model {scorer.name} judges; its memory is not part of the plan."))
+        job.note(f"The reward model {scorer.name} judges; its memory is not part of the plan.")
 
         def scores(prompts: list[str], answers: list[str], rows: list[dict]) -> list[float]:
             found = scorer.scores([row["prompt_ids"] for row in rows], [row["answer_ids"] for row in rows])
@@ -93,7 +91,7 @@ def judged(
     job: Job, rewards: list[Reward], asked: list[Question], answers: list[Answer]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `score` finds; nothing is judged where the rows are made up (see Job)."""
-    if job.load is None:
+    if job.made_up:
         return np.zeros(len(answers)), np.zeros((len(answers), len(rewards)))
     rows = [question.row | {"prompt_ids": question.ids, "answer_ids": answer.tokens}
             for question, answer in zip(asked, answers, strict=True)]  # fmt: skip

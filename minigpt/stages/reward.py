@@ -55,8 +55,8 @@ def ranking(job: Job) -> Objective:
 
 def pair_rows(owner: Any, shard: MemoryShard) -> PairScores:
     """The pairs of a shard, with the margins of their rows where the settings ask for them."""
-    context, asked = owner.model.config.context, getattr(owner, "config", None)
-    if getattr(owner, "load", True) is None or asked is None or not asked.margins:
+    context, asked = owner.model.config.context, getattr(owner, "config", None)  # a Subject has no settings
+    if owner.made_up or asked is None or not asked.margins:
         return PairScores(shard, context, owner.seed)
     texts = [owner.tokenizer.decode(map(int, shard.sequence(i)[0])) for i in range(2, len(shard), PairScores.group)]
     margins = np.array([json.loads(text) or 0.0 for text in texts], np.float32)

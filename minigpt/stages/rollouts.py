@@ -71,11 +71,6 @@ class Rollouts:
             self._keep(path, batch, step)
         return batch
 
-    def figures_of(self, told) -> dict:
-        """The step's figures by name, from the (micro-)batch's column sums of `told` (B, M)."""
-        sums = told.sum(axis=0)  # (M,)
-        return {name: sums[i] for i, name in enumerate(self.figures)}
-
     def _sampled(self, step: int, weights: Tree) -> Sampled:
         """Answers to the step's prompts, judged; groups that earned the same are replaced `redraws` times."""
         first = step // self.config.updates * self.groups
@@ -119,6 +114,12 @@ class Rollouts:
         for other in path.parent.glob("*.npz"):
             if int(other.stem) < oldest_needed(self.config, step):
                 other.unlink()
+
+
+def figures_of(names: list[str], told) -> dict:
+    """A step's figures by name: the column sums of `told` (B, M) over its (micro-)batch."""
+    sums = told.sum(axis=0)  # (M,)
+    return {name: sums[i] for i, name in enumerate(names)}
 
 
 def oldest_needed(config, step: int) -> int:

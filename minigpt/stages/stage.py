@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from backends.tree import Tree, map_leaves
 from minigpt.data.forms import Form
 from minigpt.data.shards import Shard
-from minigpt.events import Report
+from minigpt.events import Note, Report
 from minigpt.generate.engine import Engine
 from minigpt.generate.scorer import Scorer
 from minigpt.model.gpt import GPT
@@ -49,6 +49,16 @@ class Job:
     def context(self) -> int:
         return self.model.config.context
 
+    @property
+    def made_up(self) -> bool:
+        """Whether nothing is trained, and only the time of a step is measured."""
+        return self.load is None
+
+    def note(self, text: str) -> None:
+        """Tell the user something, where a training begins or goes on."""
+        if not self.made_up:
+            self.report(Note(text))
+
     def starting_weights(self) -> Tree:
         """The weights that training starts from, to be read while it goes on: a copy where it writes over them."""
         if is_adapted(self.config):
@@ -60,6 +70,8 @@ class Job:
 @dataclass(frozen=True)
 class Subject:
     """A finished stage's model and the held-out rows that it is measured on, or `limit` of them."""
+
+    made_up: ClassVar[bool] = False
 
     model: GPT
     weights: Tree

@@ -51,11 +51,9 @@ def first_values(job: Job) -> Tree:
     return {NAME: {"model": trunk} | head}
 
 
-def values(model: GPT, weights: Tree, batch: dict[str, Array], hidden: Array | None) -> Array:
-    """The values (N, T) in float32 before each token; `hidden` (N, T, d) is that of the policy, where it is known."""
+def values(model: GPT, weights: Tree, batch: dict[str, Array], hidden: Array) -> Array:
+    """The values (N, T) in float32 before each token; `hidden` (N, T, d) is that of the policy."""
     own = weights[NAME]
     if "model" in own:
         hidden = model.hidden(own, batch["ids"], dropout_keys=batch.get("dropout"))
-    elif hidden is None:
-        hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))
     return model.scores(own, hidden)

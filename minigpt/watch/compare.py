@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt.config import flattened
 from minigpt.errors import UsageError
 from minigpt.evaluate.kept import ROWS, read_scores
 from minigpt.evaluate.significance import mcnemar
@@ -56,7 +57,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [str(path) for path in directories]
-    flat = [_flat(run.config) for run in runs]
+    flat = [flattened(run.config) for run in runs]
     keys = dict.fromkeys(key for values in flat for key in values)
     settings = {key: [values.get(key) for values in flat] for key in keys}
     demos = [read_json(path / "demo.json") for path in directories]
@@ -69,14 +70,6 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     order = list(dict.fromkeys(stage for stage, _ in found))
     found = dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
     return Comparison(names, runs, differing, found, _answers(runs, demos), _tests(runs))
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested tables as section.key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return found
 
 
 # ---- answers and tests -------------------------------------------------------------------------------------

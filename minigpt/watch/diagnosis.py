@@ -112,7 +112,7 @@ def _rolling(ids: np.ndarray, window: int) -> np.ndarray:
 def _dead(engine: Engine, run: Run, stage: str) -> list[Finding]:
     """Blocks that change nothing: what goes in comes out."""
     backend, rows = engine.model.backend, _held_out_ids(engine, run.held_out(stage))
-    model = Watched(engine.model)
+    model = Watched(engine.model, attention=False)
     with backend.inference():
         model.hidden(engine.weights, backend.array(rows))
     stream = [backend.numpy(backend.cast(x, "float32")) for x in (model.before, *model.after)]

@@ -76,15 +76,16 @@ class Watched(GPT):
     """The same model, which keeps what its blocks put out and how its heads attend.
 
     `before` (B, T, d) goes into the first block, `after[l]` comes out of block l, `shares[l]` (B, H, T, T) are its
-    attention weights, computed again from its queries and keys.
+    attention weights, computed again from its queries and keys; not without `attention`.
     """
 
-    def __init__(self, model: GPT):
+    def __init__(self, model: GPT, attention: bool = True):
         super().__init__(model.config, model.backend, model.dtype)
         self.before: Array | None = None
         self.after: list[Array] = []
         self.shares: list[np.ndarray] = []
-        self.layers["self_attn"].backend = _Recorder(model.backend, self.shares)
+        if attention:
+            self.layers["self_attn"].backend = _Recorder(model.backend, self.shares)
 
     def _block(self, w: Tree, x: Array, *rest: Any, **named: Any) -> tuple[Array, dict[str, Array]]:
         self.before = x if self.before is None else self.before

@@ -204,11 +204,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"), ("X-Frame-Options", "DENY"),
-            ("Content-Security-Policy", "frame-ancestors 'none'"), ("Cross-Origin-Resource-Policy", "same-origin"),
-        ):  # fmt: skip
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(body))} | html.HEADERS).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
