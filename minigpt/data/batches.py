@@ -4,7 +4,7 @@ A batch is a dict of NumPy arrays whose first axis is the row: `ids`, `targets` 
 to 1 over the batch; packed rows add `segments` (B, T), pairs add `spans` (B, 2P, T) and `reference` (B, P, 2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -91,19 +91,13 @@ class PairRows:
         self.reference = np.zeros((len(sizes), 2), np.float32) if reference is None else reference
 
     def row(self, epoch: int, i: int) -> Batch:
-        batch = empty_row(self.length)
-        spans = np.zeros((2 * self.most, self.length), np.float32)
+        held = self.rows[i]
+        sequences = [self.shard.sequence(2 * pair + side) for pair in held for side in (0, 1)]
+        batch = side_by_side(sequences, self.length, 2 * self.most)
         reference = np.zeros((self.most, 2), np.float32)
-        place = 0
-        for slot, pair in enumerate(self.rows[i]):
-            reference[slot] = self.reference[pair]
-            for side in (0, 1):
-                segment = 2 * slot + side
-                size = place_example(batch, place, segment, *self.shard.sequence(2 * pair + side))
-                spans[segment, place : place + size] = batch["weights"][place : place + size]
-                place += size
-        batch["weights"] = (np.arange(self.most) < len(self.rows[i])).astype(np.float32)  # per pair
-        return batch | {"spans": spans, "reference": reference}
+        reference[: len(held)] = self.reference[held]
+        weights = (np.arange(self.most) < len(held)).astype(np.float32)  # per pair
+        return batch | {"weights": weights, "reference": reference}
 
 
 Rows = TextRows | ValidationText | PackedRows | PairRows
@@ -232,6 +226,16 @@ def place_example(batch: Batch, place: int, segment: int, ids: np.ndarray, mask:
     batch["weights"][here] = mask[1 : size + 1]
     batch["segments"][here] = segment
     return size
+
+
+def side_by_side(sequences: Sequence[tuple[np.ndarray, np.ndarray]], length: int, most: int) -> Batch:
+    """A row of examples (ids, mask), each a segment; `spans` (most, T) says which tokens of each are learned."""
+    row, spans, place = empty_row(length), np.zeros((most, length), np.float32), 0
+    for segment, (ids, mask) in enumerate(sequences):
+        size = place_example(row, place, segment, ids, mask)
+        spans[segment, place : place + size] = row["weights"][place : place + size]
+        place += size
+    return row | {"spans": spans}
 
 
 def stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:

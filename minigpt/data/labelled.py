@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigpt.data.batches import Batch, empty_row, pack, place_example, stream
+from minigpt.data.batches import Batch, pack, side_by_side, stream
 from minigpt.data.shards import MemoryShard
 
 GOOD, BAD = 1, 2  # in a shard's mask, at the tokens of an answer
@@ -51,10 +51,6 @@ class LabelledRows:
         return ids, np.concatenate([0 * of_prompt[:begins], of_answer[goes_on:]])[: self.longest + 1]
 
     def _filled(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-        row, spans, at = empty_row(self.length), np.zeros((self.most, self.length), np.float32), 0
-        for slot, (ids, mask) in enumerate(sequences):
-            size = place_example(row, at, slot, ids, mask != 0)
-            spans[slot, at : at + size] = row["weights"][at : at + size]
-            at += size
+        row = side_by_side([(ids, mask != 0) for ids, mask in sequences], self.length, self.most)
         del row["weights"]
-        return row | {"spans": spans}
+        return row

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from backends.tree import Tree
-from minigpt.data.batches import Batch, empty_row, normalized, place_example, stacked
+from minigpt.data.batches import Batch, normalized, side_by_side, stacked
 from minigpt.data.forms import QUESTIONS
 from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
@@ -59,7 +59,7 @@ def pair_batches(job: Job) -> Make:
             for question, group, a, b in zip(found.questions, found.answers, best, worst, strict=True)
         ]
         longest = max(sum(len(ids) - 1 for ids, _ in pair) for pair in pairs)
-        batch = stacked([_row(pair, -(-longest // WIDTH) * WIDTH) for pair in pairs])
+        batch = stacked([side_by_side(pair, -(-longest // WIDTH) * WIDTH, 2) for pair in pairs])
         differ = found.rewards.max(axis=1) > found.rewards.min(axis=1)  # (G,)
         batch["weights"] = differ.astype(np.float32)[:, None]  # (G, 1): one pair a row
         batch["reference"] = np.zeros((len(pairs), 1, 2), np.float32)
@@ -74,16 +74,6 @@ def _sequence(prompt: list[int], answer) -> tuple[np.ndarray, np.ndarray]:
     """(ids, mask) of a prompt and an answer to it, with its end token where it has one."""
     said = answer.tokens
     return np.array(prompt + said, np.int32), np.array([0] * len(prompt) + [1] * len(said), np.float32)
-
-
-def _row(pair: list[tuple[np.ndarray, np.ndarray]], length: int) -> Batch:
-    """Both sequences side by side, as in `PairRows`."""
-    row, spans, at = empty_row(length), np.zeros((2, length), np.float32), 0
-    for side, (ids, mask) in enumerate(pair):
-        size = place_example(row, at, side, ids, mask)
-        spans[side, at : at + size] = row["weights"][at : at + size]
-        at += size
-    return row | {"spans": spans}
 
 
 def _logprobs(job: Job) -> Callable[[Tree, Batch], np.ndarray]:
