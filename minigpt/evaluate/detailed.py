@@ -38,6 +38,13 @@ class Asked:
     samples: int = 0
 
 
+def on_files(run: Run, engine: Engine, stage: str, asked: Asked) -> Details:
+    """The same on the files that are asked for, by a stage's engine; the single rows are kept."""
+    found = _on_files(run, engine, stage, asked)
+    _keep(run, stage, asked, found)
+    return found
+
+
 def detailed(run: Run, stage: str | None, backend: Backend, asked: Asked, report: Report = silent) -> Details:
     """The figures of a finished stage: of predicting the rows, and of answering them where they have answers."""
     return _details(run, stage, (run, run.chosen(stage)), backend, asked, report)
@@ -67,9 +74,14 @@ def _details(
     stage = run.chosen(stage)
     engine = load_engine(run, stage, backend, asked.bits, report=report)
     found = _on_files(run, engine, stage, asked) if asked.data else _on_held_out(engine, held_out_of, asked)
+    _keep(run, stage, asked, found)
+    return found
+
+
+def _keep(run: Run, stage: str, asked: Asked, found: Details) -> None:
+    """Keep what the weights as they are did on single rows."""
     if not asked.bits:
         keep(run.store(stage).directory, found.rows)
-    return found
 
 
 def _on_held_out(engine: Engine, held_out_of: tuple[Run, str], asked: Asked) -> Details:

@@ -1,6 +1,6 @@
 """Questions with right answers from any file of rows, and a model's greedy answers to them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,10 @@ def greedy_answers(engine: Engine, questions: Sequence[Question], longest: int =
     return answers_to(engine, [prompt_of(engine, question) for question in questions], longest)
 
 
-def answers_to(engine: Engine, prompts: Sequence[list[int]], longest: int = LONGEST) -> list[Answer]:
-    """The same for prompts that are ids already."""
+def answers_to(
+    engine: Engine, prompts: Sequence[list[int]], longest: int = LONGEST, progress: Callable[[int], None] = int
+) -> list[Answer]:
+    """The same for prompts that are ids already; `progress` is told how many are answered."""
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
     fitting.sort(key=lambda i: len(prompts[i]))
     answers = [Answer([], "", "context")] * len(prompts)
@@ -102,6 +104,7 @@ def answers_to(engine: Engine, prompts: Sequence[list[int]], longest: int = LONG
         found = engine.answer([prompts[i] for i in numbers], GREEDY, longest)
         for i, answer in zip(numbers, found, strict=True):
             answers[i] = answer
+        progress(first + len(numbers))
     return answers
 
 

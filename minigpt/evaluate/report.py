@@ -8,7 +8,7 @@ from backends.base import Backend
 from minigpt.data.forms import WORLD
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
-from minigpt.evaluate.detailed import Asked, as_json, detailed, figure_as_json
+from minigpt.evaluate.detailed import Asked, as_json, figure_as_json, on_files
 from minigpt.evaluate.details import of_text
 from minigpt.evaluate.intervals import Figure, wilson
 from minigpt.evaluate.kept import Kept, keep
@@ -43,8 +43,9 @@ def evaluate_run(
     last = run.chosen(stage)
     result: dict[str, Any] = {"run": str(run.directory), "stage": last} | ({"bits": bits} if bits else {})
     if data:
-        found = _measure_files(run, last, _loaded(run, last, backend, bits, report), data, limit)
-        more = _figures_of_files(run, last, backend, data, limit, bits, found)
+        engine = _loaded(run, last, backend, bits, report)
+        found = _measure_files(run, last, engine, data, limit)
+        more = _figures_of_files(run, last, engine, Asked(tuple(data), limit, bits=bits), found)
         return result | found | _values_of(more["figures"], found) | more
     run.held_out(last)  # complains, before anything is measured, when the run has no data for it
     names = run.finished_stages() if stage is None and not bits else [last]
@@ -93,14 +94,14 @@ def _measure_stage(
 
 
 def _figures_of_files(
-    run: Run, stage: str, backend: Backend, data: list[str], limit: int | None, bits: int, found: dict[str, float]
+    run: Run, stage: str, engine: Engine, asked: Asked, found: dict[str, float]
 ) -> dict[str, Any]:
-    """What `detailed` finds on the files; of pairs the interval of the share."""
+    """What is found in detail on the files; of pairs the interval of the share."""
     if shares := _shares_of_pairs(found):
         return {"figures": {name: figure_as_json(figure) for name, figure in shares.items()}}
     if STAGES[stage].head != WRITES:  # it has no words to measure
         return {"figures": {}}
-    return as_json(detailed(run, stage, backend, Asked(tuple(data), limit, bits=bits)))
+    return as_json(on_files(run, engine, stage, asked))
 
 
 def _shares_of_pairs(found: dict[str, Any]) -> dict[str, Figure]:

@@ -6,30 +6,20 @@ from itertools import islice
 from minigpt.data.world import rows as world
 from minigpt.evaluate.intervals import Figure, wilson
 from minigpt.evaluate.kept import Kept
+from minigpt.evaluate.questions import answers_to
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import GREEDY
 from minigpt.text.chatml import render
 
 MAX_ANSWER = 64  # tokens; the world's right answers are shorter
-BATCH = 50
 
 
-def greedy_answers(engine: Engine, rows: Sequence[dict], progress: Callable[[int], None] = lambda n: None) -> list[str]:
-    """The greedy answer to the last question of each row's conversation, computed in batches of similar length.
+def greedy_answers(engine: Engine, rows: Sequence[dict], progress: Callable[[int], None] = int) -> list[str]:
+    """The greedy answer to the last question of each row's conversation.
 
     A question that does not fit the model's context gets no answer ("").
     """
     prompts = [render(engine.tokenizer, question(row), generation_prompt=True)[0] for row in rows]
-    answers = [""] * len(rows)
-    fitting = [i for i in range(len(rows)) if len(prompts[i]) < engine.model.config.context]
-    fitting.sort(key=lambda i: len(prompts[i]))
-    for first in range(0, len(fitting), BATCH):
-        numbers = fitting[first : first + BATCH]
-        found = engine.answer([prompts[i] for i in numbers], GREEDY, MAX_ANSWER)
-        for i, answer in zip(numbers, found, strict=True):
-            answers[i] = answer.text
-        progress(first + len(numbers))
-    return answers
+    return [answer.text for answer in answers_to(engine, prompts, MAX_ANSWER, progress)]
 
 
 def question(row: dict) -> list[dict]:
