@@ -142,7 +142,6 @@ def serve(
     """
     from minigpt.cli import console, opening, waiting
     from minigpt.cli.limits import braked, limits_from
-    from minigpt.runs.finding import named
     from minigpt.serve.opening import names_of, opener
     from minigpt.serve.worker import Worker
     from minigpt.train.stop import Stop
@@ -152,9 +151,9 @@ def serve(
         return
     limits, bounds = limits_from(share), bounds_of(load)
     doors = doors_of(entry, log, bounds)
-    models = names_of([named(path) for path in runs or [None]], every)
+    models = names_of(runs or [None], every)
     framework = opening.backend_of(where.backend, where.device, quiet=True)
-    opened = opener(models, lambda: framework, numbers.bits, numbers.kv_bits, lambda event: console.note(event.text))
+    opened = opener(models, framework, numbers.bits, numbers.kv_bits, lambda event: console.note(event.text))
     with ExitStack() as stack:
         brake = stack.enter_context(braked(limits, framework, Stop(), os.getpid()))
         worker = Worker(opened, bounds, brake if limits.cpu or limits.memory else None, load.exact)

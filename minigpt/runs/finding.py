@@ -31,14 +31,6 @@ def find_run(path: Path | None, root: Path = RUNS, trained: bool = False) -> Pat
     return find_stage(path, root, trained)[0]
 
 
-def named(path: Path | None, root: Path = RUNS) -> Path:
-    """The path itself where there is something, as an exported model; else the directory of the run or stage meant."""
-    if path is not None and path.exists():
-        return path
-    run, stage = find_stage(path, root, trained=True)
-    return run / stage if stage else run
-
-
 def find_stage(path: Path | None, root: Path = RUNS, trained: bool = False) -> tuple[Path, str | None]:
     """(run, stage) of a run directory, one of its stages, a name in `root`, `latest` or nothing: the newest.
 
