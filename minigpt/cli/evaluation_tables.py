@@ -18,12 +18,13 @@ def show_evaluation(result: dict) -> None:
         _show_stages(stages)
     figures, rows = result.get("figures", {}), []
     for name, value in result.items():
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list | str):  # the names of run and stage, which may be long, stand above
             continue
-        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
         rows.append([label(name), shown, *_interval(figures.get(name, {}))])
     rows += [[label(name), *_value(one), *_interval(one)] for name, one in figures.items() if name not in result]
-    table("", ["", "", "95 % interval", "rows"] if figures else ["", "", "", ""], rows)
+    whose = f"{result['run']}, stage {result['stage']}"
+    table(whose, ["", "", "95 % interval", "rows"] if figures else ["", "", "", ""], rows)
     for name, groups in result.get("by", {}).items():
         if name in ROW_GROUPS and "exact_match" in groups[0]["figures"]:
             lines = [[group["label"], *_value(group["figures"]["exact_match"]),
