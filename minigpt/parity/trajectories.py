@@ -31,9 +31,12 @@ VARIATIONS = {
 }  # fmt: skip
 
 
-def compare_trajectories(backends: list[Backend], ways: Sequence[tuple[int, bool]] = WAYS) -> list[Row]:
+def compare_trajectories(
+    backends: list[Backend], ways: Sequence[tuple[int, bool]] = WAYS,
+    varied: Sequence[tuple[int, bool]] = PLAIN_AND_BOTH,
+) -> list[Row]:  # fmt: skip
     """Each stage from the same start, for all backends × `ways` (accumulation, checkpointing); then adapters and
-    dropout, plain and with both.
+    dropout in the `varied` ways.
 
     Compares the loss at every step and the last weights with those of the first backend's plain run; then a
     run that one backend begins and the other finishes.
@@ -48,7 +51,7 @@ def compare_trajectories(backends: list[Backend], ways: Sequence[tuple[int, bool
             rows += _compare_stage(base, stage, stage, {}, backends, ways)
         for stage, row in STAGES.items():
             for name in row.variations:
-                rows += _compare_stage(base, f"{stage} {name}", stage, VARIATIONS[name], backends, PLAIN_AND_BOTH)
+                rows += _compare_stage(base, f"{stage} {name}", stage, VARIATIONS[name], backends, varied)
         for first, second in itertools.permutations(backends, 2):
             rows.append(_compare_handover(base, first, second))
     return rows

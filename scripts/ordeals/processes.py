@@ -12,7 +12,7 @@ from minigpt.config import to_toml
 
 from .ordeal import Outcome, count, difference, small_config
 
-STEPS = 60
+STEPS = 36
 
 
 def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
