@@ -19,7 +19,7 @@ from backends.torch import rows as torch_rows
 from backends.torch.attention import Examples, attention_by_example, lengths_of
 from backends.torch.autograd import ChunkedNLL, RMSNorm, inverse_size, unshared
 from backends.torch.quantized import TorchQuantized
-from backends.torch.rope import rotated
+from backends.torch.rope import rotated, traceable
 from backends.torch.runtime import TorchRuntime
 from backends.torch.updates import InPlace
 from backends.updates import Updates
@@ -51,6 +51,8 @@ class TorchBackend(Backend):
 
     def __init__(self, device: str):
         self.device = device
+        if device == "gpu":  # where steps are traced
+            traceable()
         self.gathers = device == "gpu"  # a CPU computes one matrix after the other as fast
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
 

@@ -48,7 +48,11 @@ def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
     return y
 
 
-@torch.compiler.assume_constant_result  # a trace takes the rows as they are
+def traceable() -> None:
+    """A trace takes the rows as they are. Said where something is traced: torch's compiler takes a second to import."""
+    torch.compiler.assume_constant_result(_rows)
+
+
 def _rows(
     device: str, dtype: torch.dtype, width: int, theta: Theta, start: int, stop: int
 ) -> tuple[Array, Array]:
