@@ -11,7 +11,7 @@ import pytest
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.read.raw_rows import Row
 from minigpt.errors import DataError, MiniGPTError, UsageError
-from minigpt.feedback.endpoint import Endpoint, check_endpoint
+from minigpt.generate.endpoint import Endpoint, check_endpoint
 from minigpt.feedback.gather import RUBBISH, Asked, Wanted, gather, pair_of, work_of
 from minigpt.feedback.judges import Judge, numbers_in
 from minigpt.feedback.principles import read_principles, rules_of
