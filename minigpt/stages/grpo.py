@@ -15,7 +15,7 @@ from minigpt.errors import MiniGPTError
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
 from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, figures_of, laid_out
-from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.advantages import answer_advantages
@@ -30,7 +30,6 @@ from minigpt.train.policy_losses import (
     token_weights,
     without_unfinished,
 )
-from minigpt.train.rewards import make_rewards
 
 FIRST_LOSS = (
     "grpo: the loss begins at about 0 and stays near it, which is right: the advantages of a group add up to 0, and "
@@ -38,7 +37,7 @@ FIRST_LOSS = (
 )
 
 
-class GRPOConfig(SampledConfig):
+class GRPOConfig(GroupedConfig):
     """`advantages` is a row of `train.advantages.ADVANTAGES`, the other settings are those of
     `train.policy_losses.PolicySettings`. `batch_size` counts answers.
     """
@@ -130,12 +129,6 @@ def _scored(job: Job, weights, batch):
     return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)
 
 
-def _advice(config: GRPOConfig, measured: dict[str, float]) -> str:
-    if measured.get("length", 1.0) < 1.0:
-        return "most answers have become empty: look at the rewards, and raise grpo.kl_coefficient."
-    return ""
-
-
 GRPO = Stage(
     name="grpo",
     summary="Learns from rewards for its own answers (grpo.rewards). Watch the reward rise; the loss stays near 0.",
@@ -146,8 +139,8 @@ GRPO = Stage(
     measure=measure_questions,
     starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
     optional=True,
-    check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
-    advice=_advice,
+    check=check_rewards,
+    advice=advice_on_answers("grpo", "kl_coefficient"),
     imported={"learning_rate": 1e-6, "batch_size": 32, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "group_size": 2, "rewards": ["length:20"], "max_tokens": 12,
              "updates": 2},

@@ -15,16 +15,15 @@ from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
 from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled, figures_of
-from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
 from minigpt.train.losses import sequence_logprobs
 from minigpt.train.preferences import PREFERENCE_LOSSES
-from minigpt.train.rewards import make_rewards
 
 
-class OnlineDPOConfig(PairedConfig, SampledConfig):
+class OnlineDPOConfig(PairedConfig, GroupedConfig):
     """Each prompt's answers become one pair: that with the highest reward and that with the lowest. Prompts whose
     answers earn the same teach nothing. `batch_size` counts pairs.
     """
@@ -102,7 +101,8 @@ ONLINE_DPO = Stage(
     measure=measure_questions,
     starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
     optional=True,
-    check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
+    check=check_rewards,
+    advice=advice_on_answers("online_dpo", "beta"),
     imported={"learning_rate": 1e-6, "batch_size": 4, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "group_size": 3, "rewards": ["length:20"], "max_tokens": 12},
 )  # fmt: skip
