@@ -43,7 +43,7 @@ def online_preferences(job: Job) -> Objective:
         job.note(f"online_dpo: the loss begins at {start(job.config.beta):.4g}, as policy and reference are "
                         "equal. Watch the reward, and the margin rise from 0.")  # fmt: skip
     return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
-                     hooks=(Warnings("online_dpo", job, rollouts),))  # fmt: skip
+                     hooks=(Warnings("online_dpo", job, rollouts, tie="beta"),))  # fmt: skip
 
 
 def pair_batches(job: Job) -> Make:

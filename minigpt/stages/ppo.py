@@ -15,6 +15,7 @@ from minigpt.stages.rollouts import figures_of
 from minigpt.stages.sampled import SampledConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
+from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
 from minigpt.train.losses import losses_after
 from minigpt.train.policy_losses import (
@@ -95,7 +96,7 @@ def proximal(job: Job) -> Objective:
     job.note(FIRST_LOSS)
     return Objective(
         loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job),
-        hooks=(experience.shown,),
+        hooks=(Warnings("ppo", job, experience, per="answer"),),
     )  # fmt: skip
 
 

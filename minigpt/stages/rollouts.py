@@ -4,9 +4,11 @@ A batch is a pure function of (weights, seed, step). Where several steps learn f
 in the stage's directory until no checkpoint can need them, so that training resumed between them goes on exactly.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from minigpt.train.losses import token_losses
 from minigpt.train.rewards import Reward
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
+SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
 
 @dataclass
@@ -32,9 +35,22 @@ class Sampled:
     rewards: np.ndarray  # (G, K)
     single: np.ndarray  # (G, K, F)
 
-    def texts(self) -> list[list[str]]:
-        """(G, K) what the answers say."""
-        return [[answer.text for answer in group] for group in self.answers]
+    def compared(self) -> Iterator[tuple[list[str], list[str], np.ndarray]]:
+        """(prompts, texts, rewards (N,)) of answers that are compared with each other: the K answers to one question,
+        or all answers, where each question has one.
+        """
+        size = self.rewards.shape[1] if self.rewards.shape[1] > 1 else self.rewards.size
+        asked = [question.text for question, group in zip(self.questions, self.answers, strict=True) for _ in group]
+        said = [answer.text for group in self.answers for answer in group]
+        for first in range(0, len(said), size):
+            here = slice(first, first + size)
+            yield asked[here], said[here], self.rewards.reshape(-1)[here]
+
+    def best_and_worst(self) -> list[dict[str, Any]]:
+        """Rows `{"prompt", "text", "reward"}` for samples.jsonl, of the compared answers with the widest spread."""
+        prompts, texts, rewards = max(self.compared(), key=lambda group: group[2].std())
+        places = dict.fromkeys((int(rewards.argmax()), int(rewards.argmin())))
+        return [{"prompt": prompts[i], "text": texts[i], "reward": float(rewards[i])} for i in places]
 
 
 Make = Callable[[int, Tree, Sampled], Batch]  # (step, weights, answers) -> the arrays of a batch
@@ -44,7 +60,7 @@ class Rollouts:
     """`rollouts(step, weights)`: the batch of a step, which `make` makes of the sampled and judged answers.
 
     To the batch are added columns `told` (B, M), whose sums over the rows are the step's `figures` (M names). `latest`
-    are the answers that were sampled last.
+    are the answers that this process sampled last, `samples` the best and the worst of those that the step learns from.
     """
 
     sampled = True
@@ -56,6 +72,7 @@ class Rollouts:
         names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
         self.figures = ["reward", "reward_spread", "length", "shortest", "longest", "cut_off", "no_variance", *names]
         self.latest: Sampled | None = None
+        self.samples: list[dict[str, Any]] = []
 
     def __call__(self, step: int, weights: Tree) -> Batch:
         first = step - step % self.config.updates
@@ -63,8 +80,11 @@ class Rollouts:
         group = self.job.model.backend.group
         if self.config.updates > 1 and step > first and path is not None and group.first(path.exists):
             with np.load(path) as kept:
-                return dict(kept)
+                batch = dict(kept)
+            self.samples = json.loads(str(batch.pop(SAMPLES, "[]")))
+            return batch
         self.latest = self._sampled(step, weights)
+        self.samples = self.latest.best_and_worst()
         batch = self.make(step, weights, self.latest)
         batch["told"] = self._told(self.latest, len(batch["ids"]))
         if self.config.updates > 1 and path is not None and group.rank == 0:
@@ -110,7 +130,7 @@ class Rollouts:
         """Write the answers down; those that no checkpoint can need are removed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **batch)
+            np.savez(file, **batch, **{SAMPLES: np.array(json.dumps(self.samples))})
         for other in path.parent.glob("*.npz"):
             if int(other.stem) < oldest_needed(self.config, step):
                 other.unlink()
