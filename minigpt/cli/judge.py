@@ -18,7 +18,9 @@ Two = Annotated[list[Path] | None, Argument(metavar="RUN RUN2", help="Two runs, 
 Out = Annotated[Path | None, Option("--out", metavar="DIR", help="Where answers and votes are. Default: in runs/.")]
 ShowResults = Annotated[bool, Option("--results", help="Print what the votes say, and end.")]
 Reward = Annotated[Path | None, Option("--reward", metavar="RUN", help="A reward model is the judge.")]
-EndpointURL = Annotated[str, Option("--endpoint", metavar="URL", help="An OpenAI-compatible server is the judge (…/v1).")]
+EndpointURL = Annotated[
+    str, Option("--endpoint", metavar="URL", help="An OpenAI-compatible server is the judge (…/v1).")
+]
 Model = Annotated[str, Option("--model", metavar="NAME", help="With --endpoint: the model's name there.")]
 Need = Annotated[
     float | None, Option("--need", metavar="RATE", help="How many votes show a true win rate such as 0.6, and end.")

@@ -7,16 +7,17 @@ on exactly, wherever it was interrupted.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import answered_and_judged, in_turn, questions_of
-from minigpt.stages.rollouts import SAMPLES, Sampled, TokenLogprobs, laid_out
+from minigpt.stages.rollouts import READ, SAMPLES, Sampled, laid_out, token_logprobs
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
 from minigpt.store.durable import whole_file
@@ -50,8 +51,8 @@ class Experience:
         self.kept = _Kept(None if job.directory is None else job.directory / "rollouts", job.model.backend.group.rank)
         self.latest: Sampled | None = None
         self.samples: list[dict[str, Any]] = []
-        self._read = job.model.backend.compile(self._policy_and_values)
-        self._logprobs = TokenLogprobs(job)
+        self._read = _policy_and_values(job)
+        self._logprobs = token_logprobs(job)
 
     @property
     def _answers(self) -> int:
@@ -122,21 +123,22 @@ class Experience:
         }  # fmt: skip
 
     def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(log-probabilities, values) (N, T) of the sampled tokens, micro-batch by micro-batch."""
-        read = [self._read(weights, some) for some in self._parts(found)]
-        return tuple(np.concatenate([self.job.model.backend.numpy(pair[i]) for pair in read]) for i in (0, 1))
+        """(log-probabilities, values) (N, T) of the sampled tokens."""
+        read = self._read(weights, found)
+        return read[..., 0].copy(), read[..., 1].copy()
 
-    def _parts(self, found: Batch) -> Iterator[dict]:
-        size = self.config.micro_batch_size
-        for first in range(0, len(found["ids"]), size):
-            yield {name: self.job.model.backend.array(found[name][first : first + size])
-                   for name in ("ids", "targets", "mask")}  # fmt: skip
 
-    def _policy_and_values(self, weights: Tree, batch: Batch):
-        model = self.job.model
+
+def _policy_and_values(job: Job) -> Reader:
+    """(weights, batch) -> (N, T, 2): log-probability and value of each token."""
+    model, temperature = job.model, job.config.temperature
+
+    def read(weights: Tree, batch: dict[str, Array]) -> Array:
         hidden = model.hidden(weights, batch["ids"])
-        nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, self.config.temperature)
-        return -nll, values(model, weights, batch, hidden)
+        nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, temperature)
+        return model.backend.concat([-nll[..., None], values(model, weights, batch, hidden)[..., None]], -1)
+
+    return Reader(model.backend, read, READ, job.config.micro_batch_size)
 
 
 class _Kept:

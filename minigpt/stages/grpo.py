@@ -14,19 +14,17 @@ from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, figures_of, laid_out
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, laid_out, scored, token_logprobs
 from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.advantages import answer_advantages
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
-from minigpt.train.losses import token_losses
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
     policy_metrics,
-    token_entropy,
     token_weights,
     without_unfinished,
 )
@@ -81,7 +79,8 @@ def policy_gradient(job: Job) -> Objective:
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
-        logprobs, entropy = _scored(job, weights, batch)  # (N, T)
+        hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old = batch["old"] if "old" in batch else backend.stop_gradient(logprobs)  # sampled by these very weights
         mask, reference, advantages = batch["mask"], batch.get("reference"), batch["advantages"]
         losses = policy_losses(backend, logprobs, old, advantages, mask, settings, reference, entropy)
@@ -99,7 +98,7 @@ def policy_gradient(job: Job) -> Objective:
 
 def policy_batches(job: Job) -> Make:
     """What makes a batch of the answers of a step: a row for each, with its advantage, and the loss's weights."""
-    config, logprobs = job.config, TokenLogprobs(job)
+    config, logprobs = job.config, token_logprobs(job)
     reference = Reference(job) if config.kl_coefficient else None
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
@@ -117,16 +116,6 @@ def policy_batches(job: Job) -> Make:
         return batch if reference is None else batch | {"reference": logprobs(reference.at(step, weights), batch)}
 
     return made
-
-
-def _scored(job: Job, weights, batch):
-    """(log-probabilities of the sampled tokens, entropies or None), (N, T) each, at the sampling temperature."""
-    model, config, backend = job.model, job.config, job.model.backend
-    if not config.entropy_coefficient:
-        return -token_losses(model, weights, batch, batch["mask"] > 0, config.temperature), None
-    hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
-    logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
-    return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)
 
 
 GRPO = Stage(

@@ -3,7 +3,6 @@
 Guo et al. 2024 (OAIF) with any of the preference losses; sampling, judging and learning are one stage.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from backends.tree import Tree
 from minigpt.data.batches import Batch, normalized, side_by_side, stacked
 from minigpt.data.forms import QUESTIONS
 from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
 from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled, figures_of
@@ -49,7 +49,10 @@ def online_preferences(job: Job) -> Objective:
 def pair_batches(job: Job) -> Make:
     """What makes a batch of the answers of a step: a row for each prompt, with its best and its worst answer."""
     reference = Reference(job) if needs_reference(job.config) else None
-    logprobs = _logprobs(job)
+    logprobs = Reader(
+        job.model.backend, lambda weights, batch: sequence_logprobs(job.model, weights, batch),
+        ("ids", "targets", "segments", "spans"), job.config.micro_batch_size,
+    )  # (G, 1, 2): of both answers of each row
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         best, worst = found.rewards.argmax(axis=1), found.rewards.argmin(axis=1)  # (G,)
@@ -73,22 +76,6 @@ def _sequence(prompt: list[int], answer) -> tuple[np.ndarray, np.ndarray]:
     """(ids, mask) of a prompt and an answer to it, with its end token where it has one."""
     said = answer.tokens
     return np.array(prompt + said, np.int32), np.array([0] * len(prompt) + [1] * len(said), np.float32)
-
-
-def _logprobs(job: Job) -> Callable[[Tree, Batch], np.ndarray]:
-    """(weights, batch) -> (G, 1, 2): of both answers of each row, micro-batch by micro-batch."""
-    backend, names = job.model.backend, ("ids", "targets", "segments", "spans")
-    size = job.config.micro_batch_size
-    of = backend.compile(lambda weights, batch: sequence_logprobs(job.model, weights, batch))
-
-    def found(weights: Tree, batch: Batch) -> np.ndarray:
-        parts = []
-        for first in range(0, len(batch["ids"]), size):
-            some = {name: backend.array(batch[name][first : first + size]) for name in names}
-            parts.append(np.array(backend.numpy(of(weights, some))))
-        return np.concatenate(parts)
-
-    return found
 
 
 ONLINE_DPO = Stage(

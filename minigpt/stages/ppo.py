@@ -11,18 +11,16 @@ from pydantic import Field, model_validator
 from minigpt.data.forms import PAIR_QUESTIONS
 from minigpt.stages.experience import Experience
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
-from minigpt.stages.rollouts import figures_of
+from minigpt.stages.rollouts import figures_of, scored
 from minigpt.stages.sampled import SampledConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
 from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
-from minigpt.train.losses import losses_after
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
     policy_metrics,
-    token_entropy,
     value_losses,
 )
 from minigpt.train.rewards import RUN, run_of
@@ -81,8 +79,7 @@ def proximal(job: Job) -> Objective:
     def loss(weights, batch):
         mask, shares = batch["mask"], batch["weights"]  # (N, T) each; shares sum to 1
         hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
-        logprobs = -losses_after(model, weights, hidden, batch["targets"], mask > 0, config.temperature)
-        entropy = _entropy(job, weights, hidden)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old, advantages = batch["old"], batch["advantages"]
         policy = policy_losses(backend, logprobs, old, advantages, mask, settings, entropy=entropy)
         told = values(model, weights, batch, hidden)
@@ -98,14 +95,6 @@ def proximal(job: Job) -> Objective:
         loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job),
         hooks=(Warnings("ppo", job, experience, per="answer"),),
     )  # fmt: skip
-
-
-def _entropy(job: Job, weights, hidden):
-    """Entropies (N, T) at the sampling temperature, where the loss reads them."""
-    if not job.config.entropy_coefficient:
-        return None
-    logits = job.model.backend.cast(job.model.logits(weights, hidden), "float32") * (1.0 / job.config.temperature)
-    return token_entropy(job.model.backend, logits)
 
 
 def _check(config: PPOConfig) -> None:

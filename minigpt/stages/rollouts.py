@@ -12,17 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import Question, answered_and_judged, in_turn, questions_of
 from minigpt.stages.stage import Job
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import informative
-from minigpt.train.losses import token_losses
+from minigpt.train.losses import losses_after, token_losses
+from minigpt.train.policy_losses import token_entropy
 from minigpt.train.rewards import Reward
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
+READ = ("ids", "targets", "mask")  # what a reading of sampled answers needs of them
 SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
 
@@ -160,19 +164,22 @@ def laid_out(prompts: list[list[int]], answers: list[Answer], context: int) -> B
     return {"ids": ids, "targets": targets, "mask": mask}
 
 
-class TokenLogprobs:
-    """`logprobs(weights, batch)`: (N, T) log-probabilities of the sampled tokens, micro-batch by micro-batch."""
+def token_logprobs(job: Job) -> Reader:
+    """(weights, batch) -> (N, T) log-probabilities of the sampled tokens, at the temperature of sampling."""
+    model, temperature = job.model, job.config.temperature
 
-    def __init__(self, job: Job):
-        model, temperature = job.model, job.config.temperature
-        self._backend, self._size = model.backend, job.config.micro_batch_size
-        self._of = self._backend.compile(
-            lambda weights, batch: -token_losses(model, weights, batch, batch["mask"] > 0, temperature)
-        )
+    def read(weights, batch):
+        return -token_losses(model, weights, batch, batch["mask"] > 0, temperature)
 
-    def __call__(self, weights: Tree, batch: Batch) -> np.ndarray:
-        backend, names, found = self._backend, ("ids", "targets", "mask"), []
-        for first in range(0, len(batch["ids"]), self._size):
-            some = {name: backend.array(batch[name][first : first + self._size]) for name in names}
-            found.append(np.array(backend.numpy(self._of(weights, some))))
-        return np.concatenate(found)
+    return Reader(model.backend, read, READ, job.config.micro_batch_size)
+
+
+def scored(job: Job, weights: Tree, hidden: Array, batch: dict[str, Array]) -> tuple[Array, Array | None]:
+    """(log-probabilities of the sampled tokens, entropies, where the loss reads them), (N, T) each, after hidden states
+    (N, T, d), at the temperature of sampling.
+    """
+    model, config, backend = job.model, job.config, job.model.backend
+    if not config.entropy_coefficient:
+        return -losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, config.temperature), None
+    logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
+    return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)

@@ -64,7 +64,7 @@ class Warnings:
 
     def _look_at(self, found: Sampled) -> None:
         """The answers of one sampling. An answer is remarkable that earned more than nothing and more than the worst
-        one to its prompt; where each prompt has one answer, and nothing may be any number, more than they do on average.
+        one to its prompt; where each prompt has one answer, more than the answers do on average.
         """
         alone, groups = found.rewards.shape[1] == 1, list(found.compared())
         if found.rewards.size > 1 and not any(informative(rewards[None])[0] for _, _, rewards in groups):
@@ -99,14 +99,14 @@ class Warnings:
         if kl > FAR[self._per] and kl > 3 * first.get("kl", 0.0) and last["reward"] > first["reward"]:
             self._say(
                 "kl", f"the reward rose from {first['reward']:.3g} to {last['reward']:.3g}, while the divergence from "
-                f"the reference reached {kl:.2g} nats per {self._per}: the model may please the reward and nobody else. "
-                f"Read {self._stage}/samples.jsonl; raise {self._tie} or lower learning_rate.",
+                f"the reference reached {kl:.2g} nats per {self._per}: the model may please the reward and nobody "
+                f"else. Read {self._stage}/samples.jsonl; raise {self._tie} or lower learning_rate.",
             )  # fmt: skip
         if first["length"] >= 3 and last["length"] < SHORT * first["length"]:
             self._say(
                 "short", f"answers became short: {first['length']:.1f} tokens on average at first, now "
-                f"{last['length']:.1f}. If that is not what the reward is for, raise {self._tie}, or let the reward ask "
-                "for content.",
+                f"{last['length']:.1f}. If that is not what the reward is for, raise {self._tie}, or let the reward "
+                "ask for content.",
             )  # fmt: skip
 
     def _write(self, step: int) -> None:

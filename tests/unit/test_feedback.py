@@ -11,11 +11,11 @@ import pytest
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.read.raw_rows import Row
 from minigpt.errors import DataError, MiniGPTError, UsageError
-from minigpt.generate.endpoint import Endpoint, check_endpoint
 from minigpt.feedback.gather import RUBBISH, Asked, Wanted, gather, pair_of, work_of
 from minigpt.feedback.judges import Judge, numbers_in
 from minigpt.feedback.principles import read_principles, rules_of
 from minigpt.feedback.prompts import prompts_of
+from minigpt.generate.endpoint import Endpoint, check_endpoint
 from minigpt.generate.engine import Answer
 from minigpt.text.characters import CharTokenizer
 from minigpt.train.rewards import make_rewards, score

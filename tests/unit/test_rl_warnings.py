@@ -80,7 +80,7 @@ def test_answers_that_earn_nothing_are_no_warning(tmp_path, rewards):
 
 
 @pytest.mark.parametrize(("rewards", "words"), [
-    ({"Good.": -3.0, "Bad.": -4.0, "": -2.0}, "an empty answer earned a reward of -2, where answers earned -3 on average"),
+    ({"Good.": -3.0, "Bad.": -4.0, "": -2.0}, "an empty answer earned a reward of -2, where answers earned -3 on"),
     ({"Good.": 0.0, "no no no no no": 0.5}, "an answer that repeats itself earned a reward of 0.5"),
     ({"Good.": 0.2, "Bad.": 0.2}, "all answers of a sampling earned the same (0.2)"),
     ({"Good.": 2.0, "": 1.0, "no no no no no": 1.0}, ""), ({"Good.": 2.0}, ""),
