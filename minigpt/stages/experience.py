@@ -128,7 +128,6 @@ class Experience:
         return read[..., 0].copy(), read[..., 1].copy()
 
 
-
 def _policy_and_values(job: Job) -> Reader:
     """(weights, batch) -> (N, T, 2): log-probability and value of each token."""
     model, temperature = job.model, job.config.temperature
