@@ -28,7 +28,7 @@ from minigpt.train.policy_losses import token_weights
 from minigpt.train.rewards import Reward
 
 AT_ONCE = 64  # answers that are sampled together
-ROWS = ("ids", "targets", "mask", "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
+ROWS = (*READ, "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
 
 
 class Experience:
@@ -64,7 +64,7 @@ class Experience:
         epoch, number = divmod(step - int(found["first"]), self.config.mini_batches)
         order = stream(self.job.seed, "mini", step - number).permutation(self._answers) % self.count
         chosen = np.sort(order[number * self.config.batch_size : (number + 1) * self.config.batch_size])
-        batch = {name: found[name][chosen] for name in ROWS}
+        batch = {name: found[name][chosen] for name in ROWS if name in found}
         batch["told"] = batch["told"] / np.float32(len(chosen))
         return batch | {"weights": token_weights(batch["mask"], "dapo")}
 
@@ -99,7 +99,9 @@ class Experience:
         answers, scores, single = answered_and_judged(
             self.job, self.rewards, weights, asked, step, at_once=AT_ONCE
         )
-        found = laid_out([question.ids for question in asked], answers, self.job.context)
+        found = laid_out(
+            [question.ids for question in asked], answers, self.job.context, bool(self.job.model.config.experts)
+        )
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
         old, told = self._of_all(weights, found)
         apart = (old - self._logprobs(self.reference, found)) * mask  # (N, T)
@@ -133,7 +135,7 @@ def _policy_and_values(job: Job) -> Reader:
     model, temperature = job.model, job.config.temperature
 
     def read(weights: Tree, batch: dict[str, Array]) -> Array:
-        hidden = model.hidden(weights, batch["ids"])
+        hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"))
         nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, temperature)
         return model.backend.concat([-nll[..., None], values(model, weights, batch, hidden)[..., None]], -1)
 

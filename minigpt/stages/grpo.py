@@ -79,7 +79,8 @@ def policy_gradient(job: Job) -> Objective:
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
-        hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
+        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
+        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
         logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old = batch["old"] if "old" in batch else backend.stop_gradient(logprobs)  # sampled by these very weights
         mask, reference, advantages = batch["mask"], batch.get("reference"), batch["advantages"]
@@ -104,7 +105,8 @@ def policy_batches(job: Job) -> Make:
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         prompts = [one.ids for one in found.questions for _ in found.answers[0]]
         answers = [answer for group in found.answers for answer in group]
-        rows, ended = laid_out(prompts, answers, job.context), np.array([one.reason == "stop" for one in answers])
+        rows = laid_out(prompts, answers, job.context, bool(job.model.config.experts))
+        ended = np.array([one.reason == "stop" for one in answers])
         mask = (without_unfinished(rows["mask"], ended) if config.mask_unfinished else rows["mask"]).astype(np.float32)
         advantages = answer_advantages(config.advantages, found.rewards).reshape(-1, 1) * np.ones(mask.shape)
         batch = rows | {

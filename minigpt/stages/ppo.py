@@ -78,7 +78,8 @@ def proximal(job: Job) -> Objective:
 
     def loss(weights, batch):
         mask, shares = batch["mask"], batch["weights"]  # (N, T) each; shares sum to 1
-        hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
+        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
+        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
         logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old, advantages = batch["old"], batch["advantages"]
         policy = policy_losses(backend, logprobs, old, advantages, mask, settings, entropy=entropy)

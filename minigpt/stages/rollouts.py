@@ -26,7 +26,7 @@ from minigpt.train.policy_losses import token_entropy
 from minigpt.train.rewards import Reward
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
-READ = ("ids", "targets", "mask")  # what a reading of sampled answers needs of them
+READ = ("ids", "targets", "mask", "segments")  # what a reading of sampled answers needs of them
 SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
 
@@ -151,17 +151,23 @@ def oldest_needed(config, step: int) -> int:
     return step - (config.keep_last + 2) * config.save_every - config.updates
 
 
-def laid_out(prompts: list[list[int]], answers: list[Answer], context: int) -> Batch:
-    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end."""
+def laid_out(prompts: list[list[int]], answers: list[Answer], context: int, marked: bool = False) -> Batch:
+    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end.
+
+    Nothing that is read of a row depends on the filling after it, but for the balance of experts: `marked` rows, for
+    models that have some, say with `segments` (N, T) where it is (-1).
+    """
     rows = [answer.tokens for answer in answers]
     longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
     shape = (len(rows), min(-(-longest // WIDTH) * WIDTH, max(longest, context)))
     ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    segments = np.full(shape, -1, np.int32)
     for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         whole, last = prompt + row, len(prompt) + len(row) - 1
         ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
         mask[n, len(prompt) - 1 : last] = 1.0
-    return {"ids": ids, "targets": targets, "mask": mask}
+        segments[n, :last] = 0
+    return {"ids": ids, "targets": targets, "mask": mask} | ({"segments": segments} if marked else {})
 
 
 def token_logprobs(job: Job) -> Reader:
