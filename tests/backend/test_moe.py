@@ -39,7 +39,7 @@ from minigpt.stages.assemble import assembled
 from minigpt.stages.stage import Job
 from minigpt.stages.table import STAGES
 from minigpt.text.characters import CharTokenizer
-from minigpt.train.auxiliary import with_auxiliary
+from minigpt.train.auxiliary import ahead_loss, with_auxiliary
 from minigpt.train.gradients import accumulated
 from minigpt.train.losses import language_loss
 
@@ -214,17 +214,29 @@ def test_micro_batches_add_up_to_the_whole(backend, name):
         assert np.abs(backend.numpy(a) - backend.numpy(b)).max() < 1e-5
 
 
+def sampled(backend, stage, **options):
+    """(model, weights, objective, batch) of a stage that samples, on made-up prompts."""
+    row, config = STAGES[stage], tiny_config()
+    shape, settings = ModelConfig(**config.model.model_dump() | {"vocab_size": 800} | options), config.of(stage)
+    model, shard = GPT(shape, backend), made_up(shape, row, 4)
+    job = Job(model, to_backend(backend, random_weights(shape)), settings, row.form, shard, shard,
+              Sizes(shape.vocab_size), 0, silent)  # fmt: skip
+    weights, objective = assembled(backend, model, settings, job.weights, 0, row.objective(job))
+    return model, weights, objective, objective.batches(0, weights)
+
+
+def test_ppo_teaches_the_heads_further_ahead_on_the_policys_trunk_not_on_the_value_models(backend):
+    model, weights, objective, batch = sampled(backend, "ppo", predict_ahead=2)
+    arrays = {name: backend.array(x) for name, x in batch.items()}
+    weights["value"]["model"] = tree.map_leaves(lambda x: 1.5 * x, weights["value"]["model"])  # another trunk
+    expected = ahead_loss(model, weights, model.hidden(weights, arrays["ids"]), arrays)
+    assert float(objective.loss(weights, arrays)[1]["ahead"]) == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("stage", ["grpo", "ppo"])
 def test_what_fills_rows_of_sampled_answers_does_not_count_in_the_balance(backend, stage):
     """Other filling: the same loss and figures of the router; without what marks it they would be others."""
-    row, config = STAGES[stage], tiny_config()
-    mixed = {"experts": 4, "expert_width": 32, "router_z": 0.1, "vocab_size": 800}
-    model, settings = ModelConfig(**config.model.model_dump() | mixed), config.of(stage)
-    network, shard = GPT(model, backend), made_up(model, row, 4)
-    job = Job(network, to_backend(backend, random_weights(model)), settings, row.form, shard, shard,
-              Sizes(model.vocab_size), 0, silent)  # fmt: skip
-    weights, objective = assembled(backend, network, settings, job.weights, 0, row.objective(job))
-    batch = objective.batches(0, weights)
+    _, weights, objective, batch = sampled(backend, stage, experts=4, expert_width=32, router_z=0.1)
     filling = batch["segments"] < 0
     assert filling.any() and not (filling & (batch["mask"] > 0)).any()
     other = batch | {"ids": np.where(filling, 17, batch["ids"]).astype(np.int32)}
