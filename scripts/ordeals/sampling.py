@@ -109,19 +109,21 @@ def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list
 
 
 def _prepared(directory: Path, backend: Backend) -> Run:
-    """A run that was fine-tuned for two steps, with the data of what is to come and settings for a longer training."""
+    """A run that was fine-tuned for two steps, with the data of what is to come. Its file has settings for a longer
+    training, which processes read.
+    """
     stages = (*BEFORE, *WAYS)
     config = tiny_config(stages, steps=2, batch_size=2, save_every=2, eval_every=2, warmup_steps=0)
     config = config.with_section("data", world_texts=60, world_instructions=60, world_pairs=30)
-    longer = COMMON | {"steps": 2 * STEPS, "save_every": 3, "eval_every": 6}
-    for stage, more in (("grpo", REFRESHED), ("ppo", {"kl_target": 0.05})):
-        config = config.with_section(stage, **longer | OWN[stage] | more)
     run = Run(directory, config)
     make_tokenizer(run, BEFORE, silent)
     for stage in stages:
         make_data(run, stage, silent)
     for stage in BEFORE:
         train_stage(run, stage, backend, silent)
+    longer = COMMON | {"steps": 2 * STEPS, "save_every": 3, "eval_every": 6}
+    for stage, more in (("grpo", REFRESHED), ("ppo", {"kl_target": 0.05})):
+        config = config.with_section(stage, **longer | OWN[stage] | more)
     (directory / "config.toml").write_text(to_toml(config), "utf-8")
     return run
 
