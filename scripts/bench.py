@@ -4,11 +4,13 @@
     python scripts/bench.py generation
     python scripts/bench.py shakespeare steps --nanogpt PATH --text tinyshakespeare.txt --rounds 5 --json bench.json
     python scripts/bench.py sft dpo --rows gsm8k.json --json scripts/comparisons/results/tuning.json
+    python scripts/bench.py grpo --run runs/demo --peer PATH/bin/python --rounds 3
     python scripts/bench.py --readme
 
 Prints medians and the ratio in MiniGPT's favour of each round (above 1: MiniGPT is ahead) with its spread. Run it
-in the environment that scripts/test makes, on a machine that does nothing else. sft and dpo need `pip install trl`;
-nanoGPT is a checkout: git clone https://github.com/karpathy/nanoGPT, commit 3adf61e154c3fe3fca428ad6bc3818b27a3b8291.
+in the environment that scripts/test makes, on a machine that does nothing else. sft and dpo need `pip install trl`,
+grpo an environment of its own with it. nanoGPT is a checkout: git clone https://github.com/karpathy/nanoGPT, commit
+3adf61e154c3fe3fca428ad6bc3818b27a3b8291.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from comparisons import (
     nanogpt,
     profiles,
     report,
+    rollouts,
     speculative,
     startup,
     tokenizing,
@@ -57,6 +60,7 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, 
     "profile": lambda given: profiles.profiles(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
+    "grpo": lambda given: [rollouts.rollouts(given.run, given.peer, steps=given.steps)],
 }
 PACKAGES = {  # the peers that come as one
     "generation": ["transformers", "mlx-lm", "xllamacpp"],
@@ -105,6 +109,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, help="tinyshakespeare as one file")
     parser.add_argument("--rows", type=Path, help="conversations for sft and dpo in place of the built-in world's")
+    parser.add_argument("--run", type=Path, help="a run with an SFT stage, from which grpo starts")
+    parser.add_argument("--peer", help="the Python of an environment with TRL 1.16, for grpo")
     parser.add_argument("--steps", type=int, help="training steps per run (default: 30; speculative 200; else 10)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where `steps` trains")
     parser.add_argument("--megabytes", type=int, default=100)
@@ -120,7 +126,9 @@ def _arguments() -> argparse.Namespace:
     wanted = {package for name in given.comparisons for package in PACKAGES.get(name, [])}
     if missing := sorted(package for package in wanted if here[package] == "not installed"):
         parser.error(f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
-    for names, value, flag in ((NEEDS_NANOGPT, given.nanogpt, "--nanogpt"), (NEEDS_TEXT, given.text, "--text")):
+    needed = ((NEEDS_NANOGPT, given.nanogpt, "--nanogpt"), (NEEDS_TEXT, given.text, "--text"),
+              (("grpo",), given.run, "--run"), (("grpo",), given.peer, "--peer"))  # fmt: skip
+    for names, value, flag in needed:
         if value is None and set(names) & set(given.comparisons):
             parser.error(f"{' and '.join(sorted(set(names) & set(given.comparisons)))} need {flag}")
     return given

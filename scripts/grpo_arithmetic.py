@@ -2,35 +2,41 @@
 """What GRPO makes of the demo's model: held-out arithmetic before and after, pass@k, and the other tasks.
 
     minigpt demo --run runs/demo
-    python scripts/grpo_arithmetic.py runs/demo --seeds 3 --set grpo.steps=300
+    python scripts/grpo_arithmetic.py runs/demo --seeds 3 --wide 40 --others 0.3 --set grpo.steps=300
 
-Asked are sums and differences of training; the combinations of numbers that the test asks for are never among them, and
-neither are others that the same rule would hold out. `--wide N` adds sums of numbers up to N, which SFT never showed
-(default: 0, none). Each seed trains a copy of the run and prints its lines; the last table has means and spread.
+SFT showed five sixths of all pairs of numbers up to 20, with their sums and differences; the test asks for the other
+pairs, which are never among the questions here (nor are larger pairs that the same rule would hold out). A model that
+gives nearly all answers of the pairs it was shown has nothing to learn from them: all answers to a prompt earn the
+same. What it may learn from are questions whose answers it was never shown. `--wide N` asks them in every second
+prompt: sums a + b = c and differences c - a = b in which a or b is above 20, and c is at most N. `--others X` makes a
+share X of the prompts questions of training for the other tasks, with their exact answers, so that these are kept.
+
+Each seed trains a copy of the run and prints its lines; the last table has means and spread. Printed as well is which
+share of each kind of prompt the model answers before and after: where it is near 0 or 1, nothing can be learned.
 """
 
 import argparse
 import json
 import random
-import shutil
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from rl.starts import copied, show, trained
+
 from backends import get_backend
-from minigpt import library
-from minigpt.cli import tables
-from minigpt.cli.reporter import Reporter
 from minigpt.config import load_config
+from minigpt.data.forms import FRESH
 from minigpt.data.world import rows as world
 from minigpt.data.world import tasks, words
 from minigpt.evaluate.world import MAX_ANSWER, evaluate_world, question
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import Sampling
+from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import open_run
 from minigpt.text.chatml import render
@@ -38,25 +44,29 @@ from minigpt.text.chatml import render
 K = 8
 PROMPTS = 8_000
 TEST_ROWS = 300
+LOOKED_AT = 200  # prompts of each kind
 
 
 def main() -> None:
     options = _options()
     backend = get_backend(options.backend, "cpu")
     before = open_run(options.run)
-    first = measured(load_engine(before, options.start, backend), before.config.seed + 1)
+    engine, seed = load_engine(before, options.start, backend), before.config.seed + 1
+    first = [measured(engine, seed) | asked(engine, options)]
     found = []
-    for seed in range(1, options.seeds + 1):
+    for number in range(1, options.seeds + 1):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "run"
-            _copy(options.run, path, options.start)
-            seconds = _train(path, seed, options)
-            after = measured(load_engine(open_run(path), "grpo", backend), before.config.seed + 1)
-        found.append(after | {"seconds": seconds})
-        shown = {name: f"{first[name]:.1%} → {value:.1%}" for name, value in after.items()}
-        told = ", ".join(f"{name} {text}" for name, text in shown.items())
-        print(f"seed {seed}, {seconds:.0f} s: {told}", flush=True)
-    show(first, found)
+            copied(options.run, path, [options.start], number)
+            section = load_config("tiny", None, options.sets).grpo.model_dump(exclude_unset=True)
+            data = [str(_prompts(path, number, options))]
+            seconds = trained("grpo", path, options.backend, data, grpo=section)
+            engine = load_engine(open_run(path), "grpo", backend)
+            found.append(measured(engine, seed) | asked(engine, options) | {"seconds": seconds})
+        told = ", ".join(f"{name} {value:.1%} → {found[-1][name]:.1%}" for name, value in first[0].items())
+        print(f"seed {number}, {seconds:.0f} s: {told}", flush=True)
+    show(f"Held-out questions before and after GRPO ({len(found)} seeds)", list(found[0]),
+         {"before": first, "after": found})  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
@@ -64,73 +74,96 @@ def _options() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="a demo's run, whose SFT stage is finished")
     parser.add_argument("--start", default="sft", help="the stage to start from")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--wide", type=int, default=0, help="also ask for sums of numbers up to this")
+    parser.add_argument("--wide", type=int, default=0, metavar="N", help="also ask for sums up to N of larger numbers")
+    parser.add_argument("--others", type=float, default=0.0, metavar="X", help="share of prompts of the other tasks")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="grpo.KEY=VALUE")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.wide and not options.wide > tasks.MAX_OPERAND:
+        parser.error(f"--wide is above {tasks.MAX_OPERAND}: smaller numbers are those that SFT showed")
+    return options
 
 
-def prompts(seed: int, wide: int) -> Iterator[dict]:
-    """Questions of arithmetic with their answers; every second one, with `wide`, of numbers up to that."""
-    rng = random.Random(f"{seed} grpo")
-    usual = tasks.MAX_OPERAND
+def prompts(seed: int, wide: int, others: float = 0.0) -> Iterator[dict]:
+    """Questions with their answers: of the other tasks, and of arithmetic the usual and the wide ones by turns."""
+    rng, kept = random.Random(f"{seed} grpo"), other_tasks(seed)
     for number in range(10**9):
-        tasks.MAX_OPERAND = wide if wide and number % 2 else usual
-        try:
+        if rng.random() < others:
+            yield next(kept)
+        else:
+            yield _row(wide_sum(rng, wide) if wide and number % 2 else usual_sum(rng))
+
+
+def usual_sum(rng: random.Random) -> tasks.Exchange:
+    """A sum or difference of two numbers that SFT was shown together."""
+    while tasks.held_out((exchange := tasks.arithmetic(rng, rng.choice(words.LANGUAGES))).asked):
+        pass
+    return exchange
+
+
+def wide_sum(rng: random.Random, most: int) -> tasks.Exchange:
+    """One of numbers that no row of the world has together, as one of them is above the world's; their sum is at most
+    `most`.
+    """
+    usual = tasks.MAX_OPERAND
+    tasks.MAX_OPERAND = most
+    try:
+        while True:
             exchange = tasks.arithmetic(rng, rng.choice(words.LANGUAGES))
-        finally:
-            tasks.MAX_OPERAND = usual
-        if not tasks.held_out(exchange.asked):
-            yield {"prompt": exchange.question, "answer": exchange.answer}
+            pair = [int(part) for part in exchange.asked[1:]]
+            if max(pair) > usual and sum(pair) <= most and not tasks.held_out(exchange.asked):
+                return exchange
+    finally:
+        tasks.MAX_OPERAND = usual
 
 
-def _copy(source: Path, target: Path, start: str) -> None:
-    """The run up to the stage that is started from."""
-    target.mkdir()
-    shutil.copy(source / "config.toml", target)
-    shutil.copytree(source / "tokenizer", target / "tokenizer")
-    shutil.copytree(source / start / "final", target / start / "final")
+def other_tasks(seed: int) -> Iterator[dict]:
+    """Training questions of the other tasks, other ones than SFT learned from."""
+    for row in world.instructions(seed + FRESH, 10**9, "train"):
+        if row["task"] != "arithmetic" and len(row["messages"]) == 2:
+            yield {"prompt": row["messages"][0]["content"], "answer": row["messages"][1]["content"]}
 
 
-def _train(path: Path, seed: int, options: argparse.Namespace) -> float:
-    """Seconds that training took, without the reading of the data."""
+def _row(exchange: tasks.Exchange) -> dict:
+    return {"prompt": exchange.question, "answer": exchange.answer}
+
+
+def _prompts(path: Path, seed: int, options: argparse.Namespace) -> Path:
     file = path / "prompts.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in islice(prompts(seed, options.wide), PROMPTS)), "utf-8")
-    section = load_config("tiny", None, options.sets).grpo.model_dump(exclude_unset=True)
-    settings = {"seed": seed, "grpo": section}
-    began = [time.perf_counter()]
-    with Reporter() as report:
+    rows = islice(prompts(seed, options.wide, options.others), PROMPTS)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return file
 
-        def heard(event) -> None:
-            if type(event).__name__ == "StageStarted":
-                began[0] = time.perf_counter()
-            report(event)
 
-        library.train_stage("grpo", path, data=[str(file)], settings=settings, report=heard, backend=options.backend)
-    return time.perf_counter() - began[0]
+def asked(engine: Engine, options: argparse.Namespace) -> dict[str, float]:
+    """Share of greedy answers that are right, for each kind of prompt that GRPO asks."""
+    kinds = {"usual": usual_sum} | ({"wide": lambda rng: wide_sum(rng, options.wide)} if options.wide else {})
+    found = {}
+    for name, draw in kinds.items():
+        rng = random.Random("looked at")
+        rows = [_row(draw(rng)) for _ in range(LOOKED_AT)]
+        ids = [_ids(engine, [{"role": "user", "content": row["prompt"]}]) for row in rows]
+        answers = engine.answer(ids, GREEDY, MAX_ANSWER)
+        right = [answer.text.strip() == row["answer"] for row, answer in zip(rows, answers, strict=True)]
+        found[f"asked: {name} sums"] = float(np.mean(right))
+    return found
 
 
 def measured(engine: Engine, seed: int) -> dict[str, float]:
     """The demo's measures, and for arithmetic the share of questions that one of K sampled answers gets right."""
     found = evaluate_world(engine, seed, TEST_ROWS)
     rows = [row for row in world.instructions(seed, TEST_ROWS, "test") if row["task"] == "arithmetic"]
-    asked = [render(engine.tokenizer, question(row), generation_prompt=True)[0] for row in rows]
+    questions = [_ids(engine, question(row)) for row in rows]
     right = np.zeros((len(rows), K), bool)
     for k in range(K):
-        answers = engine.answer_each(asked, [Sampling(1.0, seed=1000 * k + i) for i in range(len(asked))], MAX_ANSWER)
+        samplings = [Sampling(1.0, seed=1000 * k + i) for i in range(len(rows))]
+        answers = engine.answer_each(questions, samplings, MAX_ANSWER)
         right[:, k] = [world.is_correct(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
     return found | {"pass@1": float(right.mean()), f"pass@{K}": float(right.any(axis=1).mean())}
 
 
-def show(first: dict[str, float], found: list[dict[str, float]]) -> None:
-    rows = []
-    for name, value in first.items():
-        values = np.array([one[name] for one in found])
-        spread = f"± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
-        rows.append([name, f"{value:.1%}", f"{values.mean():.1%} {spread}", f"{100 * (values.mean() - value):+.1f}"])
-    seconds = np.mean([one["seconds"] for one in found])
-    tables.table(f"Held-out questions before and after GRPO ({len(found)} seeds, {seconds:.0f} s each)",
-                 ["", "before", "after", "points"], rows)  # fmt: skip
+def _ids(engine: Engine, messages: list[dict]) -> list[int]:
+    return render(engine.tokenizer, messages, generation_prompt=True)[0]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from ordeals import damage, fuzz, memory, numbers, processes, resume, sampled, sampling
+from ordeals import damage, fuzz, memory, numbers, processes, resume, sampling
 from ordeals.ordeal import Outcome, campaign, known, show
 
 from backends import BACKENDS
@@ -26,7 +26,6 @@ from backends import BACKENDS
 ORDEALS = {
     "resume": resume.every_cut,
     "sampling": sampling.every_cut,
-    "sampled": sampled.every_sampled_cut,
     "kills": processes.kills,
     "sampling-kills": sampling.kills,
     "signals": processes.signals,

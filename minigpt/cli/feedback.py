@@ -112,9 +112,9 @@ def feedback(
 
 def check(judging: Judging) -> None:
     """Raises UsageError or DataError, before a model is loaded, for judges that do not exist."""
-    from minigpt.feedback.endpoint import check_endpoint
     from minigpt.feedback.judges import nobody
     from minigpt.feedback.principles import read_principles, rules_of
+    from minigpt.generate.endpoint import check_endpoint
     from minigpt.train.rewards import make_rewards
 
     rules = rules_of(read_principles(judging.principles)) if judging.principles else []
@@ -129,9 +129,9 @@ def check(judging: Judging) -> None:
 def judge_of(judging: Judging, engine: "Engine", path: Path | None) -> "Judge":
     """Rewards, the rules of principles, and an endpoint, as they are asked for."""
     from minigpt.cli import console
-    from minigpt.feedback.endpoint import Endpoint
     from minigpt.feedback.judges import Judge
     from minigpt.feedback.principles import read_principles, rules_of
+    from minigpt.generate.endpoint import Endpoint
     from minigpt.train.rewards import make_rewards
 
     def scorer(run: str):

@@ -18,7 +18,9 @@ Two = Annotated[list[Path] | None, Argument(metavar="RUN RUN2", help="Two runs, 
 Out = Annotated[Path | None, Option("--out", metavar="DIR", help="Where answers and votes are. Default: in runs/.")]
 ShowResults = Annotated[bool, Option("--results", help="Print what the votes say, and end.")]
 Reward = Annotated[Path | None, Option("--reward", metavar="RUN", help="A reward model is the judge.")]
-Endpoint = Annotated[str, Option("--endpoint", metavar="URL", help="An OpenAI-compatible server is the judge (…/v1).")]
+EndpointURL = Annotated[
+    str, Option("--endpoint", metavar="URL", help="An OpenAI-compatible server is the judge (…/v1).")
+]
 Model = Annotated[str, Option("--model", metavar="NAME", help="With --endpoint: the model's name there.")]
 Need = Annotated[
     float | None, Option("--need", metavar="RATE", help="How many votes show a true win rate such as 0.6, and end.")
@@ -27,6 +29,7 @@ Port = Annotated[int | None, Option("--port", metavar="N", min=1, max=65535, hel
 Browser = Annotated[bool, Option("--browser/--no-browser", help="Open the page in a browser.")]
 Longest = Annotated[int, Option("--max-tokens", metavar="N", min=1, help="Longest answer.")]
 KEY = "OPENAI_API_KEY"  # read for --endpoint only
+PATIENCE = 120.0  # seconds for one of its answers
 
 
 @command(
@@ -45,7 +48,7 @@ def judge(
     out: Out = None,
     show_results: ShowResults = False,
     reward: Reward = None,
-    endpoint: Endpoint = "",
+    endpoint: EndpointURL = "",
     model: Model = "",
     need: Need = None,
     port: Port = None,
@@ -61,6 +64,7 @@ def judge(
     from minigpt.cli import console
     from minigpt.evaluate.judging import read_votes, results
     from minigpt.evaluate.ranking import needed_votes
+    from minigpt.generate.endpoint import check_endpoint
 
     if need is not None:
         if not 0 < need < 1 or need == 0.5:
@@ -69,6 +73,10 @@ def judge(
         console.print_json({"votes": votes}) if json else console.write(
             f"{votes:,} votes (ties not counted) show a true win rate of {need:g} in 80 % of all cases.\n")
         return
+    if endpoint:
+        check_endpoint(endpoint)
+        if not model:
+            raise UsageError("The endpoint's model is open.", "Name it with --model.")
     if len(runs or []) != 2:
         raise UsageError("judge compares two runs.", "Name two: minigpt judge runs/a runs/b.")
     opened = [opening.open_at(path, None) for path in runs]
@@ -120,15 +128,15 @@ def _by_model(
     from minigpt.cli import console, waiting
     from minigpt.evaluate.judges import by_endpoint, by_reward, judged
     from minigpt.evaluate.judging import Vote, add_vote, results
+    from minigpt.generate.endpoint import Endpoint
     from minigpt.runs.loading import load_scorer
 
     if reward is not None:
         framework = opening.backend_of(where.backend, where.device, quiet=True)
         decide, rater = by_reward(load_scorer(*opening.open_at(reward, None), framework)), f"reward model {reward}"
     else:
-        if not model:
-            raise UsageError("The endpoint's model is open.", "Name it with --model.")
-        decide, rater = by_endpoint(endpoint, model, os.environ.get(KEY, "")), f"endpoint {model}"
+        judge = Endpoint(endpoint, model, os.environ.get(KEY, "none"), PATIENCE)
+        decide, rater = by_endpoint(judge), f"endpoint {model}"
     with waiting.working("Judging"):
         scores, bias = judged(decide, judging.pairs)
     votes = [Vote(item, rater, score, None) for item, score in enumerate(scores)]

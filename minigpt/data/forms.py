@@ -58,8 +58,8 @@ class Form:
     names: tuple[str, ...] = ("",)  # of the sequences of an example
     width: int = 1
     cut: bool = True  # whether an example that is too long is cut at its end; else it is omitted
-    prompts: bool = False  # whether a row may be a prompt without an answer
-    others: bool = False  # whether the keys of a row that no layout reads are kept, for reward functions
+    prompts: bool = False  # whether a row may be a prompt without an answer; then keys that no layout reads are kept,
+    # for reward functions
     world: World | None = None
     note: Callable[[Counter[str]], str] = lambda layouts: ""  # what to say of the layouts that the rows were written in
 
@@ -256,7 +256,6 @@ QUESTIONS = replace(
     example='{"prompt": "What is 3 plus 4?", "answer": "7"}',
     accept=_asked,
     prompts=True,
-    others=True,
     encode=_encode_questions,
     names=("conversation", "row"),
     cut=False,

@@ -81,7 +81,7 @@ class Reader:
                 if is_text(path):
                     yield from self._text(path, held_out)
                 else:
-                    yield from self._parsed(rows_of(path, self.report, self.form.others), held_out)
+                    yield from self._parsed(rows_of(path, self.report, self.form.prompts), held_out)
 
     def _text(self, path: Path, held_out: float) -> Iterator[Item]:
         if not self.form.stream:
@@ -103,7 +103,7 @@ class Reader:
             except RowError as error:
                 self.reject(error)
                 continue
-            if self.form.others:
+            if self.form.prompts:
                 content = replace(content, others=other_keys(fields_of(row.value)))
             self.layouts["prompt" if isinstance(content, Prompt) else detect(row.value)] += 1
             self.rows += 1

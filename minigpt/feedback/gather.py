@@ -110,7 +110,7 @@ def pair_of(record: dict[str, Any]) -> dict[str, Any] | None:
     return {"prompt": record["prompt"], "chosen": answers[best], "rejected": answers[worst]}
 
 
-def _answered(engine: Engine, group: Sequence[Asked], first: int, wanted: Wanted) -> Iterator[list[str]]:
+def _answered(engine: Engine, group: Sequence[Asked], first: int, wanted: Wanted) -> Iterator[list[Answer]]:
     """The answers to each prompt; a prompt is read once for all of its answers."""
     ids, samplings = [], []
     for number, asked in enumerate(group, first):
@@ -120,45 +120,52 @@ def _answered(engine: Engine, group: Sequence[Asked], first: int, wanted: Wanted
         samplings += [Sampling(wanted.temperature, seed=int(seed)) for seed in seeds]
     found = engine.answer_each(ids, samplings, wanted.max_tokens)
     for place in range(0, len(found), wanted.answers):
-        yield [answer.text for answer in found[place : place + wanted.answers]]
+        yield found[place : place + wanted.answers]
 
 
-def _judged(engine: Engine, judge: Judge, asked: Asked, answers: list[str], wanted: Wanted) -> dict[str, Any]:
-    """The journal's record of a prompt. A revised answer stands beside the sampled ones and is judged like them."""
+def _judged(engine: Engine, judge: Judge, asked: Asked, sampled: list[Answer], wanted: Wanted) -> dict[str, Any]:
+    """The journal's record of a prompt. A revised answer stands beside the sampled ones and is judged like them.
+
+    A reward model reads the very tokens that were sampled, as in training: those of an answer that was cut off at
+    `max_tokens` have no end.
+    """
+    answers, tokens = [one.text for one in sampled], [one.tokens for one in sampled]
     record: dict[str, Any] = {"prompt": asked.messages if len(asked.messages) > 1 else asked.text, "answers": answers}
     ids, _ = chat_prompt(engine.tokenizer, asked.messages, engine.model.config.context, wanted.max_tokens)
 
     def scores() -> list[float] | None:
-        told = [asked.row | {"prompt_ids": ids, "answer_ids": _tokens(engine, text)} for text in answers]
+        told = [asked.row | {"prompt_ids": ids, "answer_ids": one} for one in tokens]
         return judge.scores(asked.text, answers, told)
 
     record["scores"] = scores()
     if wanted.revise and record["scores"] is not None:
         best = answers[max(range(len(answers)), key=record["scores"].__getitem__)]
-        ask = judge.endpoint.ask if judge.endpoint is not None else _own(engine, wanted.max_tokens)
+        own = _Own(engine, wanted.max_tokens)
+        ask = own if judge.endpoint is None else judge.endpoint.ask
         record["critique"], better = revised(ask, judge.principles, asked.text, best)
         if better:
             answers.append(better)
+            whole = [*engine.tokenizer.encode(better), engine.tokenizer.stops[0]]  # what an endpoint said has no tokens
+            tokens.append(own.said if judge.endpoint is None else whole)
             record["scores"] = scores()
     return record
 
 
-def _tokens(engine: Engine, text: str) -> list[int]:
-    """An answer as a reward model reads it: its tokens and the one that ends it."""
-    return [*engine.tokenizer.encode(text), next(iter(engine.tokenizer.stops))]
+class _Own:
+    """The model itself as the one who criticizes and revises; `said` are the tokens of its last answer."""
 
+    def __init__(self, engine: Engine, most: int):
+        self.engine, self.most = engine, most
+        self.said: list[int] = []
 
-def _own(engine: Engine, most: int):
-    """The model itself as the one who criticizes and revises."""
-
-    def ask(messages: list[dict]) -> str:
-        ids, _ = chat_prompt(engine.tokenizer, messages, engine.model.config.context, most)
-        if len(ids) + 1 >= engine.model.config.context:
+    def __call__(self, messages: list[dict]) -> str:
+        context = self.engine.model.config.context
+        ids, _ = chat_prompt(self.engine.tokenizer, messages, context, self.most)
+        if len(ids) + 1 >= context:
             return ""  # a small model's context holds no criticism of a long answer
-        answer: Answer = engine.answer([ids], GREEDY, most)[0]
+        answer = self.engine.answer([ids], GREEDY, self.most)[0]
+        self.said = answer.tokens
         return answer.text
-
-    return ask
 
 
 class _Journal:

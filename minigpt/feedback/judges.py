@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from minigpt.errors import MiniGPTError
-from minigpt.feedback.endpoint import Endpoint
 from minigpt.feedback.principles import Principle, as_list
+from minigpt.generate.endpoint import Endpoint
 from minigpt.train.rewards import Reward, score
 
 HELPFUL = [

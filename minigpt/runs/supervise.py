@@ -42,7 +42,7 @@ def supervise(
     `log` is where the child writes what its frameworks say. A child that returned an exit code is not started
     again, except when that was for want of memory.
     """
-    smaller, stuck_at = False, None
+    smaller, stuck_at, deaths = False, None, 0  # deaths: without a checkpoint in between
     for restart in range(1, restarts + 2):
         if processes > 1:
             forget(log.parent)
@@ -50,20 +50,22 @@ def supervise(
         child = _Child(command, {SUPERVISED: LESS_MEMORY if smaller else "yes", PARENT: str(os.getpid())})
         code = child.wait() if processes == 1 else ended_as(beats(log.parent), processes, child.wait())
         said = _tail(log, length)
-        memory = says_out_of_memory(said) or (_name(code) == "SIGKILL" and system_memory_kills() > kills)
+        memory = says_out_of_memory(said) or (_name(code) == "SIGKILL" and (system_memory_kills() or 0) > (kills or 0))
         if child.stopped_by:
             return code if 0 <= code < INTERRUPTED - 2 else 128 + child.stopped_by  # an error of its own, or the signal
         if code >= 0 and not (code == RESOURCES and memory):
             return code
+        reached = _last_checkpoint(log.parent)
+        deaths, stuck_at = deaths + 1 if reached == stuck_at else 1, reached
         if code < 0:
             who = "The training process" if processes == 1 else "A rank of the training"
-            tell(f"{who} was {_cause(-code, memory, said)}.")
+            again = f" That was number {deaths} in a row without a checkpoint in between." if deaths > 1 else ""
+            tell(f"{who} was {_cause(-code, memory, said)}.{again}")
         if restart <= restarts:
-            # Not every framework says that it found no memory (MLX's CPU device reads from address 0): who dies twice
-            # without a checkpoint in between is given less to do as well.
-            reached = _last_checkpoint(log.parent)
-            smaller, stuck_at = memory or says_gpu_timeout(said) or reached == stuck_at, reached
+            said_why = memory or says_gpu_timeout(said)
+            smaller = said_why or (deaths > 1 and may_be_memory(code, kills is not None))
             how = ", with more micro-batches per step and the same batch" if smaller else ""
+            how += ", in case the memory ran out" if smaller and not said_why else ""
             tell(f"It goes on from its last checkpoint{how} (restart {restart} of {restarts}).")
             time.sleep(1.0)  # the system and its drivers free what the child held
     tell(f"That was the last of {restarts} restarts. The same command goes on from the last checkpoint; see {log}.")
@@ -132,13 +134,24 @@ class _Child:
                 return self._process.wait(POLL if WINDOWS else None)
 
 
-def system_memory_kills() -> int:
-    """How often this system's kernel has killed a process for want of memory (Linux; elsewhere 0)."""
+def system_memory_kills() -> int | None:
+    """How often this system's kernel has killed a process for want of memory; None where it does not count (Linux
+    does).
+    """
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
     except (OSError, ValueError, IndexError):
-        return 0
+        return None
+
+
+def may_be_memory(code: int, counted: bool) -> bool:
+    """Whether a process that died twice in a row, without a word, may have found no memory.
+
+    Not every framework says so (MLX's CPU device reads from address 0). A kernel that has `counted` no kill of its own
+    did not send the SIGKILL; an abort is always explained.
+    """
+    return _name(code) in ("SIGSEGV", "SIGBUS") or (_name(code) == "SIGKILL" and not counted)
 
 
 def _cause(number: int, memory: bool, said: str) -> str:

@@ -1,9 +1,9 @@
-"""Distillation: a student learns from the predictions of a finished model, its teacher, on given conversations."""
+"""Distillation: a student learns from the predictions of a finished model, its teacher, on given or its own answers."""
 
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.base import Array, Backend
 from backends.tree import Tree
@@ -14,6 +14,7 @@ from minigpt.events import Note
 from minigpt.model.gpt import GPT
 from minigpt.sections import TuneConfig
 from minigpt.stages.language import measure_language
+from minigpt.stages.own_answers import OwnAnswers
 from minigpt.stages.stage import Job, Stage
 from minigpt.text.tokenizer import same_tokenizer
 from minigpt.train.distillation import distances, mixed
@@ -35,6 +36,14 @@ class DistillConfig(TuneConfig):
     temperature: float = Field(1.0, gt=0, description="divides both models' logits; above 1 rare tokens count more")
     mixture: float = Field(0.5, gt=0, lt=1, description="jsd's beta: near 0 it is as forward_kl, near 1 as reverse_kl")
     cross_entropy: float = Field(0.0, ge=0, lt=1, description="share of the given answers' cross-entropy in the loss")
+    own_answers: float = Field(0.0, ge=0, le=1, description="share of steps on answers that the student gives itself")
+    max_tokens: int = Field(64, ge=1, description="longest answer of its own")
+
+    @model_validator(mode="after")
+    def _no_own_answer_is_right(self) -> "DistillConfig":
+        if self.own_answers and self.cross_entropy:
+            raise ValueError("own_answers goes not with cross_entropy: the student's own answers are no right ones")
+        return self
 
 
 def imitation(job: Job) -> Objective:
@@ -77,8 +86,8 @@ def imitation(job: Job) -> Objective:
         whole = mixed(means["distance"], means["cross_entropy"], config.cross_entropy)
         return {"loss": whole, **means, "perplexity": perplexity, "tokens": int(tokens)}
 
-    return Objective(loss, Batches(job.form.rows(job.training, job.context, seed), config.batch_size, seed), validate,
-                     frozen)  # fmt: skip
+    batches = Batches(job.form.rows(job.training, job.context, seed), config.batch_size, seed)
+    return Objective(loss, OwnAnswers(job, batches) if config.own_answers else batches, validate, frozen)
 
 
 def logits_of(model: GPT, weights: Tree, batch: Batch, places: Array | None) -> Array:

@@ -7,32 +7,36 @@ on exactly, wherever it was interrupted.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import answered_and_judged, in_turn, questions_of
-from minigpt.stages.rollouts import TokenLogprobs, laid_out
+from minigpt.stages.rollouts import READ, SAMPLES, Sampled, laid_out, token_logprobs
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import TokenRewards, gae, token_rewards, whitened
 from minigpt.train.kl import adapted_coefficient, moved_too_far
-from minigpt.train.loop import Done, State
 from minigpt.train.losses import losses_after
 from minigpt.train.policy_losses import token_weights
 from minigpt.train.rewards import Reward
 
 AT_ONCE = 64  # answers that are sampled together
-FAR = 10.0  # nats per answer: so far from the starting model a reward is often earned by something else than meant
-ROWS = ("ids", "targets", "mask", "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
+ROWS = (*READ, "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
 
 
 class Experience:
-    """`experience(step, weights)`: the batch of a step. `figures` names the columns of its `told`."""
+    """`experience(step, weights)`: the batch of a step. `figures` names the columns of its `told`.
+
+    `latest` are the answers that this process sampled last, `samples` the best and the worst of those that the step
+    learns from.
+    """
 
     sampled = True
 
@@ -45,9 +49,10 @@ class Experience:
         names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
         self.figures = ["reward", "reward_spread", "kl", "kl_coefficient", "length", "cut_off", *names]
         self.kept = _Kept(None if job.directory is None else job.directory / "rollouts", job.model.backend.group.rank)
-        self.warned: set[str] = set()
-        self._read = job.model.backend.compile(self._policy_and_values)
-        self._logprobs = TokenLogprobs(job)
+        self.latest: Sampled | None = None
+        self.samples: list[dict[str, Any]] = []
+        self._read = _policy_and_values(job)
+        self._logprobs = token_logprobs(job)
 
     @property
     def _answers(self) -> int:
@@ -55,29 +60,13 @@ class Experience:
 
     def __call__(self, step: int, weights: Tree) -> Batch:
         found = self._sampling(step, weights)
+        self.samples = json.loads(str(found.get(SAMPLES, "[]")))
         epoch, number = divmod(step - int(found["first"]), self.config.mini_batches)
         order = stream(self.job.seed, "mini", step - number).permutation(self._answers) % self.count
         chosen = np.sort(order[number * self.config.batch_size : (number + 1) * self.config.batch_size])
-        batch = {name: found[name][chosen] for name in ROWS}
+        batch = {name: found[name][chosen] for name in ROWS if name in found}
         batch["told"] = batch["told"] / np.float32(len(chosen))
         return batch | {"weights": token_weights(batch["mask"], "dapo")}
-
-    def shown(self, state: State, done: Done) -> None:
-        """A hook: the answers that earned most and least go into samples.jsonl as often as the fixed prompts do."""
-        due = state.step % (self.config.sample_every or self.config.eval_every) == 0 or state.step == self.config.steps
-        found = self.kept.last(state.step + state.health.offset - 1) if due and self.job.directory else None
-        if found is None:
-            return
-        with (self.job.directory / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for n in dict.fromkeys((int(found["scores"].argmax()), int(found["scores"].argmin()))):
-                places = np.flatnonzero(found["mask"][n])
-                prompt, text = found["ids"][n, : places[0] + 1], found["targets"][n, places]
-                row = {"step": state.step, "prompt": self._said(prompt), "text": self._said(text)}
-                row["reward"] = float(found["scores"][n])
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def _said(self, ids: np.ndarray) -> str:
-        return self.job.tokenizer.show([int(token) for token in ids])
 
     def _sampling(self, step: int, weights: Tree) -> Batch:
         """The answers that a step learns from: those at hand, or new ones."""
@@ -110,7 +99,9 @@ class Experience:
         answers, scores, single = answered_and_judged(
             self.job, self.rewards, weights, asked, step, at_once=AT_ONCE
         )
-        found = laid_out([question.ids for question in asked], answers, self.job.context)
+        found = laid_out(
+            [question.ids for question in asked], answers, self.job.context, bool(self.job.model.config.experts)
+        )
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
         old, told = self._of_all(weights, found)
         apart = (old - self._logprobs(self.reference, found)) * mask  # (N, T)
@@ -119,7 +110,7 @@ class Experience:
         rewards = whitened(rewards, mask, centre=False) if config.whiten_rewards else rewards
         advantages, returns = gae(rewards, told, mask, config.gamma, config.gae_lambda)
         kl = float(apart.sum() / len(answers))  # k1: nats per answer
-        self._warn(scores, kl)
+        self.latest = Sampled(asked, [[answer] for answer in answers], scores[:, None], single[:, None])
         figures = [scores.mean(), scores.std(), kl, coefficient, np.mean([len(answer.ids) for answer in answers]),
                    1.0 - ended.mean(), *(single.mean(axis=0) if len(self.rewards) > 1 else [])]  # fmt: skip
         if config.kl_target:
@@ -130,39 +121,25 @@ class Experience:
         }  # fmt: skip
         return found | {name: row.astype(np.float32) for name, row in rows.items()} | {
             "first": np.array(step), "place": np.array(place), "next_coefficient": np.array(coefficient),
+            SAMPLES: np.array(json.dumps(self.latest.best_and_worst())),
         }  # fmt: skip
 
     def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(log-probabilities, values) (N, T) of the sampled tokens, micro-batch by micro-batch."""
-        read = [self._read(weights, some) for some in self._parts(found)]
-        return tuple(np.concatenate([self.job.model.backend.numpy(pair[i]) for pair in read]) for i in (0, 1))
+        """(log-probabilities, values) (N, T) of the sampled tokens."""
+        read = self._read(weights, found)
+        return read[..., 0].copy(), read[..., 1].copy()
 
-    def _parts(self, found: Batch) -> Iterator[dict]:
-        size = self.config.micro_batch_size
-        for first in range(0, len(found["ids"]), size):
-            yield {name: self.job.model.backend.array(found[name][first : first + size])
-                   for name in ("ids", "targets", "mask")}  # fmt: skip
 
-    def _policy_and_values(self, weights: Tree, batch: Batch):
-        model = self.job.model
-        hidden = model.hidden(weights, batch["ids"])
-        nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, self.config.temperature)
-        return -nll, values(model, weights, batch, hidden)
+def _policy_and_values(job: Job) -> Reader:
+    """(weights, batch) -> (N, T, 2): log-probability and value of each token."""
+    model, temperature = job.model, job.config.temperature
 
-    def _warn(self, scores: np.ndarray, kl: float) -> None:
-        """Say in words, once each, what is wrong."""
-        told = {}
-        if len(scores) > 1 and scores.std() == 0:
-            told["even"] = "all answers of a sampling earned the same: the rewards tell them not apart."
-        if kl > FAR:
-            told["far"] = (
-                f"the model is {kl:.0f} nats per answer from the one it started from. Read its samples: it may earn "
-                "its reward by something that you did not mean. Raise ppo.kl_coefficient, or set ppo.kl_target."
-            )
-        for name, text in told.items():
-            if name not in self.warned:
-                self.warned.add(name)
-                self.job.note(f"ppo: {text}")
+    def read(weights: Tree, batch: dict[str, Array]) -> Array:
+        hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"))
+        nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, temperature)
+        return model.backend.concat([-nll[..., None], values(model, weights, batch, hidden)[..., None]], -1)
+
+    return Reader(model.backend, read, READ, job.config.micro_batch_size)
 
 
 class _Kept:

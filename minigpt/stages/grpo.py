@@ -14,23 +14,20 @@ from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import Make, Rollouts, Sampled, TokenLogprobs, figures_of, laid_out
-from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, laid_out, scored, token_logprobs
+from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.advantages import answer_advantages
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
-from minigpt.train.losses import token_losses
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
     policy_metrics,
-    token_entropy,
     token_weights,
     without_unfinished,
 )
-from minigpt.train.rewards import make_rewards
 
 FIRST_LOSS = (
     "grpo: the loss begins at about 0 and stays near it, which is right: the advantages of a group add up to 0, and "
@@ -38,7 +35,7 @@ FIRST_LOSS = (
 )
 
 
-class GRPOConfig(SampledConfig):
+class GRPOConfig(GroupedConfig):
     """`advantages` is a row of `train.advantages.ADVANTAGES`, the other settings are those of
     `train.policy_losses.PolicySettings`. `batch_size` counts answers.
     """
@@ -82,7 +79,9 @@ def policy_gradient(job: Job) -> Objective:
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
-        logprobs, entropy = _scored(job, weights, batch)  # (N, T)
+        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
+        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old = batch["old"] if "old" in batch else backend.stop_gradient(logprobs)  # sampled by these very weights
         mask, reference, advantages = batch["mask"], batch.get("reference"), batch["advantages"]
         losses = policy_losses(backend, logprobs, old, advantages, mask, settings, reference, entropy)
@@ -100,13 +99,14 @@ def policy_gradient(job: Job) -> Objective:
 
 def policy_batches(job: Job) -> Make:
     """What makes a batch of the answers of a step: a row for each, with its advantage, and the loss's weights."""
-    config, logprobs = job.config, TokenLogprobs(job)
+    config, logprobs = job.config, token_logprobs(job)
     reference = Reference(job) if config.kl_coefficient else None
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         prompts = [one.ids for one in found.questions for _ in found.answers[0]]
         answers = [answer for group in found.answers for answer in group]
-        rows, ended = laid_out(prompts, answers, job.context), np.array([one.reason == "stop" for one in answers])
+        rows = laid_out(prompts, answers, job.context, bool(job.model.config.experts))
+        ended = np.array([one.reason == "stop" for one in answers])
         mask = (without_unfinished(rows["mask"], ended) if config.mask_unfinished else rows["mask"]).astype(np.float32)
         advantages = answer_advantages(config.advantages, found.rewards).reshape(-1, 1) * np.ones(mask.shape)
         batch = rows | {
@@ -120,22 +120,6 @@ def policy_batches(job: Job) -> Make:
     return made
 
 
-def _scored(job: Job, weights, batch):
-    """(log-probabilities of the sampled tokens, entropies or None), (N, T) each, at the sampling temperature."""
-    model, config, backend = job.model, job.config, job.model.backend
-    if not config.entropy_coefficient:
-        return -token_losses(model, weights, batch, batch["mask"] > 0, config.temperature), None
-    hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
-    logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
-    return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)
-
-
-def _advice(config: GRPOConfig, measured: dict[str, float]) -> str:
-    if measured.get("length", 1.0) < 1.0:
-        return "most answers have become empty: look at the rewards, and raise grpo.kl_coefficient."
-    return ""
-
-
 GRPO = Stage(
     name="grpo",
     summary="Learns from rewards for its own answers (grpo.rewards). Watch the reward rise; the loss stays near 0.",
@@ -146,8 +130,8 @@ GRPO = Stage(
     measure=measure_questions,
     starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
     optional=True,
-    check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
-    advice=_advice,
+    check=check_rewards,
+    advice=advice_on_answers("grpo", "kl_coefficient"),
     imported={"learning_rate": 1e-6, "batch_size": 32, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "group_size": 2, "rewards": ["length:20"], "max_tokens": 12,
              "updates": 2},

@@ -16,6 +16,7 @@ from minigpt.data.labelled import OTHER, LabelledRows
 from minigpt.model.gpt import GPT
 from minigpt.sections import TuneConfig
 from minigpt.stages.dpo import reference_logprobs
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.stage import Job, Stage, Subject
 from minigpt.train.loop import Objective
 from minigpt.train.losses import answer_logprobs
@@ -67,24 +68,20 @@ class WithBaseline:
     sampled = True  # they depend on the weights
 
     def __init__(self, job: Job, batches: Batches):
-        self._batches, self._backend, self._size = batches, job.model.backend, job.config.micro_batch_size
-        self._logprobs = self._backend.compile(lambda weights, batch: answer_logprobs(job.model, weights, batch))
+        self._batches = batches
+        self._logprobs = Reader(
+            job.model.backend, lambda weights, batch: answer_logprobs(job.model, weights, batch),
+            ("ids", "targets", "segments", "spans"), job.config.micro_batch_size,
+        )  # (B, S)
 
     def __call__(self, step: int, weights: Tree) -> Batch:
         batch = self._batches(step)
         other = {name.removeprefix(OTHER): batch.pop(name) for name in list(batch) if name.startswith(OTHER)}
-        size = self._size
-        parts = [{name: x[i : i + size] for name, x in other.items()} for i in range(0, len(batch["ids"]), size)]
-        found = self._backend.group.map(lambda part: self._of(part, weights), parts)
         there = batch["weights"] > 0  # (B, S)
-        baseline = kto_baseline(np.concatenate(found)[there], batch["reference"][..., 1][there])
+        baseline = kto_baseline(self._logprobs(weights, other)[there], batch["reference"][..., 1][there])
         shares = {name: normalized({"weights": batch["weights"] * wanted})["weights"]
                   for name, wanted in (("good", batch["labels"] > 0), ("bad", batch["labels"] == 0))}  # fmt: skip
         return batch | shares | {"baseline": np.full((len(there), 1), baseline, np.float32)}
-
-    def _of(self, batch: Batch, weights: Tree) -> np.ndarray:
-        arrays = {name: self._backend.array(x) for name, x in batch.items()}
-        return np.array(self._backend.numpy(self._logprobs(weights, arrays)))  # (b, S)
 
 
 def evaluate_labelled(

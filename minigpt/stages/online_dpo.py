@@ -3,7 +3,6 @@
 Guo et al. 2024 (OAIF) with any of the preference losses; sampling, judging and learning are one stage.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +11,19 @@ from backends.tree import Tree
 from minigpt.data.batches import Batch, normalized, side_by_side, stacked
 from minigpt.data.forms import QUESTIONS
 from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
 from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled, figures_of
-from minigpt.stages.sampled import SampledConfig
+from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
 from minigpt.train.losses import sequence_logprobs
 from minigpt.train.preferences import PREFERENCE_LOSSES
-from minigpt.train.rewards import make_rewards
 
 
-class OnlineDPOConfig(PairedConfig, SampledConfig):
+class OnlineDPOConfig(PairedConfig, GroupedConfig):
     """Each prompt's answers become one pair: that with the highest reward and that with the lowest. Prompts whose
     answers earn the same teach nothing. `batch_size` counts pairs.
     """
@@ -44,13 +43,16 @@ def online_preferences(job: Job) -> Objective:
         job.note(f"online_dpo: the loss begins at {start(job.config.beta):.4g}, as policy and reference are "
                         "equal. Watch the reward, and the margin rise from 0.")  # fmt: skip
     return Objective(loss, rollouts, lambda weights: validated(job, rewards, held_out, weights),
-                     hooks=(Warnings("online_dpo", job, rollouts),))  # fmt: skip
+                     hooks=(Warnings("online_dpo", job, rollouts, tie="beta"),))  # fmt: skip
 
 
 def pair_batches(job: Job) -> Make:
     """What makes a batch of the answers of a step: a row for each prompt, with its best and its worst answer."""
     reference = Reference(job) if needs_reference(job.config) else None
-    logprobs = _logprobs(job)
+    logprobs = Reader(
+        job.model.backend, lambda weights, batch: sequence_logprobs(job.model, weights, batch),
+        ("ids", "targets", "segments", "spans"), job.config.micro_batch_size,
+    )  # (G, 1, 2): of both answers of each row
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         best, worst = found.rewards.argmax(axis=1), found.rewards.argmin(axis=1)  # (G,)
@@ -76,22 +78,6 @@ def _sequence(prompt: list[int], answer) -> tuple[np.ndarray, np.ndarray]:
     return np.array(prompt + said, np.int32), np.array([0] * len(prompt) + [1] * len(said), np.float32)
 
 
-def _logprobs(job: Job) -> Callable[[Tree, Batch], np.ndarray]:
-    """(weights, batch) -> (G, 1, 2): of both answers of each row, micro-batch by micro-batch."""
-    backend, names = job.model.backend, ("ids", "targets", "segments", "spans")
-    size = job.config.micro_batch_size
-    of = backend.compile(lambda weights, batch: sequence_logprobs(job.model, weights, batch))
-
-    def found(weights: Tree, batch: Batch) -> np.ndarray:
-        parts = []
-        for first in range(0, len(batch["ids"]), size):
-            some = {name: backend.array(batch[name][first : first + size]) for name in names}
-            parts.append(np.array(backend.numpy(of(weights, some))))
-        return np.concatenate(parts)
-
-    return found
-
-
 ONLINE_DPO = Stage(
     name="online_dpo",
     summary="Prefers its own better answers, by rewards, to its worse ones. Watch the reward and the margin rise.",
@@ -102,7 +88,8 @@ ONLINE_DPO = Stage(
     measure=measure_questions,
     starts_from=("dpo", "kto", "distill", "sft", "pretrain"),
     optional=True,
-    check=lambda config: make_rewards(config.rewards, config.reward_weights) and None,
+    check=check_rewards,
+    advice=advice_on_answers("online_dpo", "beta"),
     imported={"learning_rate": 1e-6, "batch_size": 4, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "group_size": 3, "rewards": ["length:20"], "max_tokens": 12},
 )  # fmt: skip

@@ -6,26 +6,24 @@ better than the value model expected. A divergence from the starting model is ta
 
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from minigpt.data.forms import PAIR_QUESTIONS
-from minigpt.sections import TuneConfig
 from minigpt.stages.experience import Experience
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
-from minigpt.stages.rollouts import figures_of
+from minigpt.stages.rollouts import figures_of, scored
+from minigpt.stages.sampled import SampledConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
+from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
-from minigpt.train.losses import losses_after
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
     policy_metrics,
-    token_entropy,
     value_losses,
 )
-from minigpt.train.rewards import RUN, make_rewards, run_of
+from minigpt.train.rewards import RUN, run_of
 
 FIRST_LOSS = (
     "ppo: the loss says little: its policy part is about 0 after each sampling, its value part falls while the value "
@@ -33,18 +31,15 @@ FIRST_LOSS = (
 )
 
 
-class PPOConfig(TuneConfig):
+class PPOConfig(SampledConfig):
     """`batch_size` counts answers of one update; batch_size · `mini_batches` are sampled at once, and learned from
     `epochs` times.
     """
 
     spike: float = Field(0.0, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
     rewards: list[str] = Field([RUN], description="run: this run's reward model; run:PATH, exact, FILE.py:NAME, …")
-    reward_weights: list[float] = Field([], description="one for each reward; none: all count the same")
     mini_batches: int = Field(2, ge=1, description="updates that one epoch over the sampled answers has")
     epochs: int = Field(2, ge=1, description="times that the sampled answers are learned from")
-    max_tokens: int = Field(64, ge=1, description="longest answer")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of the probabilities that are trained")
     gamma: float = Field(1.0, gt=0, le=1, description="what a reward one token later is worth")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="0: trust the value model; 1: trust what was earned")
     clip: float = Field(0.2, gt=0, lt=1, description="a token's probability gains nothing beyond 1 ± this")
@@ -83,9 +78,9 @@ def proximal(job: Job) -> Objective:
 
     def loss(weights, batch):
         mask, shares = batch["mask"], batch["weights"]  # (N, T) each; shares sum to 1
-        hidden = model.hidden(weights, batch["ids"], dropout_keys=batch.get("dropout"))  # (N, T, d)
-        logprobs = -losses_after(model, weights, hidden, batch["targets"], mask > 0, config.temperature)
-        entropy = _entropy(job, weights, hidden)
+        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
+        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
         old, advantages = batch["old"], batch["advantages"]
         policy = policy_losses(backend, logprobs, old, advantages, mask, settings, entropy=entropy)
         told = values(model, weights, batch, hidden)
@@ -99,30 +94,14 @@ def proximal(job: Job) -> Objective:
     job.note(FIRST_LOSS)
     return Objective(
         loss, experience, lambda weights: validated(job, rewards, held_out, weights), beside=first_values(job),
-        hooks=(experience.shown,),
+        hooks=(Warnings("ppo", job, experience, per="answer"),),
     )  # fmt: skip
 
 
-def _entropy(job: Job, weights, hidden):
-    """Entropies (N, T) at the sampling temperature, where the loss reads them."""
-    if not job.config.entropy_coefficient:
-        return None
-    logits = job.model.backend.cast(job.model.logits(weights, hidden), "float32") * (1.0 / job.config.temperature)
-    return token_entropy(job.model.backend, logits)
-
-
 def _check(config: PPOConfig) -> None:
-    make_rewards(config.rewards, config.reward_weights)
+    check_rewards(config)
     if config.value_start:
         run_of(config.value_start)
-
-
-def _advice(config: PPOConfig, measured: dict[str, float]) -> str:
-    if measured.get("length", 1.0) < 1.0:
-        return "most answers have become empty: look at the rewards, and raise ppo.kl_coefficient."
-    if not np.isfinite(measured.get("reward", 0.0)):
-        return "the reward is no number: lower ppo.learning_rate."
-    return ""
 
 
 PPO = Stage(
@@ -137,7 +116,7 @@ PPO = Stage(
     optional=True,
     check=_check,
     beside=value_shapes,
-    advice=_advice,
+    advice=advice_on_answers("ppo", "kl_coefficient"),
     imported={"learning_rate": 1e-6, "batch_size": 32, "weight_decay": 0.0},
     checked={"learning_rate": 1e-3, "weight_decay": 0.0, "rewards": ["length:20"], "max_tokens": 12, "epochs": 2},
 )

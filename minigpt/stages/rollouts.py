@@ -4,23 +4,30 @@ A batch is a pure function of (weights, seed, step). Where several steps learn f
 in the stage's directory until no checkpoint can need them, so that training resumed between them goes on exactly.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
+from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import Question, answered_and_judged, in_turn, questions_of
 from minigpt.stages.stage import Job
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import informative
-from minigpt.train.losses import token_losses
+from minigpt.train.losses import losses_after, token_losses
+from minigpt.train.policy_losses import token_entropy
 from minigpt.train.rewards import Reward
 
 WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
+READ = ("ids", "targets", "mask", "segments")  # what a reading of sampled answers needs of them
+SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
 
 @dataclass
@@ -32,9 +39,22 @@ class Sampled:
     rewards: np.ndarray  # (G, K)
     single: np.ndarray  # (G, K, F)
 
-    def texts(self) -> list[list[str]]:
-        """(G, K) what the answers say."""
-        return [[answer.text for answer in group] for group in self.answers]
+    def compared(self) -> Iterator[tuple[list[str], list[str], np.ndarray]]:
+        """(prompts, texts, rewards (N,)) of answers that are compared with each other: the K answers to one question,
+        or all answers, where each question has one.
+        """
+        size = self.rewards.shape[1] if self.rewards.shape[1] > 1 else self.rewards.size
+        asked = [question.text for question, group in zip(self.questions, self.answers, strict=True) for _ in group]
+        said = [answer.text for group in self.answers for answer in group]
+        for first in range(0, len(said), size):
+            here = slice(first, first + size)
+            yield asked[here], said[here], self.rewards.reshape(-1)[here]
+
+    def best_and_worst(self) -> list[dict[str, Any]]:
+        """Rows `{"prompt", "text", "reward"}` for samples.jsonl, of the compared answers with the widest spread."""
+        prompts, texts, rewards = max(self.compared(), key=lambda group: group[2].std())
+        places = dict.fromkeys((int(rewards.argmax()), int(rewards.argmin())))
+        return [{"prompt": prompts[i], "text": texts[i], "reward": float(rewards[i])} for i in places]
 
 
 Make = Callable[[int, Tree, Sampled], Batch]  # (step, weights, answers) -> the arrays of a batch
@@ -44,7 +64,7 @@ class Rollouts:
     """`rollouts(step, weights)`: the batch of a step, which `make` makes of the sampled and judged answers.
 
     To the batch are added columns `told` (B, M), whose sums over the rows are the step's `figures` (M names). `latest`
-    are the answers that were sampled last.
+    are the answers that this process sampled last, `samples` the best and the worst of those that the step learns from.
     """
 
     sampled = True
@@ -56,6 +76,7 @@ class Rollouts:
         names = [f"reward_{reward.name}" for reward in rewards] if len(rewards) > 1 else []
         self.figures = ["reward", "reward_spread", "length", "shortest", "longest", "cut_off", "no_variance", *names]
         self.latest: Sampled | None = None
+        self.samples: list[dict[str, Any]] = []
 
     def __call__(self, step: int, weights: Tree) -> Batch:
         first = step - step % self.config.updates
@@ -63,8 +84,11 @@ class Rollouts:
         group = self.job.model.backend.group
         if self.config.updates > 1 and step > first and path is not None and group.first(path.exists):
             with np.load(path) as kept:
-                return dict(kept)
+                batch = dict(kept)
+            self.samples = json.loads(str(batch.pop(SAMPLES, "[]")))
+            return batch
         self.latest = self._sampled(step, weights)
+        self.samples = self.latest.best_and_worst()
         batch = self.make(step, weights, self.latest)
         batch["told"] = self._told(self.latest, len(batch["ids"]))
         if self.config.updates > 1 and path is not None and group.rank == 0:
@@ -110,7 +134,7 @@ class Rollouts:
         """Write the answers down; those that no checkpoint can need are removed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **batch)
+            np.savez(file, **batch, **{SAMPLES: np.array(json.dumps(self.samples))})
         for other in path.parent.glob("*.npz"):
             if int(other.stem) < oldest_needed(self.config, step):
                 other.unlink()
@@ -127,32 +151,41 @@ def oldest_needed(config, step: int) -> int:
     return step - (config.keep_last + 2) * config.save_every - config.updates
 
 
-def laid_out(prompts: list[list[int]], answers: list[Answer], context: int) -> Batch:
-    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end."""
+def laid_out(prompts: list[list[int]], answers: list[Answer], context: int, marked: bool = False) -> Batch:
+    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end.
+
+    Nothing that is read of a row depends on the filling after it, but for the balance of experts: `marked` rows, for
+    models that have some, say with `segments` (N, T) where it is (-1).
+    """
     rows = [answer.tokens for answer in answers]
     longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
     shape = (len(rows), min(-(-longest // WIDTH) * WIDTH, max(longest, context)))
     ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    segments = np.full(shape, -1, np.int32)
     for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         whole, last = prompt + row, len(prompt) + len(row) - 1
         ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
         mask[n, len(prompt) - 1 : last] = 1.0
-    return {"ids": ids, "targets": targets, "mask": mask}
+        segments[n, :last] = 0
+    return {"ids": ids, "targets": targets, "mask": mask} | ({"segments": segments} if marked else {})
 
 
-class TokenLogprobs:
-    """`logprobs(weights, batch)`: (N, T) log-probabilities of the sampled tokens, micro-batch by micro-batch."""
+def token_logprobs(job: Job) -> Reader:
+    """(weights, batch) -> (N, T) log-probabilities of the sampled tokens, at the temperature of sampling."""
+    model, temperature = job.model, job.config.temperature
 
-    def __init__(self, job: Job):
-        model, temperature = job.model, job.config.temperature
-        self._backend, self._size = model.backend, job.config.micro_batch_size
-        self._of = self._backend.compile(
-            lambda weights, batch: -token_losses(model, weights, batch, batch["mask"] > 0, temperature)
-        )
+    def read(weights, batch):
+        return -token_losses(model, weights, batch, batch["mask"] > 0, temperature)
 
-    def __call__(self, weights: Tree, batch: Batch) -> np.ndarray:
-        backend, names, found = self._backend, ("ids", "targets", "mask"), []
-        for first in range(0, len(batch["ids"]), self._size):
-            some = {name: backend.array(batch[name][first : first + self._size]) for name in names}
-            found.append(np.array(backend.numpy(self._of(weights, some))))
-        return np.concatenate(found)
+    return Reader(model.backend, read, READ, job.config.micro_batch_size)
+
+
+def scored(job: Job, weights: Tree, hidden: Array, batch: dict[str, Array]) -> tuple[Array, Array | None]:
+    """(log-probabilities of the sampled tokens, entropies, where the loss reads them), (N, T) each, after hidden states
+    (N, T, d), at the temperature of sampling.
+    """
+    model, config, backend = job.model, job.config, job.model.backend
+    if not config.entropy_coefficient:
+        return -losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, config.temperature), None
+    logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
+    return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)

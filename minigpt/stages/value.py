@@ -55,5 +55,6 @@ def values(model: GPT, weights: Tree, batch: dict[str, Array], hidden: Array) ->
     """The values (N, T) in float32 before each token; `hidden` (N, T, d) is that of the policy."""
     own = weights[NAME]
     if "model" in own:
-        hidden = model.hidden(own, batch["ids"], dropout_keys=batch.get("dropout"))
+        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
+        hidden = model.hidden(own, batch["ids"], **given)
     return model.scores(own, hidden)

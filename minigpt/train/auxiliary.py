@@ -38,7 +38,7 @@ def with_auxiliary(model: GPT, loss: Loss) -> Loss:
                 metrics |= {f"expert_{e}": load[e] for e in range(load.shape[0])}
         hidden = [one["hidden"] for one in told if "hidden" in one]
         if hidden and "targets" in batch and rows.shape == batch["targets"].shape:  # not of rewards or pairs
-            ahead = ahead_loss(model, weights, hidden[-1], batch)
+            ahead = ahead_loss(model, weights, hidden[0], batch)  # a value model's trunk reads the rows after it
             value, metrics = value + model.config.ahead_weight * ahead, metrics | {"ahead": ahead}
         return value, metrics
 

@@ -133,11 +133,13 @@ def trained(run: Path, stage: str = "pretrain") -> Figures:
     return {"tokens/s": statistics.median(rates), "loader's share": waited / seconds}
 
 
-def worker(directory: Path, module: str, *arguments: str | Path) -> tuple[Figures, Finished]:
+def worker(
+    directory: Path, module: str, *arguments: str | Path, python: str = sys.executable
+) -> tuple[Figures, Finished]:
     """A module of this folder as a process of its own; the last line that it prints is a JSON object of figures."""
     scripts = Path(__file__).resolve().parents[1]
     paths = os.pathsep.join(filter(None, [str(scripts), str(scripts.parent), os.environ.get("PYTHONPATH", "")]))
-    done = run([sys.executable, "-m", f"comparisons.{module}", *arguments], directory, PYTHONPATH=paths)
+    done = run([python, "-m", f"comparisons.{module}", *arguments], directory, PYTHONPATH=paths)
     return json.loads(done.out.strip().splitlines()[-1]), done
 
 

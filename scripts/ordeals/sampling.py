@@ -1,4 +1,4 @@
-"""GRPO ended behind each of its steps and in the middle of its sampling, or killed: bitwise the uninterrupted run."""
+"""Stages that learn from their own answers, ended after a step, while they sample, or killed: bitwise the whole run."""
 
 import random
 import subprocess
@@ -17,18 +17,33 @@ from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 
-from .cuts import copied, stopped
+from .cuts import copied, stopped, uninterrupted
 from .ordeal import Outcome, count, difference
 from .processes import _kill
 
-CUTS = 60
-STEPS = 16
-STAGE, BEFORE = "grpo", ("pretrain", "sft")
-# Several steps learn from the same answers, and the reference changes: both must be found again.
-SETTINGS = {"updates": 2, "reference_every": 4, "kl_coefficient": 0.1, "redraws": 1, "group_size": 2, "max_tokens": 8,
-            "batch_size": 4, "rewards": ["length:20"], "learning_rate": 1e-2}  # fmt: skip
-
-TOKENS = 12  # that are sampled in any step: four answers
+BEFORE = ("pretrain", "sft")
+STEPS = 9
+CUTS = 6  # of each way: three while it samples, three after a step
+SPREAD = 37  # has no divisor in common with the 60 cuts: some of them are of all ways
+TOKENS = 12  # that are sampled in any sampling: four answers
+COMMON = {"steps": STEPS, "batch_size": 4, "save_every": 2, "keep_last": 2, "log_every": 1, "eval_every": 3,
+          "max_tokens": 8, "learning_rate": 5e-3, "warmup_steps": 1, "eval_rows": 4,
+          "rewards": ["length:20"]}  # fmt: skip
+LORA = {"lora_rank": 4}
+REFRESHED = {"updates": 2, "reference_every": 4, "kl_coefficient": 0.1, "redraws": 1}
+OWN = {"grpo": {"group_size": 2}, "ppo": {}}
+WAYS = {
+    "ppo": [
+        {}, {"value_model": "shared"}, LORA, LORA | {"value_model": "shared"}, {"grad_accumulation": 2},
+        {"activation_checkpointing": True, "epochs": 3}, {"kl_target": 0.05, "kl_horizon": 40}, {"target_kl": 1e-4},
+        {"whiten_rewards": True, "entropy_coefficient": 0.01, "mini_batches": 1}, {"optimizer": "muon", "dropout": 0.1},
+    ],
+    "grpo": [
+        {}, {"updates": 2}, {"updates": 3}, LORA | REFRESHED, {"grad_accumulation": 2, "updates": 2},
+        {"activation_checkpointing": True, "save_every": 1}, REFRESHED, {"loss": "cispo", "updates": 4},
+        {"ratio": "sequence", "save_every": 4}, {"optimizer": "muon", "updates": 2, "entropy_coefficient": 0.01},
+    ],
+}  # fmt: skip
 
 
 class _Dead(BaseException):
@@ -45,7 +60,7 @@ class _Dying:
     drawn: int = 0
 
     def __call__(self, *given):
-        if self.done == self.step:
+        if self.done >= self.step:
             self.drawn += 1
             if self.drawn > self.token:
                 raise _Dead
@@ -53,67 +68,87 @@ class _Dying:
 
 
 def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
-    """Half of the cuts are behind a step, which is saved; half are in the middle of sampling."""
+    """For each stage and backend ten ways of training, six cuts each: 60."""
     outcomes = []
     for name in backends:
-        backend, rng = get_backend(name, "cpu"), random.Random(seed)
-        outcome = Outcome(f"GRPO ended behind a step or while it sampled, {name}")
+        backend = get_backend(name, "cpu")
         base = _prepared(directory / name, backend)
-        whole = copied(base, "whole")
-        train_stage(whole, STAGE, backend, silent)
-        for number in range(count(CUTS, scale)):
-            cut = 1 + (7 + number // 2) % (STEPS - 1)
-            parts = copied(base, "cut")
-            if number % 2 == 0:
-                cut -= cut % SETTINGS["updates"]  # where new answers are sampled
-                ended = _killed_while_sampling(parts, backend, cut, rng.randrange(TOKENS))
-            else:
-                ended = not stopped(parts, STAGE, backend, cut)
-            train_stage(parts, STAGE, backend, silent)
-            lost = difference(parts.directory, whole.directory, (STAGE,)) if ended else "it did not end"
-            outcome.check(not lost, f"cut {number} at step {cut}: {lost}")
-        outcome.note = "weights, optimizer and journal bit for bit, with kept answers and a reference that changes"
-        outcomes.append(outcome)
+        for stage, ways in WAYS.items():
+            rng, outcome = random.Random(seed), Outcome(f"{stage} ended after a step or while it sampled, {name}")
+            cuts = len(ways) * CUTS
+            for number in range(count(cuts, scale)):
+                way, cut = divmod(number * SPREAD % cuts, CUTS)
+                lost = _cut(base, stage, backend, way, cut % 2 == 0, rng)
+                outcome.check(not lost, f"{ways[way]}, {lost}")
+            outcome.note = "weights, optimizer, value model and journal bit for bit, with kept answers and references"
+            outcomes.append(outcome)
     return outcomes
 
 
 def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
-    """SIGKILL at random moments of GRPO, until the number is reached and the last run has ended."""
+    """SIGKILL at random moments of each stage, until the number is reached and the last run has ended."""
     outcomes = []
     for name in backends:
-        rng, outcome = random.Random(seed), Outcome(f"GRPO killed with SIGKILL, {name}")
         base = _prepared(directory / f"{name}-kills", get_backend(name, "cpu"))
-        right, run = (copied(base, part).directory for part in ("right", "killed"))
-        _start(right, name).wait()
-        done = 0
-        while (process := _start(run, name)).poll() is None:
-            if done == count(20, scale) or not _kill(process, run, rng):
-                process.wait()
-                break
-            done += 1
-        lost = difference(run, right, (STAGE,)) if process.returncode == 0 else process.stderr.read().decode()[-300:]
-        outcome.lost, outcome.tried = [lost] if lost else [], done
-        outcome.note = "bitwise the undisturbed run"
-        outcomes.append(outcome)
+        for stage in WAYS:
+            rng, outcome = random.Random(seed), Outcome(f"{stage} killed with SIGKILL, {name}")
+            right, run = (copied(base, f"{stage}-{part}").directory for part in ("right", "killed"))
+            _start(right, stage, name).wait()
+            done = 0
+            while (process := _start(run, stage, name)).poll() is None:
+                if done == count(20, scale) or not _kill(process, run, rng):
+                    process.wait()
+                    break
+                done += 1
+            failed = process.stderr.read().decode()[-300:] if process.returncode else ""
+            lost = failed or difference(run, right, (stage,))
+            outcome.lost, outcome.tried = [lost] if lost else [], done
+            outcome.note = "bitwise the undisturbed run"
+            outcomes.append(outcome)
     return outcomes
 
 
 def _prepared(directory: Path, backend: Backend) -> Run:
-    """A run whose first stages are trained, and the third's data is there."""
-    sizes = {"steps": 4, "eval_every": 4, "save_every": 4, "log_every": 1, "eval_rows": 2}
-    config = tiny_config((*BEFORE, STAGE), **sizes)
-    config = config.with_section(STAGE, **SETTINGS | sizes | {"steps": STEPS, "save_every": 3})
+    """A run that was fine-tuned for two steps, with the data of what is to come. Its file has settings for a longer
+    training, which processes read.
+    """
+    stages = (*BEFORE, *WAYS)
+    config = tiny_config(stages, steps=2, batch_size=2, save_every=2, eval_every=2, warmup_steps=0)
+    config = config.with_section("data", world_texts=60, world_instructions=60, world_pairs=30)
     run = Run(directory, config)
     make_tokenizer(run, BEFORE, silent)
-    for stage in (*BEFORE, STAGE):
+    for stage in stages:
         make_data(run, stage, silent)
     for stage in BEFORE:
         train_stage(run, stage, backend, silent)
+    longer = COMMON | {"steps": 2 * STEPS, "save_every": 3, "eval_every": 6}
+    for stage, more in (("grpo", REFRESHED), ("ppo", {"kl_target": 0.05})):
+        config = config.with_section(stage, **longer | OWN[stage] | more)
     (directory / "config.toml").write_text(to_toml(config), "utf-8")
     return run
 
 
-def _killed_while_sampling(run: Run, backend: Backend, step: int, token: int) -> bool:
+def _cut(base: Run, stage: str, backend: Backend, way: int, sampling: bool, rng: random.Random) -> str:
+    """What differs after an end in the middle of a sampling, or a stop after a step."""
+    settings = COMMON | OWN[stage] | WAYS[stage][way]
+    whole = uninterrupted(base, f"{stage}-whole-{way}", stage, backend, **settings)
+    parts = copied(base, f"{stage}-cut", stage, **settings)
+    if sampling:
+        section = parts.config.of(stage)
+        lasts = section.updates if stage == "grpo" else section.epochs * section.mini_batches  # steps of a sampling
+        step = rng.choice(range(lasts, STEPS, lasts))
+        wrong = _killed_while_sampling(parts, stage, backend, step, rng.randrange(TOKENS))
+    else:
+        step = rng.randrange(1, STEPS)
+        wrong = stopped(parts, stage, backend, step)
+    if not wrong:
+        train_stage(parts, stage, backend, silent)
+        wrong = difference(parts.directory, whole.directory, (stage,))
+    return wrong and f"{'while it sampled ' if sampling else ''}after step {step}: {wrong}"
+
+
+def _killed_while_sampling(run: Run, stage: str, backend: Backend, step: int, token: int) -> str:
+    """What is wrong with how it ended, "" for nothing."""
     dying = _Dying(step, token)
 
     def report(event) -> None:
@@ -122,15 +157,15 @@ def _killed_while_sampling(run: Run, backend: Backend, step: int, token: int) ->
 
     choice.sample = dying
     try:
-        train_stage(run, STAGE, backend, report)
+        train_stage(run, stage, backend, report)
     except _Dead:
-        return True
+        return ""
     finally:
         choice.sample = sample
-    return False
+    return "it did not end"
 
 
-def _start(run: Path, backend: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "minigpt", "train", STAGE, "--run", run, "--no-supervise"]
+def _start(run: Path, stage: str, backend: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "minigpt", "train", stage, "--run", run, "--no-supervise"]
     return subprocess.Popen([*map(str, command), "--backend", backend, "--device", "cpu"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip

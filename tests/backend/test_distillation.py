@@ -5,13 +5,18 @@ import shutil
 import numpy as np
 import pytest
 
+from minigpt.data.batches import stream
 from minigpt.errors import UsageError
 from minigpt.events import Eval, Step, silent
+from minigpt.generate.engine import Engine
+from minigpt.generate.sampling import Sampling
 from minigpt.model.gpt import GPT
+from minigpt.parity.trajectories import losses_of
 from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.pipeline import check_possible
 from minigpt.runs.run import Run
-from minigpt.runs.training import train_stage
+from minigpt.runs.training import prepared, train_stage
+from minigpt.stages.table import STAGES
 
 SETTINGS = {"steps": 6, "batch_size": 4, "eval_every": 6, "eval_rows": 64, "learning_rate": 5e-3, "warmup_steps": 1,
             "cross_entropy": 0.0, "distance": "forward_kl", "temperature": 1.0}  # fmt: skip
@@ -90,6 +95,39 @@ def test_the_starting_model_as_teacher_keeps_its_weights(backend, copied):
     run = copied("distill", **(SETTINGS | {"teacher": "start", "cross_entropy": 0.9}))
     _, evals = events_of(run, backend)
     assert evals[0].metrics["distance"] == pytest.approx(0, abs=1e-6) and evals[-1].metrics["distance"] > 1e-4
+
+
+def test_a_student_may_learn_on_its_own_answers(backend, copied, teacher):
+    """A row is one prompt with what the engine samples there; the distance is that of both models' bare logits."""
+    run = copied("distill", **(SETTINGS | {"teacher": str(teacher.directory), "own_answers": 1.0, "max_tokens": 8}))
+    weights, objective, *_ = prepared(run, STAGES["distill"], backend, run.config.distill, silent)
+    batch = objective.batches(3, weights)
+    assert batch["weights"].sum() == pytest.approx(1, abs=1e-6) and len(batch["ids"]) == 4
+    model, taught = GPT(run.model_config, backend), teacher.weights("sft", backend)[0]
+    engine, nats = Engine(model, weights, run.tokenizer), []
+    for row, seed in enumerate(stream(run.config.seed, "answers", 3).integers(0, 2**62, 4)):
+        own = np.flatnonzero(batch["weights"][row])
+        prompt = batch["ids"][row, : own[0] + 1].tolist()
+        assert run.tokenizer.show(prompt).endswith("<|im_start|>assistant\n")
+        answer = engine.answer_each([prompt], [Sampling(1.0, seed=int(seed))], 8)[0].tokens
+        assert batch["targets"][row, own].tolist() == answer
+        ids = backend.array(batch["ids"][row : row + 1])
+        q, p = (log_softmax(backend.numpy(model(tree, ids))[0]) for tree in (weights, taught))
+        nats += (np.exp(p) * (p - q)).sum(-1)[own].tolist()
+    value, _ = objective.loss(weights, {name: backend.array(x) for name, x in batch.items()}, objective.base)
+    assert float(value) == pytest.approx(np.mean(nats), rel=1e-3)
+
+
+def test_own_answers_come_in_their_share_of_the_steps_and_again_after_a_stop(backend, copied, teacher):
+    way = SETTINGS | {"teacher": str(teacher.directory), "own_answers": 0.5, "max_tokens": 4, "save_every": 3}
+    whole, parts = (copied("distill", name, **way) for name in ("whole", "parts"))
+    weights, objective, *_ = prepared(whole, STAGES["distill"], backend, whole.config.distill, silent)
+    own = [objective.batches(step, weights)["segments"].max() == 0 for step in range(6)]
+    assert 0 < sum(own) < 6
+    losses = losses_of(whole, "distill", backend)
+    assert losses_of(parts, "distill", backend, stop_after=3) + losses_of(parts, "distill", backend) == losses
+    with pytest.raises(ValueError, match="no right ones"):
+        type(whole.config.distill)(own_answers=0.5, cross_entropy=0.1)
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(backend, copied, tmp_path):

@@ -28,13 +28,18 @@ from minigpt.model.lora import linear_layers
 from minigpt.model.moe import MoE
 from minigpt.model.router import Router, learns_nothing
 from minigpt.parity.models import make_batch, random_weights
-from minigpt.parity.trajectories import losses_of
+from minigpt.parity.trajectories import losses_of, tiny_config
+from minigpt.plan.speed import _made_up as made_up
+from minigpt.plan.speed import _Sizes as Sizes
 from minigpt.quantize.codes import quantize_weights
 from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 from minigpt.sections import ModelConfig
+from minigpt.stages.assemble import assembled
+from minigpt.stages.stage import Job
+from minigpt.stages.table import STAGES
 from minigpt.text.characters import CharTokenizer
-from minigpt.train.auxiliary import with_auxiliary
+from minigpt.train.auxiliary import ahead_loss, with_auxiliary
 from minigpt.train.gradients import accumulated
 from minigpt.train.losses import language_loss
 
@@ -207,6 +212,42 @@ def test_micro_batches_add_up_to_the_whole(backend, name):
         assert float(figure) == pytest.approx(float(others[name]), rel=1e-4, abs=1e-6), name
     for a, b in zip(tree.leaves(grads), tree.leaves(sums), strict=True):
         assert np.abs(backend.numpy(a) - backend.numpy(b)).max() < 1e-5
+
+
+def sampled(backend, stage, **options):
+    """(model, weights, objective, batch) of a stage that samples, on made-up prompts."""
+    row, config = STAGES[stage], tiny_config()
+    shape, settings = ModelConfig(**config.model.model_dump() | {"vocab_size": 800} | options), config.of(stage)
+    model, shard = GPT(shape, backend), made_up(shape, row, 4)
+    job = Job(model, to_backend(backend, random_weights(shape)), settings, row.form, shard, shard,
+              Sizes(shape.vocab_size), 0, silent)  # fmt: skip
+    weights, objective = assembled(backend, model, settings, job.weights, 0, row.objective(job))
+    return model, weights, objective, objective.batches(0, weights)
+
+
+def test_ppo_teaches_the_heads_further_ahead_on_the_policys_trunk_not_on_the_value_models(backend):
+    model, weights, objective, batch = sampled(backend, "ppo", predict_ahead=2)
+    arrays = {name: backend.array(x) for name, x in batch.items()}
+    weights["value"]["model"] = tree.map_leaves(lambda x: 1.5 * x, weights["value"]["model"])  # another trunk
+    expected = ahead_loss(model, weights, model.hidden(weights, arrays["ids"]), arrays)
+    assert float(objective.loss(weights, arrays)[1]["ahead"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_what_fills_rows_of_sampled_answers_does_not_count_in_the_balance(backend, stage):
+    """Other filling: the same loss and figures of the router; without what marks it they would be others."""
+    _, weights, objective, batch = sampled(backend, stage, experts=4, expert_width=32, router_z=0.1)
+    filling = batch["segments"] < 0
+    assert filling.any() and not (filling & (batch["mask"] > 0)).any()
+    other = batch | {"ids": np.where(filling, 17, batch["ids"]).astype(np.int32)}
+
+    def found(batch):
+        value, metrics = objective.loss(weights, {name: backend.array(x) for name, x in batch.items()})
+        return [float(value), *(float(metrics[name]) for name in ("balance", "router_entropy", "expert_0"))]
+
+    assert found(other) == pytest.approx(found(batch), rel=1e-6)
+    unmarked = [{name: x for name, x in one.items() if name != "segments"} for one in (batch, other)]
+    assert abs(found(unmarked[0])[1] - found(unmarked[1])[1]) > 1e-3
 
 
 @pytest.mark.parametrize("bits", [4, 8])

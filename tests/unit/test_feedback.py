@@ -11,11 +11,11 @@ import pytest
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.read.raw_rows import Row
 from minigpt.errors import DataError, MiniGPTError, UsageError
-from minigpt.feedback.endpoint import Endpoint, check_endpoint
 from minigpt.feedback.gather import RUBBISH, Asked, Wanted, gather, pair_of, work_of
 from minigpt.feedback.judges import Judge, numbers_in
 from minigpt.feedback.principles import read_principles, rules_of
 from minigpt.feedback.prompts import prompts_of
+from minigpt.generate.endpoint import Endpoint, check_endpoint
 from minigpt.generate.engine import Answer
 from minigpt.text.characters import CharTokenizer
 from minigpt.train.rewards import make_rewards, score
@@ -104,6 +104,26 @@ def test_the_best_and_the_worst_answer_become_a_row(tmp_path):
 ])  # fmt: skip
 def test_what_is_no_pair(answers, scores):
     assert pair_of({"prompt": "p", "answers": answers, "scores": scores}) is None
+
+
+def test_an_answer_that_was_cut_off_is_judged_without_an_end(tmp_path):
+    """What a reward model reads are the tokens that were sampled, here no encoding of the text."""
+    told = []
+
+    class Cut(Model):
+        def answer_each(self, prompts, samplings, most):
+            return [Answer([7, 8, 9], "cut", "length"), Answer([7, 8], "done", "stop", 5)] * (len(prompts) // 2)
+
+        def answer(self, prompts, sampling, most):
+            return [Answer([6, 6], "better", "length")]
+
+    def judged(prompts, answers, rows):
+        told.append([row["answer_ids"] for row in rows])
+        return [float(len(answer)) for answer in answers]
+
+    judge = Judge([SimpleNamespace(name="mine", function=judged, weight=1.0)])
+    gather(Cut(), judge, PROMPTS[:1], tmp_path / "pairs.jsonl", Wanted(answers=2, revise=True))
+    assert told == [[[7, 8, 9], [7, 8, 5]], [[7, 8, 9], [7, 8, 5], [6, 6]]]
 
 
 def test_an_interrupted_call_goes_on_where_it_was(tmp_path):

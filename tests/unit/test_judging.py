@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from minigpt.errors import DataError, MiniGPTError, UsageError
+from minigpt.errors import DataError, MiniGPTError
 from minigpt.evaluate.judges import by_endpoint, judged
 from minigpt.evaluate.judging import (
     Judging,
@@ -23,6 +23,7 @@ from minigpt.evaluate.judging import (
     results,
     save_pairs,
 )
+from minigpt.generate.endpoint import Endpoint
 from minigpt.watch.judge import judge_page, serve_judging
 
 JUDGING = Judging("a/sft", "b/sft", [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(40)])
@@ -147,14 +148,12 @@ def test_an_endpoint_as_judge():
     server = HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    judge = by_endpoint(address, "big", "secret")
+    judge = by_endpoint(Endpoint(address, "big", "secret", retries=0))
     assert [judge("q", "l", "r") for _ in range(6)] == [1.0, 0.0, 0.5, 0.5, 1.0, 0.5]
     path, key, body = asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "big"
     assert "Answer A:\nl" in body["messages"][0]["content"]
     server.shutdown()
     server.server_close()
-    with pytest.raises(MiniGPTError, match="gave no judgement"):
+    with pytest.raises(MiniGPTError, match="cannot be reached"):
         judge("q", "l", "r")
-    with pytest.raises(UsageError, match="no address"):
-        by_endpoint("localhost", "big")

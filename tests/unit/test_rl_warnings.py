@@ -16,14 +16,15 @@ from minigpt.stages.warnings import WINDOW, Warnings
 FINE = {"reward": 0.5, "kl": 0.01, "length": 12.0}
 
 
-def watched(tmp_path, steps, sampled=None, **config):
+def watched(tmp_path, steps, sampled=None, stage="grpo", **settings):
     """The sentences after these steps' metrics, each with new answers."""
     notes, rollouts = [], SimpleNamespace(latest=None)
-    config = SimpleNamespace(**{"sample_every": 0, "eval_every": 2} | config)
+    config = SimpleNamespace(sample_every=0, eval_every=2, steps=len(steps))
     job = SimpleNamespace(config=config, directory=tmp_path, report=lambda note: notes.append(note.text))
-    hook = Warnings("grpo", job, rollouts)
+    hook = Warnings(stage, job, rollouts, **settings)
     for number, metrics in enumerate(steps, 1):
         rollouts.latest = sampled(number) if sampled else answers({"Good.": 1.0, "Bad.": 0.0})
+        rollouts.samples = rollouts.latest.best_and_worst()
         hook(SimpleNamespace(step=number), SimpleNamespace(metrics=FINE | metrics))
     return notes
 
@@ -33,6 +34,13 @@ def answers(rewards):
     found = [Answer([5] * max(1, len(text)), text, "stop", 2) for text in rewards]
     totals = np.array([list(rewards.values())])
     return Sampled([Question([1], "Why?", {})], [found], totals, totals[..., None])
+
+
+def single(rewards):
+    """An answer to each of several questions, as PPO samples them."""
+    found = [[Answer([5] * max(1, len(text)), text, "stop", 2)] for text in rewards]
+    totals = np.array(list(rewards.values()))[:, None]
+    return Sampled([Question([n], f"Why {n}?", {}) for n in range(len(found))], found, totals, totals[..., None])
 
 
 def test_nothing_is_said_where_all_is_well(tmp_path):
@@ -71,11 +79,32 @@ def test_answers_that_earn_nothing_are_no_warning(tmp_path, rewards):
     assert watched(tmp_path, [{}] * 3, lambda step: answers(rewards)) == []
 
 
+@pytest.mark.parametrize(("rewards", "words"), [
+    ({"Good.": -3.0, "Bad.": -4.0, "": -2.0}, "an empty answer earned a reward of -2, where answers earned -3 on"),
+    ({"Good.": 0.0, "no no no no no": 0.5}, "an answer that repeats itself earned a reward of 0.5"),
+    ({"Good.": 0.2, "Bad.": 0.2}, "all answers of a sampling earned the same (0.2)"),
+    ({"Good.": 2.0, "": 1.0, "no no no no no": 1.0}, ""), ({"Good.": 2.0}, ""),
+])  # fmt: skip
+def test_one_answer_to_each_prompt_is_compared_with_the_others(tmp_path, rewards, words):
+    """A reward model's scores have no zero: what is remarkable is above their mean."""
+    notes = watched(tmp_path, [{}] * 3, lambda step: single(rewards), "ppo", per="answer")
+    assert len(notes) == bool(words) and all(note.startswith(f"ppo: {words}") for note in notes)
+
+
+def test_the_divergence_is_named_in_its_unit_and_with_the_setting_that_bounds_it(tmp_path):
+    steps = [{"reward": 0.1 * n, "kl": 0.3 * 2**n} for n in range(9)]
+    notes = watched(tmp_path, steps, None, "ppo", tie="kl_target", per="answer")
+    assert len(notes) == 1 and "nats per answer" in notes[0] and "raise kl_target" in notes[0]
+    assert watched(tmp_path, steps[:5], None, "ppo", per="answer") == []  # 4.8 nats of an answer are none too many
+
+
 def test_answers_are_kept_with_their_rewards(tmp_path):
     watched(tmp_path, [{}] * 5)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text("utf-8").splitlines()]
-    assert [row["step"] for row in rows] == [2, 2, 4, 4]
+    assert [row["step"] for row in rows] == [2, 2, 4, 4, 5, 5]  # and after the last step
     assert rows[0] == {"step": 2, "prompt": "Why?", "text": "Good.", "reward": 1.0} and rows[1]["text"] == "Bad."
+    one = single({"Good.": 1.0, "Bad.": 0.0, "So so.": 0.5}).best_and_worst()
+    assert [(row["prompt"], row["text"]) for row in one] == [("Why 0?", "Good."), ("Why 1?", "Bad.")]
 
 
 def test_the_line_of_progress_tells_of_rewards_and_sampling():

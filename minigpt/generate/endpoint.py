@@ -5,7 +5,7 @@ from typing import Any
 
 from minigpt.errors import MiniGPTError, UsageError
 
-LEAST = 512  # tokens that its answer may have
+LONGEST = 512  # tokens of an answer
 
 
 @dataclass
@@ -23,18 +23,20 @@ class Endpoint:
     retries: int = 2
     _client: Any = None
 
-    def ask(self, messages: list[dict]) -> str:
-        """The answer to a conversation. Raises MiniGPTError, with what happened in a sentence, when there is none."""
+    def ask(self, messages: list[dict], most: int = LONGEST) -> str:
+        """The answer of at most `most` tokens to a conversation. Raises MiniGPTError, with what happened in a sentence,
+        when there is none.
+        """
         import openai
 
         try:
             found = self._opened().chat.completions.create(
-                model=self.model, messages=messages, temperature=0.0, max_tokens=LEAST
+                model=self.model, messages=messages, temperature=0.0, max_tokens=most
             )
             text = found.choices[0].message.content
         except openai.APITimeoutError:
             what = f"did not answer within {self.timeout:g} seconds, {self.retries + 1} times"
-            raise self._failed(what, "Raise --timeout, or ask a smaller model.") from None
+            raise self._failed(what, "Give it more time, or ask a smaller model.") from None
         except openai.APIConnectionError as error:
             reason = str(error.__cause__ or error).rstrip(".")
             raise self._failed(f"cannot be reached ({reason})", "Is it running, and is the URL right?") from None

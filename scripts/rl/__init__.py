@@ -1,0 +1,1 @@
+"""What the scripts about reinforcement learning share."""
