@@ -26,7 +26,7 @@ from backends.base import Array
 from minigpt.errors import UsageError
 from minigpt.generate.batch import Batch
 from minigpt.generate.choice import likeliest, next_token, taken
-from minigpt.generate.prefix import Prefixes, agreeing
+from minigpt.generate.prefix import NOTHING, Beginning, Piece, Prefixes, agreeing
 from minigpt.generate.reading import FILLING, Reading, of_like_length, read_on, start_reading
 from minigpt.generate.request import Request, Sequence, Token
 from minigpt.generate.speculate import after_pass, draft_of
@@ -227,31 +227,39 @@ class Scheduler:
     def _admit(self) -> None:
         """Let requests in while rows are free: equal prompts together, and after a beginning that is being read."""
         free, held = self.rows - self.running, []
-        distinct: dict[tuple[int, ...], list[Sequence]] = {}
+        admitted: dict[tuple[int, ...], tuple[list[Sequence], Beginning]] = {}
         while self._waiting and free > 0:
             sequence = self._waiting.popleft()
-            if self._begun_by_another(sequence, distinct):
-                held.append(sequence)
-                continue
-            distinct.setdefault(tuple(sequence.request.prompt), []).append(sequence)
+            prompt = tuple(sequence.request.prompt)
+            if prompt not in admitted:
+                known = NOTHING if self._prefixes is None else self._prefixes.find(sequence.request.prompt[:-1])
+                if self._begun_by_another(list(prompt), known.length, list(map(list, admitted))):
+                    held.append(sequence)
+                    continue
+                admitted[prompt] = [], known
+            admitted[prompt][0].append(sequence)
             free -= 1
         self._waiting.extendleft(reversed(held))
-        prompts = [list(prompt) for prompt in distinct]
-        left = [len(p) - (self._prefixes.known(p[:-1]) if self._prefixes else 0) for p in prompts]
-        waiting = list(distinct.values())
+        prompts = list(map(list, admitted))
+        waiting, known = zip(*admitted.values(), strict=True) if admitted else ((), ())
+        left = [len(prompt) - one.length for prompt, one in zip(prompts, known, strict=True)]
         filling = -1 if self.exact else FILLING[self._backend.device]
         for group in of_like_length(left, filling, self.chunk):
-            some = [prompts[i] for i in group], [waiting[i] for i in group]
-            self._readings.append(start_reading(self.engine, *some, self._prefixes, self.chunk if self.exact else 1))
+            pieces = [self._pieces(known[i]) for i in group]
+            reading = start_reading(self.engine, [prompts[i] for i in group], [waiting[i] for i in group], pieces)
+            self._readings.append(reading)
 
-    def _begun_by_another(self, sequence: Sequence, admitted: dict[tuple[int, ...], list[Sequence]]) -> bool:
+    def _begun_by_another(self, prompt: list[int], known: int, admitted: list[list[int]]) -> bool:
         """Whether a prompt with the same beginning is being read, so that waiting for it saves reading it twice."""
         if self._prefixes is None:
             return False
-        prompt = sequence.request.prompt
-        others = [*map(list, admitted), *(other for reading in self._readings for other in reading.prompts)]
+        others = [*admitted, *(other for reading in self._readings for other in reading.prompts)]
         shared = max((agreeing(prompt[:-1], other) for other in others if other != prompt), default=0)
-        return shared >= SHARED and shared - self._prefixes.known(prompt[:shared]) >= SHARED
+        return shared - known >= SHARED
+
+    def _pieces(self, known: Beginning) -> list[tuple[Piece, int]]:
+        """The keys and values of a beginning; with `exact` in whole chunks, so that all passes are the same."""
+        return [] if self._prefixes is None else self._prefixes.use(known, self.chunk if self.exact else 1)
 
     def _remember(self, tokens: list[int], cache, row: int) -> None:
         """Keep the beginning of a text that is in a row of a cache."""
