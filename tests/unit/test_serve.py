@@ -186,22 +186,24 @@ def test_a_call_is_told_from_text_however_it_is_cut(size):
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     text = f"Before < {call}after <tool_call>no call</tool_call> {call.replace('add', 'other')}<tool"
     heard = Heard(choice_of([ADD, SUB], "auto"))
-    shown = "".join(heard.add(text[i : i + size]) for i in range(0, len(text), size)) + heard.end()
-    assert [(one.name, json.loads(one.arguments)) for one in heard.calls] == [("add", {"a": 1})]
-    assert shown == text.replace(call, "")
+    found = [heard.hear(text[i : i + size], i + size >= len(text)) for i in range(0, len(text), size)]
+    calls = [one for _, some in found for one in some]
+    assert [(one.name, json.loads(one.arguments)) for one in calls] == [("add", {"a": 1})] and calls == heard.calls
+    assert "".join(shown for shown, _ in found) == text.replace(call, "")
 
 
 def test_without_tools_everything_is_text():
     heard = Heard(choice_of([ADD], "none"))
-    assert heard.add("<tool_call>{}") == "<tool_call>{}" and heard.end() == ""
+    assert heard.hear("<tool_call>{}", last=True) == ("<tool_call>{}", [])
 
 
 def test_a_forced_call_is_the_whole_answer():
     choice = choice_of([ADD, SUB], "required", "sub")
     assert choice.schema(100)["properties"]["name"] == {"const": "sub"}
     heard = Heard(choice)
-    assert heard.add('{"name": "sub", ') == "" and heard.add('"arguments": {}}') == "" and heard.end() == ""
-    assert heard.calls[0].name == "sub"
+    assert heard.hear('{"name": "sub", ', last=False) == ("", [])
+    shown, calls = heard.hear('"arguments": {}}', last=True)
+    assert shown == "" and [one.name for one in calls] == ["sub"]
     assert len(choice_of([ADD, SUB], "any").schema(100)["anyOf"]) == 2
     for tools, wanted, name in (([], "required", None), ([ADD], "auto", "sub")):
         with pytest.raises(Refused):
