@@ -187,7 +187,7 @@ def speeds(engine: Engine, cases: list[tuple[str, int, bool]]) -> dict[str, floa
         request = Request([300 + 7 * i for i in range(20)], Sampling(0.0), 100)
         for i in range(count):
             scheduler.add(replace(request, prompt=[301 + i, *request.prompt]))
-        while scheduler.running < count or scheduler.waiting or scheduler._readings:
+        while scheduler.running < count or scheduler.waiting or scheduler._intake.readings:
             scheduler.step()
         began = time.perf_counter()
         made = sum(len(scheduler.step()) for _ in range(60))

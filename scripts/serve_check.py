@@ -3,6 +3,7 @@
 
     python scripts/serve_check.py hostile runs/demo
     python scripts/serve_check.py load runs/demo --clients 64 --requests 10000
+    python scripts/serve_check.py soak runs/demo --minutes 10
     python scripts/serve_check.py clients runs/demo --peers ~/.cache/minigpt-clients/bin/python
     python scripts/serve_check.py comply runs/demo --peers …     python scripts/serve_check.py fuzz runs/demo --peers …
     python scripts/serve_check.py prometheus runs/demo           python scripts/serve_check.py replicas runs/demo
@@ -27,17 +28,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from serving import hostile, load
-from serving.production import behind_nginx, expressions, query, validated, watched
+from serving import hostile, load, planned
+from serving.production import answered, behind_nginx, expressions, query, validated, watched
 from serving.started import Started, serving
-
-from minigpt.serve import measuring
-from minigpt.serve.planning import between, steady
 
 PYTHON = Path.home() / ".cache" / "minigpt-clients" / "bin" / "python"
 
@@ -48,8 +47,10 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, default=10, help="of the soak")
     parser.add_argument("--cases", type=int, default=2_000, help="of schemathesis")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="of the plan's measurements; their median counts")
     parser.add_argument("--peers", type=Path, default=PYTHON, help="the Python with the other projects' packages")
     parser.add_argument("--nginx", default="nginx")
     parser.add_argument("--prometheus", default="prometheus")
@@ -80,17 +81,40 @@ def check_hostile(given: argparse.Namespace) -> list[str]:
 
 def check_load(given: argparse.Namespace) -> list[str]:
     """Clients that come, leave and cancel at random: no answer is another one's, and memory stays."""
+    return crowded(given, given.requests, None)
+
+
+def check_soak(given: argparse.Namespace) -> list[str]:
+    """The same for a time."""
+    return crowded(given, None, 60 * given.minutes)
+
+
+def crowded(given: argparse.Namespace, requests: int | None, seconds: float | None) -> list[str]:
+    """So many requests, or for so long, after a tenth of that, which is not counted in the memory's growth."""
     with serving(given.runs, "--power", "full", "--exact") as server:
-        process = psutil.Process(server.process.pid)
-        warm = asyncio.run(load.load(server.url, model_of(given), given.clients, given.requests // 5, seed=2))
-        before = process.memory_info().rss
-        found = asyncio.run(load.load(server.url, model_of(given), given.clients, given.requests))
-        grown = process.memory_info().rss / before - 1
+        process, held = psutil.Process(server.process.pid), list[int]()
+
+        def tell(found: load.Found) -> None:
+            held.append(process.memory_info().rss)
+            print(f"  {found.seconds:>6.0f} s: {found.asked:,} asked, {found.compared:,} compared, {len(found.mixed)} "
+                  f"mixed, {len(found.errors)} errors, {held[-1] / 1e6:,.0f} MB", flush=True)  # fmt: skip
+
+        def crowd(share: float, seed: int) -> load.Found:
+            most = None if requests is None else max(1, round(share * requests))
+            end = None if seconds is None else share * seconds
+            return asyncio.run(load.load(server.url, model_of(given), given.clients, most, seed, 40, end, tell))
+
+        warm = crowd(0.1, 2)
+        held.clear()
+        found = crowd(1.0, 1)
+        part = max(1, len(held) // 5)  # a fifth of the time at both ends: memory goes up and down within a minute
+        grown = statistics.median(held[-part:]) / statistics.median(held[:part]) - 1
         first = statistics.quantiles(found.first, n=100)
         print(
-            f"{found.asked} requests of {given.clients} clients in {found.seconds:.0f} s: {found.compared} compared, "
-            f"{found.left} left early, {found.refused} refused; {found.tokens / found.seconds:.0f} tokens/s, first "
-            f"token after {first[49]:.3f} s (half) and {first[98]:.3f} s (99 of 100); memory {grown:+.1%}."
+            f"{found.asked:,} requests of {given.clients} clients in {found.seconds:.0f} s: {found.compared:,} "
+            f"compared, {found.left:,} left early, {found.refused:,} refused; {found.tokens / found.seconds:.0f} "
+            f"tokens/s, first token after {first[49]:.3f} s (half) and {first[98]:.3f} s (99 of 100); memory "
+            f"{grown:+.1%}."
         )
         wrong = [*warm.mixed, *warm.errors, *found.mixed, *found.errors]
         if grown > 0.05:
@@ -146,32 +170,33 @@ def check_comply(given: argparse.Namespace) -> list[str]:
 def check_fuzz(given: argparse.Namespace) -> list[str]:
     """schemathesis: requests made from the server's own description, none of which may be answered with a 5xx."""
     with serving(given.runs, "--power", "full", "--timeout", "60") as server:
-        operations = 12
+        operations = 7  # that take a body; the others have a single case, or a few
         command = [given.peers.with_name("st"), "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error",
-                   "--max-examples", given.cases // operations, "--mode", "all", "--phases", "fuzzing",
+                   "--max-examples", -(-given.cases // operations), "--mode", "all", "--phases", "fuzzing",
                    "--request-timeout", "90", "--seed", "1"]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        print("\n".join(done.stdout.splitlines()[-25:]))
-        wrong = [] if done.returncode == 0 else ["schemathesis has found something"]
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+            running, began = subprocess.Popen(list(map(str, command)), stdout=said, stderr=said), time.monotonic()
+            while running.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    running.wait(15)
+                asked, broken = answered(server.url)
+                print(f"  {time.monotonic() - began:>6.0f} s: {asked:,} requests, {broken} with 5xx", flush=True)
+            said.seek(0)
+            print("\n".join(said.read().splitlines()[-25:]))
+        wrong = [] if running.returncode == 0 else ["schemathesis has found something"]
+        wrong += [f"{broken} answers of 5xx"] if broken else []
+        wrong += [f"only {asked:,} requests"] if asked < given.cases else []
         status = asyncio.run(load.answer(server.url, load.bodies(model_of(given), 1, load.random.Random(1))[0]))[0]
         return wrong + ([] if status == 200 else [f"an answer afterwards: {status}"]) + ended(server)
 
 
 def check_plan(given: argparse.Namespace) -> list[str]:
-    """The planner's waiting times against a load by chance, at half and at three quarters of the highest rate."""
-    wrong, rows, tokens = [], 8, 32
-    with serving(given.runs, "--power", "full", "--rows", rows) as server:
-        model = model_of(given)
-        rates = between(asyncio.run(measuring.rates(server.url, model, tokens, rows, given.seconds)), rows)
-        for share in (0.5, 0.75):
-            expected = steady(share * rates[-1], rates, 1.0).answer
-            times = asyncio.run(measuring.by_chance(server.url, model, tokens, share * rates[-1], 4 * given.seconds))
-            found = statistics.mean(times)
-            off = found / expected - 1
-            planned = f"{found:.3f} s, planned {expected:.3f} s ({off:+.0%})"
-            print(f"{share:.0%} of {rates[-1]:.1f}/s: {len(times)} answers take {planned}.")
-            if abs(off) > 0.2:
-                wrong.append(f"at {share:.0%} the plan is off by {off:+.0%}")
+    """The planner's times against a load by chance, at 30, 50 and 70 % of the highest rate."""
+    rows, queue, tokens = 8, 200, 24
+    flags = ("--power", "full", "--rows", rows, "--queue", queue, "--timeout", 3_600)
+    with planned.cores_apart() as clients_apart, serving(given.runs, *flags) as server:
+        clients_apart()
+        wrong = planned.wrong(server.url, model_of(given), rows, rows + queue, tokens, given.seconds, given.rounds)
         return wrong + ended(server)
 
 
@@ -205,7 +230,8 @@ def ended(server: Started) -> list[str]:
 
 
 CHECKS = {
-    "hostile": check_hostile, "load": check_load, "clients": check_clients, "comply": check_comply, "fuzz": check_fuzz,
+    "hostile": check_hostile, "load": check_load, "soak": check_soak, "clients": check_clients,
+    "comply": check_comply, "fuzz": check_fuzz,
     "plan": check_plan, "prometheus": check_prometheus, "replicas": check_replicas, "deploy": check_deploy,
 }  # fmt: skip
 

@@ -37,6 +37,7 @@ def run(
         return
     from minigpt.cli import console, tables
     from minigpt.pages.texts import words
+    from minigpt.runs.conversations import keep_conversations
     from minigpt.runs.pipeline import run_pipeline
     from minigpt.runs.placing import by_stage, placed
     from minigpt.stages.table import STAGES, USUAL
@@ -57,6 +58,7 @@ def run(
         raise UsageError("There is no data to train on.", f"Give it with --data FILE, or {other}.")
     with training(run, settings, stages, where, limits, chosen.time, follow) as (opened, framework, report, control):
         run_pipeline(opened, framework, report, stages, control, sources.allow_changes)
+        keep_conversations(opened, framework, report)
     say = words(spoken(follow.lang), "demo")
     talk = f"minigpt {'chat' if STAGES[stages[-1]].answers else 'generate'} {run}"
     console.note(say["talk"].format(command=talk))

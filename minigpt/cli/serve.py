@@ -87,9 +87,11 @@ class Planned:
     plan: Annotated[
         float | None, Option("--plan", metavar="QPS", min=0.001, help="Measure the model and plan for this load.")
     ] = None
-    tokens: Annotated[int, Option("--tokens", metavar="N", min=1, help="Tokens of a typical answer.")] = 64
+    tokens: Annotated[int, Option("--tokens", metavar="N", min=1, help="Tokens of an answer on average.")] = 64
+    prompt_tokens: Annotated[int, Option("--prompt-tokens", metavar="N", min=1, help="Tokens of a prompt.")] = 32
     within: Annotated[
-        float, Option("--within", metavar="SECONDS", min=0.001, help="99 of 100 requests wait at most so long.")
+        float,
+        Option("--within", metavar="SECONDS", min=0.001, help="99 of 100 requests have their first token by then."),
     ] = 1.0
     cost: Annotated[float, Option("--cost", metavar="PRICE", min=0, help="Of a machine like this one, an hour.")] = 0.0
 
@@ -162,7 +164,7 @@ def serve(
         if planned.plan is not None:
             from minigpt.cli.serve_plan import plan_and_print
 
-            plan_and_print(worker, doors, planned.plan, planned.tokens, planned.within, planned.cost)
+            plan_and_print(worker, doors, planned.plan, planned)
             return
         run(worker, doors, entry, log, stack, browser)
 

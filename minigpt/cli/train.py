@@ -90,6 +90,7 @@ def trainer(stage: str) -> Callable:
         run, data = sources.placed(RUNS / "default")
         if supervised(context, run, watched, follow, where):
             return
+        from minigpt.runs.conversations import keep_conversations
         from minigpt.runs.pipeline import run_pipeline
 
         extra = ({"skip_bad": True} if sources.skip_bad else {}) | ({stage: data} if data else {})
@@ -102,6 +103,7 @@ def trainer(stage: str) -> Callable:
         session = training(run, settings, [stage], where, limits, chosen.time, follow)
         with session as (opened, framework, report, control):
             run_pipeline(opened, framework, report, [stage], control, sources.allow_changes)
+            keep_conversations(opened, framework, report)
 
     return train
 

@@ -83,7 +83,7 @@ def _over(finished: list[Beam], possible: float, beams: int, early_stopping: boo
 
 def _read(engine: "Engine", prompt: list[int]) -> tuple[np.ndarray, KVCache]:
     """Logits (1, V) after the prompt, and its cache."""
-    reading = start_reading(engine, [prompt], [[]], None)
+    reading = start_reading(engine, [prompt], [[]])
     return engine.model.backend.numpy(read_on(engine, reading, len(prompt))), reading.cache
 
 

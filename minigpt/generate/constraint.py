@@ -14,6 +14,8 @@ import numpy as np
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.text.tokenizer import Tokenizer
 
+KEPT = 32  # grammars that stay compiled: a server is asked for the same ones again and again
+
 
 @dataclass(frozen=True)
 class Grammar:
@@ -56,7 +58,7 @@ class Matched:
 
     def __init__(self, grammar: Grammar):
         self._size = grammar.tokenizer.vocab_size
-        self._matcher = _guidance().LLMatcher(_tokens(grammar.tokenizer), grammar.source, log_level=0)
+        self._matcher = _compiled(grammar.tokenizer, grammar.source).deep_copy()
 
     @property
     def done(self) -> bool:
@@ -80,10 +82,15 @@ class Matched:
 
 
 def _checked(tokenizer: Tokenizer, source: str, what: str) -> Grammar:
-    error = _guidance().LLMatcher.validate_grammar(source, _tokens(tokenizer))
-    if error and not error.startswith("WARNING"):
+    if error := _compiled(tokenizer, source).get_error():
         raise UsageError(f"{what} cannot be followed: {_line(error)}.", "Write it with simpler means.")
     return Grammar(tokenizer, source)
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(tokenizer: Tokenizer, source: str) -> Any:
+    """A matcher at the beginning of an answer, to be copied: compiling takes longer than a copy, and than a token."""
+    return _guidance().LLMatcher(_tokens(tokenizer), source, log_level=0)
 
 
 def _guidance() -> Any:

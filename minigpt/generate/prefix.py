@@ -25,6 +25,25 @@ class Stretch:
     followers: dict[int, "Stretch"] = field(default_factory=dict)  # by their first token
 
 
+Stretches = list[tuple[Stretch, int]]  # stretches from the tree's root on, each with the number of tokens that agree
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The longest known beginning of a text of `asked` tokens: the stretches that it runs through."""
+
+    path: Stretches
+    asked: int
+
+    @property
+    def length(self) -> int:
+        """How many tokens are known."""
+        return sum(same for _, same in self.path)
+
+
+NOTHING = Beginning([], 0)
+
+
 class Prefixes:
     """The beginnings that are known, in at most `limit` bytes."""
 
@@ -35,26 +54,28 @@ class Prefixes:
         self._root = Stretch([], [], 0)
         self._clock = 0
 
-    def find(self, tokens: list[int], unit: int = 1) -> list[tuple[Piece, int]]:
-        """(piece, how many of its tokens count) of the longest known beginning of `tokens`, in order.
+    def find(self, tokens: list[int]) -> Beginning:
+        """What is known of the beginning of `tokens`. Asking alone changes nothing; `use` counts."""
+        return Beginning(list(self._path(tokens)), len(tokens))
+
+    def use(self, found: Beginning, unit: int = 1) -> list[tuple[Piece, int]]:
+        """(piece, how many of its tokens count) of what was found, in order; no text was kept since.
 
         In all they are a multiple of `unit` tokens.
         """
-        found, left = [], self.known(tokens) // unit * unit
-        self.queries += len(tokens)
+        self._touch(found.path)
+        pieces, left = [], found.length // unit * unit
+        self.queries += found.asked
         self.hits += left
-        for stretch, same in self._path(tokens):
-            found.append((stretch.piece, min(same, left)))
+        for stretch, same in found.path:
+            pieces.append((stretch.piece, min(same, left)))
             left -= min(same, left)
-        return [(piece, count) for piece, count in found if count]
-
-    def known(self, tokens: list[int]) -> int:
-        """How many tokens at the beginning of `tokens` are known."""
-        return sum(same for _, same in self._path(tokens))
+        return [(piece, count) for piece, count in pieces if count]
 
     def keep(self, tokens: list[int], cut: Callable[[int, int], Piece], token_bytes: int) -> None:
         """Keep a text; cut(start, stop) has the keys and values of its tokens, `token_bytes` large each."""
         path, end = list(self._path(tokens)), self._root
+        self._touch(path)
         known = sum(same for _, same in path)
         if len(tokens) - known < LEAST or len(tokens) * token_bytes > self.limit:
             return
@@ -71,16 +92,20 @@ class Prefixes:
 
     def _path(self, tokens: list[int]) -> Iterator[tuple[Stretch, int]]:
         """The stretches from the beginning of `tokens` on, each with the number of tokens that agree."""
-        self._clock += 1
         at, place = self._root, 0
         while place < len(tokens) and (following := at.followers.get(tokens[place])) is not None:
             at = following
-            at.used = self._clock
             same = agreeing(at.tokens, tokens[place : place + len(at.tokens)])
             yield at, same
             place += same
             if same < len(at.tokens):
                 return
+
+    def _touch(self, path: Stretches) -> None:
+        """These stretches are the ones that were used last."""
+        self._clock += 1
+        for stretch, _ in path:
+            stretch.used = self._clock
 
     def _part(self, stretch: Stretch, place: int) -> None:
         """Make two stretches of one, at a place within it."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from backends.base import Array
 from minigpt.generate.cache import KVCache, new_cache
-from minigpt.generate.prefix import Prefixes
+from minigpt.generate.prefix import Piece
 from minigpt.generate.request import Sequence
 
 if TYPE_CHECKING:
@@ -42,14 +42,15 @@ class Reading:
 
 
 def start_reading(
-    engine: "Engine", prompts: list[list[int]], waiting: list[list[Sequence]], prefixes: Prefixes | None, unit: int = 1
-) -> Reading:
-    """A reading that begins after what is known of each prompt, in multiples of `unit` tokens.
+    engine: "Engine", prompts: list[list[int]], waiting: list[list[Sequence]],
+    known: list[list[tuple[Piece, int]]] | None = None,
+) -> Reading:  # fmt: skip
+    """A reading that begins after what is `known` of each prompt: pieces, and how many tokens of each count.
 
     The last token is always read, for what follows it.
     """
     model = engine.model
-    known = [[] if prefixes is None else prefixes.find(prompt[:-1], unit) for prompt in prompts]
+    known = [[] for _ in prompts] if known is None else known
     lengths = [sum(tokens for _, tokens in pieces) for pieces in known]
     room = max(lengths) + max(len(prompt) - length for prompt, length in zip(prompts, lengths, strict=True))
     cache = new_cache(model.backend, model.config, len(prompts), room, model.dtype, engine.kv_bits)

@@ -18,7 +18,6 @@ on generation).
 """
 
 import sys
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,15 +25,13 @@ from backends.base import Array
 from minigpt.errors import UsageError
 from minigpt.generate.batch import Batch
 from minigpt.generate.choice import likeliest, next_token, taken
-from minigpt.generate.prefix import Prefixes, agreeing
-from minigpt.generate.reading import FILLING, Reading, of_like_length, read_on, start_reading
+from minigpt.generate.intake import Intake
 from minigpt.generate.request import Request, Sequence, Token
 from minigpt.generate.speculate import after_pass, draft_of
 
 if TYPE_CHECKING:
     from minigpt.generate.engine import Engine
 
-SHARED = 32  # tokens that a prompt waits for when another one that begins with them is being read
 UNBOUNDED = sys.maxsize
 
 
@@ -58,14 +55,12 @@ class Scheduler:
     def __init__(
         self, engine: "Engine", rows: int = 16, chunk: int = 256, cache_bytes: int = 2**28, exact: bool = False
     ):
-        self.engine, self.rows, self.chunk, self.exact = engine, rows, chunk, exact
+        self.engine, self.rows, self.exact = engine, rows, exact
         self._backend = engine.model.backend
-        self._waiting: deque[Sequence] = deque()
-        self._readings: deque[Reading] = deque()
+        self._intake = Intake(engine, chunk, cache_bytes, exact)
         shape = (rows, engine.model.config.context) if exact else (1, 0)
         self._batch = Batch(engine.model, engine.weights, shape)
         self._ahead: tuple[list[Sequence], Array] | None = None  # rows, and logits that are begun
-        self._prefixes = Prefixes(self._backend, cache_bytes) if cache_bytes else None
 
     def add(self, request: Request) -> Sequence:
         """Queue a request. Raises UsageError for a prompt that is empty or fills the context."""
@@ -81,7 +76,7 @@ class Scheduler:
         if request.speculation is not None:
             most = len(request.prompt) + sequence.remaining
             sequence.proposer = request.speculation.start(request.prompt, request.sampling, most)
-        self._waiting.append(sequence)
+        self._intake.waiting.append(sequence)
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
@@ -89,38 +84,38 @@ class Scheduler:
         if sequence.reason:
             return
         sequence.reason = "cancelled"
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        elif sequence in self._batch.rows:
+        if sequence in self._batch.rows:
             with self._backend.inference():
                 self._batch.leave(sequence)
         else:
-            self._forget_reader(sequence)
+            self._intake.cancel(sequence)
 
     def step(self) -> list[Token]:
         """One pass of the running rows and a chunk of prompts; the tokens that came of it, in order of each row's."""
         with self._backend.inference():
             said = self._decode()
-            return said + self._read()
+            first, joining = self._intake.read(self.rows - self.running)
+            self._batch.join(joining)
+            return said + first
 
     @property
     def idle(self) -> bool:
         """Whether no request is in flight."""
-        return not (self._waiting or self._readings or self._batch.rows)
+        return not (self._intake.waiting or self._intake.readings or self._batch.rows)
 
     @property
     def running(self) -> int:
         """Requests whose prompt is being read, or whose answer is being made."""
-        return len(self._batch.rows) + sum(len(reading.sequences) for reading in tuple(self._readings))
+        return len(self._batch.rows) + sum(len(reading.sequences) for reading in tuple(self._intake.readings))
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a free row."""
-        return len(self._waiting)
+        return len(self._intake.waiting)
 
     @property
     def metrics(self) -> Metrics:
-        known = self._prefixes
+        known = self._intake.prefixes
         share = self._batch.tokens / (self.rows * self.engine.model.config.context)
         return Metrics(known.queries, known.hits, known.bytes, share) if known is not None else Metrics(kv_usage=share)
 
@@ -176,93 +171,5 @@ class Scheduler:
     def _dismiss(self, rows: list[Sequence]) -> None:
         for row in rows:
             if row.reason != "error" and not self.exact:  # an answer's keys were not computed in chunks
-                self._remember(row.seen, self._batch.cache, self._batch.rows.index(row))
+                self._intake.remember(row.seen, self._batch.cache, self._batch.rows.index(row))
             self._batch.leave(row)
-
-    # ---- a chunk of the prompts
-
-    def _read(self) -> list[Token]:
-        self._admit()
-        chosen, budget = [], self.chunk
-        while self._readings:
-            cost = self._readings[0].cost(self.chunk)
-            if chosen and cost > budget:
-                break
-            budget -= cost
-            chosen.append(self._readings.popleft())
-        found = self._backend.side_by_side(self._read_on, chosen)
-        said, joining = [], []
-        for reading, logits in zip(chosen, found, strict=True):
-            if reading.error is None and logits is None:
-                self._readings.append(reading)
-                continue
-            said += self._first_tokens(reading, logits, joining)
-        self._batch.join(joining)
-        return said
-
-    def _read_on(self, reading: Reading) -> Array | None:
-        try:
-            return read_on(self.engine, reading, self.chunk)
-        except Exception as error:  # such as too little memory: it ends these prompts alone
-            reading.error = error
-            return None
-
-    def _first_tokens(self, reading: Reading, logits: Array | None, joining: list) -> list[Token]:
-        """The first token of each answer; what goes on is added to `joining`."""
-        rows = [(sequence, row) for row, some in enumerate(reading.waiting) for sequence in some]
-        sequences = [sequence for sequence, _ in rows]
-        try:
-            if reading.error is not None:
-                raise reading.error
-            if (numbers := [row for _, row in rows]) != list(range(len(reading.prompts))):
-                logits = self._backend.take(logits, self._backend.array(numbers))
-            said = taken(self._backend, logits, sequences)
-            for row, prompt in enumerate(reading.prompts):
-                self._remember(prompt, reading.cache, row)
-        except Exception as error:
-            return [sequence.fail(error) for sequence in sequences if not sequence.reason]
-        joining += [(sequence, reading.cache, row) for sequence, row in rows if not sequence.reason]
-        return said
-
-    def _admit(self) -> None:
-        """Let requests in while rows are free: equal prompts together, and after a beginning that is being read."""
-        free, held = self.rows - self.running, []
-        distinct: dict[tuple[int, ...], list[Sequence]] = {}
-        while self._waiting and free > 0:
-            sequence = self._waiting.popleft()
-            if self._begun_by_another(sequence, distinct):
-                held.append(sequence)
-                continue
-            distinct.setdefault(tuple(sequence.request.prompt), []).append(sequence)
-            free -= 1
-        self._waiting.extendleft(reversed(held))
-        prompts = [list(prompt) for prompt in distinct]
-        left = [len(p) - (self._prefixes.known(p[:-1]) if self._prefixes else 0) for p in prompts]
-        waiting = list(distinct.values())
-        filling = -1 if self.exact else FILLING[self._backend.device]
-        for group in of_like_length(left, filling, self.chunk):
-            some = [prompts[i] for i in group], [waiting[i] for i in group]
-            self._readings.append(start_reading(self.engine, *some, self._prefixes, self.chunk if self.exact else 1))
-
-    def _begun_by_another(self, sequence: Sequence, admitted: dict[tuple[int, ...], list[Sequence]]) -> bool:
-        """Whether a prompt with the same beginning is being read, so that waiting for it saves reading it twice."""
-        if self._prefixes is None:
-            return False
-        prompt = sequence.request.prompt
-        others = [*map(list, admitted), *(other for reading in self._readings for other in reading.prompts)]
-        shared = max((agreeing(prompt[:-1], other) for other in others if other != prompt), default=0)
-        return shared >= SHARED and shared - self._prefixes.known(prompt[:shared]) >= SHARED
-
-    def _remember(self, tokens: list[int], cache, row: int) -> None:
-        """Keep the beginning of a text that is in a row of a cache."""
-        if self._prefixes is not None:
-            tokens = tokens[: int(cache.lengths[row])]
-            self._prefixes.keep(tokens, lambda start, stop: cache.cut(row, start, stop), cache.token_bytes)
-
-    def _forget_reader(self, sequence: Sequence) -> None:
-        for reading in list(self._readings):
-            for some in reading.waiting:
-                if sequence in some:
-                    some.remove(sequence)
-            if not reading.sequences:
-                self._readings.remove(reading)

@@ -10,6 +10,7 @@ This directory is a run of MiniGPT: a language model and all that it was made fr
   log.txt         what was said while it was trained; usage.jsonl is what that took of the machine
   tokenizer/      how a text becomes numbers; a model can only be used with its own
   data/           the training data as such numbers, a part of it held out (validation)
+  conversations.json  some held-out questions of these data, answered by the model of each stage
 """
 STAGE = """
 What is in the directory of a stage:

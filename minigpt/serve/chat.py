@@ -147,11 +147,11 @@ class _Answer:
         choices = []
         for index, ticket in enumerate(self.call.tickets):
             heard = self.heard[index]
-            text = heard.add(ticket.sequence.text) + heard.end()
-            message = {"role": "assistant", "content": text or (None if heard.calls else ""), "refusal": None,
+            text, calls = heard.hear(ticket.sequence.text, last=True)
+            message = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None,
                        "annotations": []}  # fmt: skip
-            if heard.calls:
-                message["tool_calls"] = [_shown(call) for call in heard.calls]
+            if calls:
+                message["tool_calls"] = [_shown(call) for call in calls]
             known = [_logprob(self.call.model, one) for one in ticket.sequence.logprobs]
             choices.append({
                 "index": index, "message": message, "finish_reason": self._reason(index),
@@ -170,12 +170,11 @@ class _Answer:
             yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
         async for index, token in self.call.tokens():
             heard = self.heard[index]
-            before = len(heard.calls)
-            text = heard.add(token.text) + (heard.end() if token.done else "")
+            text, calls = heard.hear(token.text, token.done)
             known = _token_logprob(self.call.model, token) if self.logprobs else None
             if text or known:
                 yield chunk(index, {"content": text}, known)
-            for number, called in enumerate(heard.calls[before:], before):
+            for number, called in enumerate(calls, len(heard.calls) - len(calls)):
                 yield chunk(index, {"tool_calls": [{"index": number} | _shown(called)]})
             if token.done:
                 yield chunk(index, {}, None, self._reason(index))

@@ -154,9 +154,9 @@ class _Answer:
         self.call, self.heard, self.id = call, Heard(choice), new_id("msg_")
 
     def whole(self) -> dict[str, Any]:
-        text = self.heard.add(self.call.tickets[0].sequence.text) + self.heard.end()
+        text, calls = self.heard.hear(self.call.tickets[0].sequence.text, last=True)
         content: list[dict[str, Any]] = [{"type": "text", "text": text, "citations": None}] if text else []
-        content += [_used(call) | {"input": json.loads(call.arguments)} for call in self.heard.calls]
+        content += [_used(call) | {"input": json.loads(call.arguments)} for call in calls]
         content = content or [{"type": "text", "text": "", "citations": None}]
         return self._frame(content) | self._end() | {"usage": self._usage()}
 
@@ -168,8 +168,7 @@ class _Answer:
         yield named("message_start", message=start | {"usage": self._usage() | {"output_tokens": 0}})
         number, open_text = 0, False
         async for _, token in self.call.tokens():
-            before = len(self.heard.calls)
-            text = self.heard.add(token.text) + (self.heard.end() if token.done else "")
+            text, calls = self.heard.hear(token.text, token.done)
             empty = token.done and not text and not number and not self.heard.calls  # it has a block all the same
             if (text or empty) and not open_text:
                 block = {"type": "text", "text": "", "citations": None}
@@ -177,7 +176,7 @@ class _Answer:
                 open_text = True
             if text or empty:
                 yield named("content_block_delta", index=number, delta={"type": "text_delta", "text": text})
-            for call in self.heard.calls[before:]:
+            for call in calls:
                 if open_text:
                     yield named("content_block_stop", index=number)
                     number, open_text = number + 1, False

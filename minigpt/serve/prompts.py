@@ -13,9 +13,10 @@ from minigpt.text.chatml import render
 from minigpt.text.messages import Message
 
 # How models are told of tools whose template has no words for it: the format of Hermes and Qwen.
+OPENING, CLOSING = "<tool_call>", "</tool_call>"  # around a call in what a model says
 TOLD = (
     "You may call one or more functions. They are described here, one a line:\n<tools>\n{tools}\n</tools>\n"
-    'To call one, answer with\n<tool_call>\n{{"name": NAME, "arguments": {{…}}}}\n</tool_call>'
+    f'To call one, answer with\n{OPENING}\n{{{{"name": NAME, "arguments": {{{{…}}}}}}}}\n{CLOSING}'
 )
 
 
@@ -88,7 +89,7 @@ def _plain(turns: Sequence[Turn], tools: Sequence[Function]) -> list[Message]:
             role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
         for one in turn.calls:
             call = json.dumps({"name": one.name, "arguments": _read(one.arguments)}, ensure_ascii=False)
-            content += f"{chr(10) if content else ''}<tool_call>\n{call}\n</tool_call>"
+            content += f"{chr(10) if content else ''}{OPENING}\n{call}\n{CLOSING}"
         if role == "system" and messages and messages[-1]["role"] == "system":
             messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n\n{content}"}
         else:

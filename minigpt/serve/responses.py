@@ -43,10 +43,10 @@ class _Answer:
         self.number = -1
 
     def whole(self) -> dict[str, Any]:
-        text = self.heard.add(self.call.tickets[0].sequence.text) + self.heard.end()
-        if text or not self.heard.calls:
+        text, calls = self.heard.hear(self.call.tickets[0].sequence.text, last=True)
+        if text or not calls:
             self.output.append(self._said(text))
-        self.output += [_used(call) for call in self.heard.calls]
+        self.output += [_used(call) for call in calls]
         return self._ended()
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -54,8 +54,7 @@ class _Answer:
         yield self._event("response.in_progress", response=self._resource("in_progress"))
         text, at = "", -1  # what was said, and the message's place in the output
         async for _, token in self.call.tokens():
-            before = len(self.heard.calls)
-            piece = self.heard.add(token.text) + (self.heard.end() if token.done else "")
+            piece, calls = self.heard.hear(token.text, token.done)
             if at < 0 and (piece or (token.done and not self.heard.calls)):
                 at = len(self.output)
                 self.output.append(self._said("") | {"status": "in_progress"})
@@ -65,7 +64,7 @@ class _Answer:
                 text += piece
                 more = {"item_id": self.message, "output_index": at, "content_index": 0, "logprobs": []}
                 yield self._event("response.output_text.delta", delta=piece, **more)
-            for call in self.heard.calls[before:]:
+            for call in calls:
                 for part in self._called(call):
                     yield part
         if at >= 0:

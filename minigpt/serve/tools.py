@@ -8,10 +8,9 @@ from typing import Any
 
 from minigpt.generate.pieces import overlap
 from minigpt.serve.asked import Function
-from minigpt.serve.prompts import Called
+from minigpt.serve.prompts import CLOSING, OPENING, Called
 from minigpt.serve.refusals import invalid
 
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
 SHORTEST_TEXT, LONGEST_TEXT, MOST_ITEMS = 20, 4_000, 20  # in a call that is forced, where its tool sets no bound
 
 
@@ -56,7 +55,16 @@ class Heard:
     calls: list[Called] = field(default_factory=list)
     _held: str = ""
 
-    def add(self, piece: str) -> str:
+    def hear(self, piece: str, last: bool) -> tuple[str, list[Called]]:
+        """(what may be shown now, the calls that have become whole) by the next piece, or all, of the answer.
+
+        What may become a call is held back until it is clear, by the `last` piece at the latest.
+        """
+        before = len(self.calls)
+        shown = self._add(piece) + (self._end() if last else "")
+        return shown, self.calls[before:]
+
+    def _add(self, piece: str) -> str:
         """What of the text so far may be shown now; "" while it may become a call."""
         if not self.choice.tools:
             return piece
@@ -82,7 +90,7 @@ class Heard:
                 shown += before.rstrip() if not before.strip() else before
                 self.calls.append(call)
 
-    def end(self) -> str:
+    def _end(self) -> str:
         """What is left: a forced call is read, text that was held back is shown."""
         held, self._held = self._held, ""
         if self.choice.forced or held.startswith(OPENING):

@@ -14,7 +14,7 @@ from minigpt.pages.svg import Line, chart
 from minigpt.pages.texts import measure, words
 from minigpt.watch.curves import metrics_of
 from minigpt.watch.journal import PLACES, Journal
-from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results
+from minigpt.watch.read import RunFiles, conversations, read_json, read_run, read_samples, results
 from minigpt.watch.report import figure, lines_of
 
 WHOLE = 64 << 20  # bytes of journals that are read whole; of more only some lines are
@@ -69,22 +69,21 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     differing = {key: values for key, values in settings.items() if any(value != values[0] for value in values)}
     order = list(dict.fromkeys(stage for stage, _ in found))
     found = dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
-    return Comparison(names, runs, differing, found, _answers(runs, demos), _tests(runs))
+    return Comparison(names, runs, differing, found, _answers(runs), _tests(runs))
 
 
 # ---- answers and tests -------------------------------------------------------------------------------------
 
 
-def _answers(runs: Sequence[RunFiles], demos: Sequence[dict[str, Any]]) -> dict[str, list[str | None]]:
-    """Questions that at least two runs answered: the demo's after the last stage, and the last samples."""
+def _answers(runs: Sequence[RunFiles]) -> dict[str, list[str | None]]:
+    """What at least two runs answered: questions as the last stage answers them, and the last samples."""
     found: dict[str, list[str | None]] = {}
-    for number, (run, demo) in enumerate(zip(runs, demos, strict=True)):
+    for number, run in enumerate(runs):
         for stage in run.stages:
             for sample in read_samples(run.directory / stage.name / "samples.jsonl", 50):
                 found.setdefault(f"{stage.name}: {sample['prompt']}", [None] * len(runs))[number] = sample["text"]
-        for row in demo.get("conversations", []):
-            answers = [row[stage.name] for stage in run.stages if stage.name in row] if isinstance(row, dict) else []
-            if answers:
+        for row in conversations(run.directory):
+            if answers := [row[stage.name] for stage in run.stages if stage.name in row]:
                 found.setdefault(str(row.get("question")), [None] * len(runs))[number] = str(answers[-1])
     return {key: answers for key, answers in found.items() if sum(answer is not None for answer in answers) > 1}
 

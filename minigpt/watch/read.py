@@ -140,6 +140,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
+def conversations(directory: Path) -> list[dict[str, Any]]:
+    """Questions with each stage's answer: the demo's, and those of the run's own data."""
+    found = [read_json(directory / name).get("conversations") for name in ("demo.json", "conversations.json")]
+    rows = [row for rows in found if isinstance(rows, list) for row in rows]
+    return [row for row in rows if isinstance(row, dict) and "question" in row]
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's values; {} when there is none or it is damaged."""
     with contextlib.suppress(OSError, ValueError):

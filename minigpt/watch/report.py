@@ -14,7 +14,7 @@ from minigpt.store.durable import write_whole
 from minigpt.watch.curves import curve, metrics_of
 from minigpt.watch.example import example
 from minigpt.watch.journal import Journal
-from minigpt.watch.read import RunFiles, read_json, read_run, read_samples, results, size_of
+from minigpt.watch.read import RunFiles, conversations, read_json, read_run, read_samples, results, size_of
 
 NAME = "report.html"
 SHAPE = {"layers": "n_layer", "width": "d_model", "heads": "n_head", "context": "context"}
@@ -32,6 +32,7 @@ def latest_report(directory: Path, language: str = "en") -> Path:
     """The run's report.html, written again only when something was trained or measured since."""
     path = directory / NAME
     made = [*directory.glob("*/metrics.jsonl"), *directory.glob("*/final/state.json"), directory / "demo.json"]
+    made.append(directory / "conversations.json")
     if not path.exists() or path.stat().st_mtime < max((p.stat().st_mtime for p in made if p.exists()), default=0):
         write_report(directory, language=language)
     return path
@@ -46,7 +47,7 @@ def report_page(directory: Path, language: str = "en") -> str:
         _data(run, say),
         _time(run, say),
         _results(run, measured.get("measured", {}), say, language),
-        _conversations(measured.get("conversations", []), say),
+        _conversations(conversations(directory), run, say),
         _curves(run, say, language),
         _samples(run, say),
         _example(run, say),
@@ -140,11 +141,10 @@ def _results(run: RunFiles, measured: dict[str, Any], say: dict[str, str], langu
     return [tag("h2", say["results"]), table(columns, rows, say["results"])] if rows else []
 
 
-def _conversations(conversations: Any, say: dict[str, str]) -> list[Html]:
-    rows = [row for row in _list(conversations) if isinstance(row, dict) and "question" in row]
+def _conversations(rows: list[dict[str, Any]], run: RunFiles, say: dict[str, str]) -> list[Html]:
     if not rows:
         return []
-    stages = [name for name in rows[0] if name not in ("question", "right")]
+    stages = [stage.name for stage in run.stages if any(stage.name in row for row in rows)]
     lines = [
         [row["question"], *(row.get(stage, "–") or "∅" for stage in stages), row.get("right", "–")] for row in rows
     ]

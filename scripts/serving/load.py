@@ -4,10 +4,12 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 WORDS = ["the cat", "sat on", "a mat", "and", "3 plus 4", "is", "what", "小猫", "在睡觉", "say hello", "yes", "no"]
+EVERY = 10  # seconds between two reports
 
 
 @dataclass
@@ -68,23 +70,38 @@ async def answer(url: str, body: dict, leave_after: int | None = None) -> tuple[
         writer.close()
 
 
-async def load(url: str, model: str, clients: int, requests: int, seed: int = 1, distinct: int = 40) -> Found:
-    """Ask `requests` times by `clients` at once, after each of `distinct` requests was answered alone."""
+async def load(
+    url: str, model: str, clients: int, requests: int | None, seed: int = 1, distinct: int = 40,
+    seconds: float | None = None, tell: Callable[[Found], None] = lambda found: None,
+) -> Found:  # fmt: skip
+    """Ask `requests` times, or for so many seconds, by `clients` at once, after each of `distinct` requests was
+    answered alone. `tell` is called now and then, and at the end.
+    """
     chance, found = random.Random(seed), Found()
     asked = bodies(model, distinct, chance)
     alone = [await answer(url, body) for body in asked]
     if failed := [text for status, text, *_ in alone if status != 200]:
         raise SystemExit(f"A request fails alone: {failed[0]}")
-    left, began = requests, time.monotonic()
+    began = time.monotonic()
+
+    def goes_on() -> bool:
+        found.seconds = time.monotonic() - began
+        return (requests is None or found.asked < requests) and (seconds is None or found.seconds < seconds)
 
     async def client() -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
+        while goes_on():
             await _one(url, asked, alone, chance, found)
 
+    async def telling() -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            tell(found)
+
+    teller = asyncio.create_task(telling())
     await asyncio.gather(*(client() for _ in range(clients)))
+    teller.cancel()
     found.seconds = time.monotonic() - began
+    tell(found)
     return found
 
 

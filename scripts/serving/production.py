@@ -108,9 +108,21 @@ def nginx_before(nginx: str, stable: list[str], canary: str, share: str, directo
 
 def generated(url: str) -> float:
     """Answers that a server has finished."""
+    return sum(value for _, value in series(url, "vllm:request_success_total"))
+
+
+def answered(url: str) -> tuple[int, int]:
+    """(requests that a server has answered, of those the ones with 5xx); what asks for that is not counted."""
+    found = [(name, value) for name, value in series(url, "minigpt_http_requests_total") if '"/metrics"' not in name]
+    return int(sum(value for _, value in found)), int(sum(value for name, value in found if 'status="5' in name))
+
+
+def series(url: str, name: str) -> list[tuple[str, float]]:
+    """(name with labels, value) of each series of a metric."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:request_success_total"))
+    pairs = [line.rsplit(" ", 1) for line in lines if line.startswith(f"{name}{{")]
+    return [(labels, float(value)) for labels, value in pairs]
 
 
 def behind_nginx(runs: list[Path], model: str, nginx: str) -> list[str]:

@@ -95,7 +95,7 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(engine, sampling
 @pytest.mark.parametrize("filling", [0, 4, 100])
 def test_prompts_may_be_read_together_or_each_by_itself(engine, monkeypatch, filling):
     """Groups of equal length, of some filling, and all in one: the same answers, in the prompts' own order."""
-    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    monkeypatch.setattr("minigpt.generate.intake.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     together = engine.answer(PROMPTS, SAMPLED, 10)
     assert together == [engine.answer([prompt], SAMPLED, 10)[0] for prompt in PROMPTS]
 
@@ -110,7 +110,7 @@ def test_only_groups_that_are_read_side_by_side_start_streams(backend, engine, m
     monkeypatch.setattr(linux_cpu, "_streams", lambda: started.append(1) or streams())
     engine.answer([PROMPTS[0]], GREEDY, 2)
     assert not started
-    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", {"cpu": 0, "gpu": 0})
+    monkeypatch.setattr("minigpt.generate.intake.FILLING", {"cpu": 0, "gpu": 0})
     engine.answer(PROMPTS, GREEDY, 2)
     assert started
 
@@ -119,7 +119,7 @@ def test_only_groups_that_are_read_side_by_side_start_streams(backend, engine, m
 def test_rows_that_are_turned_as_the_longest_would_be_seen(engine, monkeypatch, filling):
     """The comparison can fail: with one position for all rows the shorter ones get other answers."""
     alone = [engine.answer([prompt], GREEDY, 10)[0] for prompt in PROMPTS]
-    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    monkeypatch.setattr("minigpt.generate.intake.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     hidden = GPT.hidden
 
     def as_the_longest(self, weights, ids, cache, **rows):

@@ -270,6 +270,17 @@ def test_random_schemas_get_valid_answers(backend, monkeypatch):
     assert not holds and found.startswith("0 valid")
 
 
+def test_a_grammar_is_compiled_once_and_each_answer_has_its_own_place_in_it():
+    constraint._compiled.cache_clear()
+    first, second, third = (constraint.regular_expression(BYTES, "[ab]x|cy").start() for _ in range(3))
+    at = {letter: BYTES.encode(letter)[0] for letter in "abcxy"}
+    first.accept(at["a"])
+    second.accept(at["c"])
+    for matched, follows in ((first, "x"), (second, "y"), (third, "abc")):
+        assert np.flatnonzero(matched.allowed()).tolist() == [at[letter] for letter in follows]
+    assert constraint._compiled.cache_info().misses == 1
+
+
 def test_grammars_that_are_none_are_refused():
     for make, what in (
         (lambda: constraint.json_schema(BYTES, {"type": "wat"}), "JSON schema"),

@@ -175,7 +175,7 @@ def test_packed_examples_see_their_own_positions_only(backend, name):
 def test_prompts_of_unequal_length_are_answered_as_alone_and_as_transformers_does(backend, name, filling, monkeypatch):
     import torch
 
-    monkeypatch.setattr("minigpt.generate.scheduler.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
+    monkeypatch.setattr("minigpt.generate.intake.FILLING", dict.fromkeys(("cpu", "gpu"), filling))
     model, weights = ours(backend, name)
     engine = Engine(model, weights, CharTokenizer(""))
     prompts = [IDS[0, :3].tolist(), IDS[1, :17].tolist(), IDS[0, :9].tolist()]

@@ -1,5 +1,7 @@
 """Whole runs: finished stages are kept, interrupted ones resumed, other settings refused, both backends agree."""
 
+import html
+import json
 import re
 import shutil
 import signal
@@ -15,10 +17,11 @@ from minigpt.store.checkpoint import load_checkpoint
 
 def test_what_a_run_has_on_disk(trained):
     names = {path.name for path in trained.iterdir()} - {"stderr"}
-    files = {"README.txt", "config.toml", "env.json", "log.txt", "usage.jsonl", "report.html"}
+    files = {"README.txt", "config.toml", "env.json", "log.txt", "usage.jsonl", "report.html", "conversations.json"}
     assert names == {*files, "tokenizer", "data", *USUAL}
     words = (trained / "README.txt").read_text("utf-8")
-    for name in ("config.toml", "env.json", "log.txt", "usage.jsonl", "tokenizer/", "data/", "final/", "checkpoints/",
+    for name in ("config.toml", "env.json", "conversations.json", "log.txt", "usage.jsonl", "tokenizer/", "data/",
+                 "final/", "checkpoints/",
                  "metrics.jsonl", "samples.jsonl", *(f"{stage}/" for stage in USUAL)):  # fmt: skip
         assert name in words
     assert max(map(len, words.splitlines())) <= 130
@@ -27,6 +30,17 @@ def test_what_a_run_has_on_disk(trained):
         assert steps == [1, 2, 3, 4]
         assert [line["step"] for line in journal(trained, stage) if "validation_loss" in line] == [0, 2, 4]
         load_checkpoint(trained / stage / "final")  # verifies the checksums
+
+
+def test_before_and_after_stands_in_the_report(trained, sources):
+    """Held-out questions of the conversations, each with the right answer and those of all stages."""
+    rows = json.loads((trained / "conversations.json").read_text("utf-8"))["conversations"]
+    pairs = [json.loads(line)["messages"] for line in sources.conversations.read_text("utf-8").splitlines()]
+    known = {asked["content"]: answered["content"] for asked, answered in pairs}
+    assert rows and all(known[row["question"]] == row["right"] for row in rows)
+    assert all(isinstance(row[stage], str) for row in rows for stage in USUAL)
+    page = (trained / "report.html").read_text("utf-8")
+    assert "Before and after" in page and all(html.escape(row["question"]) in page for row in rows)
 
 
 def test_each_source_goes_to_the_stage_that_its_rows_fit(minigpt, trained, sources):

@@ -56,7 +56,7 @@ def test_the_longest_known_beginning_is_found_with_its_own_keys(limit):
         text = [draw.randint(1, 2) for _ in range(draw.randint(LEAST, 30))]
         if texts and draw.random() < 0.5:
             text = draw.choice(texts)[: draw.randint(1, 20)] + text
-        pieces = known.find(text)
+        pieces = known.use(known.find(text))
         length = sum(count for _, count in pieces)
         held = [piece[0][:, :, :count] for piece, count in pieces]
         assert (np.concatenate([np.zeros((1, 1, 0, 1)), *held], axis=2) == keys_of(text)[:, :, :length]).all()
@@ -75,9 +75,12 @@ def test_what_was_used_least_recently_is_forgotten_first():
     known = Prefixes(create(), 160)
     texts = [[start + i for i in range(10)] for start in (100, 200, 300)]
     for text in texts:
-        known.find(texts[0])
+        known.use(known.find(texts[0]))
+        for other in texts[1:]:  # asking alone is no use
+            known.find(other)
         known.keep(text, lambda start, stop: [np.zeros((1, 1, stop - start, 1))], 8)
-    assert [known.known(text) for text in texts] == [10, 0, 10]
+    assert [known.find(text).length for text in texts] == [10, 0, 10]
+    assert known.queries == 30 and known.hits == 20
 
 
 def same_beginning(a, b):

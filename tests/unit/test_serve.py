@@ -2,12 +2,18 @@
 
 import asyncio
 import gzip
+import heapq
+import itertools
 import json
 import math
+import random
 import re
+import statistics
+import sys
 from base64 import b64encode
 from hashlib import sha256
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +25,13 @@ from minigpt.serve.chat import ChatRequest
 from minigpt.serve.chat_page import chat_page
 from minigpt.serve.guard import Doors, Guard
 from minigpt.serve.keys import Bucket, Keys, Tenant, read_keys
-from minigpt.serve.planning import between, replicas, steady
+from minigpt.serve.measuring import Measured, Typical
+from minigpt.serve.planning import Replica, replica, replicas, steady
 from minigpt.serve.refusals import Refused
 from minigpt.serve.tools import Heard, choice_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from serving import simulated
 
 ADD = Function(name="add", parameters={"type": "object"})
 SUB = Function(name="sub")
@@ -186,22 +196,24 @@ def test_a_call_is_told_from_text_however_it_is_cut(size):
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     text = f"Before < {call}after <tool_call>no call</tool_call> {call.replace('add', 'other')}<tool"
     heard = Heard(choice_of([ADD, SUB], "auto"))
-    shown = "".join(heard.add(text[i : i + size]) for i in range(0, len(text), size)) + heard.end()
-    assert [(one.name, json.loads(one.arguments)) for one in heard.calls] == [("add", {"a": 1})]
-    assert shown == text.replace(call, "")
+    found = [heard.hear(text[i : i + size], i + size >= len(text)) for i in range(0, len(text), size)]
+    calls = [one for _, some in found for one in some]
+    assert [(one.name, json.loads(one.arguments)) for one in calls] == [("add", {"a": 1})] and calls == heard.calls
+    assert "".join(shown for shown, _ in found) == text.replace(call, "")
 
 
 def test_without_tools_everything_is_text():
     heard = Heard(choice_of([ADD], "none"))
-    assert heard.add("<tool_call>{}") == "<tool_call>{}" and heard.end() == ""
+    assert heard.hear("<tool_call>{}", last=True) == ("<tool_call>{}", [])
 
 
 def test_a_forced_call_is_the_whole_answer():
     choice = choice_of([ADD, SUB], "required", "sub")
     assert choice.schema(100)["properties"]["name"] == {"const": "sub"}
     heard = Heard(choice)
-    assert heard.add('{"name": "sub", ') == "" and heard.add('"arguments": {}}') == "" and heard.end() == ""
-    assert heard.calls[0].name == "sub"
+    assert heard.hear('{"name": "sub", ', last=False) == ("", [])
+    shown, calls = heard.hear('"arguments": {}}', last=True)
+    assert shown == "" and [one.name for one in calls] == ["sub"]
     assert len(choice_of([ADD, SUB], "any").schema(100)["anyOf"]) == 2
     for tools, wanted, name in (([], "required", None), ([ADD], "auto", "sub")):
         with pytest.raises(Refused):
@@ -230,26 +242,121 @@ def erlang(load, mean, servers):
     return share, share * mean / (servers - offered)
 
 
+def machine(*rates, first=0.0, most=None):
+    """A replica with these rates, whose first tokens all take as long."""
+    return Replica(rates, [first] * len(rates), rates[-1] if most is None else most)
+
+
 @pytest.mark.parametrize("servers, load", [(1, 0.7), (4, 3.1), (16, 15.0), (16, 2.0)])
 def test_a_replica_whose_rows_do_not_slow_each_other_is_an_m_m_c_queue(servers, load):
     share, wait = erlang(load, 1.0, servers)
-    found = steady(load, [float(n) for n in range(1, servers + 1)], 0.5)
+    found = steady(load, machine(*map(float, range(1, servers + 1)), first=0.2), 0.7)
     assert found.wait == pytest.approx(wait) and found.answer == pytest.approx(wait + 1)
+    assert found.first == pytest.approx(wait + 0.2)
     assert found.late == pytest.approx(share * math.exp(-(servers - load) * 0.5))
     assert found.busy == pytest.approx(load / servers)
 
 
 def test_rows_that_share_one_speed_are_a_single_server():
-    assert steady(0.6, [1.0] * 8, 1.0).answer == pytest.approx(1 / (1 - 0.6))  # M/M/1
-    assert steady(1.0, [1.0] * 8, 1.0) is None
+    assert steady(0.6, machine(*[1.0] * 8), 1.0).answer == pytest.approx(1 / (1 - 0.6))  # M/M/1
+    assert steady(1.0, machine(*[1.0] * 8), 1.0) is None
 
 
 def test_the_fewest_replicas_that_are_enough():
-    rates = [2.0, 3.0, 4.0, 5.0]
-    count, found = replicas(1000, rates, 0.5)
-    assert found.late <= 0.01 < (steady(1000 / (count - 1), rates, 0.5) or steady(4.99, rates, 0.5)).late
-    assert replicas(0.01, rates, 0.5)[0] == 1
-    assert between({1: 2.0, 4: 5.0}, 4) == rates and between({1: 2.0, 2: 1.5}, 3) == [2.0, 2.0, 2.0]
+    one = machine(2.0, 3.0, 4.0, 5.0, first=0.1)
+    count, found = replicas(1000, one, 0.5)
+    assert found.late <= 0.01 < (steady(1000 / (count - 1), one, 0.5) or steady(4.99, one, 0.5)).late
+    assert replicas(0.01, one, 0.5)[0] == 1
+    with pytest.raises(UsageError, match="first token"):  # however many there are
+        replicas(0.01, one, 0.05)
+
+
+def test_a_replica_is_drawn_through_what_was_measured():
+    found = replica({1: Measured(2.0, 0.1), 4: Measured(5.0, 0.4), 8: Measured(6.0, 9.0)}, 4)
+    assert found.rates == [2.0, 3.0, 4.0, 5.0] and found.first == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [found.rate(n) for n in (1, 4, 5, 99)] == [2.0, 5.0, 6.0, 6.0]
+    assert replica({1: Measured(2.0, 0.2), 2: Measured(1.5, 0.1)}, 2) == Replica([2.0, 2.0], [0.2, 0.2], 2.0)
+
+
+def test_answers_have_lengths_without_memory():
+    what, chance = Typical("", "", (), 1, tokens=8, most=20), random.Random(1)
+    drawn = [what.draw(chance) for _ in range(20_000)]
+    assert statistics.mean(drawn) == pytest.approx(what.mean, rel=0.02) and what.mean == pytest.approx(
+        sum((7 / 8) ** k for k in range(20))
+    )
+    longer = [sum(one > k for one in drawn) for k in (0, 4, 8, 12)]
+    assert [b / a for a, b in itertools.pairwise(longer)] == pytest.approx([(7 / 8) ** 4] * 3, rel=0.05)
+    assert max(drawn) == 20
+
+
+def chances(load, count, seed):
+    """Moments of a Poisson process, and works of mean 1 without memory."""
+    chance = random.Random(seed)
+    return list(itertools.accumulate(chance.expovariate(load) for _ in range(count))), [
+        chance.expovariate(1) for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.75])
+def test_the_queue_is_what_a_simulation_of_single_requests_shows(share):
+    """Rows that share rates like those of a batch, measured on an engine: six times as fast with eight as with one."""
+    one = Replica([2.0, 3.8, 5.4, 7.0, 8.5, 9.8, 11.0, 12.0], [0.0] * 8, 12.5)
+    arrivals, works = chances(share * one.most, 40_000, 1)
+    waits, wholes = zip(*simulated.times(arrivals, works, one), strict=True)
+    expected = steady(share * one.most, one, 0.05)
+    assert statistics.mean(wholes) == pytest.approx(expected.answer, rel=0.03)
+    assert statistics.mean(waits) == pytest.approx(expected.wait, rel=0.1, abs=1e-4)
+    assert sum(wait > 0.05 for wait in waits) / len(waits) == pytest.approx(expected.late, rel=0.1, abs=1e-3)
+
+
+def test_equal_lengths_change_little_until_requests_wait():
+    """Processor sharing: the mean time depends on the mean length only (Kelly 1979). At 75 % some already wait."""
+    one = Replica([2.0, 3.8, 5.4, 7.0, 8.5, 9.8, 11.0, 12.0], [0.0] * 8, 12.5)
+    for share, least in ((0.4, 0.97), (0.75, 0.88)):
+        arrivals, works = chances(share * one.most, 20_000, 2)
+        wholes = [whole for _, whole in simulated.times(arrivals, [1.0] * len(works), one)]
+        ratio = statistics.mean(wholes) / steady(share * one.most, one, 1).answer
+        assert least < ratio < 1.02
+
+
+def engine_in_steps(rows, requests, again, end, mean=10):
+    """An engine as it is: a step reads the prompts that came (20 ms, and 10 ms for each) and gives all rows a token (40
+    ms, and 4 ms for each). `requests` are moments; `again` says when the one who has an answer asks next. Returns
+    (moment, seconds, tokens) of each answer.
+    """
+    chance, coming, running, found, now = random.Random(3), sorted(requests), [], [], 0.0
+    draw = lambda: 1 + int(math.log(1 - chance.random()) / math.log(1 - 1 / mean))  # noqa: E731
+    while (coming or running) and now < end:
+        if not running and coming[0] > now:
+            now = coming[0]
+        came = []
+        while coming and coming[0] <= now and len(running) + len(came) < rows:
+            came.append([heapq.heappop(coming), draw()])
+        now += (0.040 + 0.004 * len(running) if running else 0) + (0.020 + 0.010 * len(came) if came else 0)
+        running += [[moment, tokens, tokens] for moment, tokens in came]
+        for row in running:
+            row[2] -= 1
+        for moment, tokens, _ in (row for row in running if not row[2]):
+            found.append((moment, now - moment, tokens))
+            if (moment := again(now)) is not None:
+                heapq.heappush(coming, moment)
+        running = [row for row in running if row[2]]
+    return found
+
+
+def test_rates_with_clients_that_ask_again_foretell_the_times_of_requests_by_chance():
+    """The way from a measurement to a plan, on an engine that computes in steps and reads prompts between them."""
+    measured, rows, mean = {}, 8, 10
+    for n in (1, 2, 4, 8, 16):
+        found = engine_in_steps(rows, [0.001 * i for i in range(n)], lambda now: now + 0.002, 300, mean)
+        measured[n] = Measured(sum(tokens for *_, tokens in found) / 300 / mean, 0.05)
+    one = replica(measured, rows)
+    assert one.most > 3 * one.rates[0]
+    for share in (0.3, 0.5, 0.7):
+        arrivals, _ = chances(share * one.most, 4_000, 5)
+        found = engine_in_steps(rows, arrivals, lambda now: None, math.inf, mean)
+        expected = steady(share * one.most, one, 1)
+        assert statistics.mean(seconds for _, seconds, _ in found) == pytest.approx(expected.answer, rel=0.1)
 
 
 def test_the_files_for_production_are_written_once(tmp_path):

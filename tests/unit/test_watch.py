@@ -20,10 +20,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from minigpt.data.shards import MemoryShard
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.pages import texts
 from minigpt.pages.html import page, policy, tag
 from minigpt.pages.svg import Line, chart, thinned, ticks, write_curve
+from minigpt.runs.conversations import questions
 from minigpt.runs.finding import find_run, find_stage
 from minigpt.stages.table import STAGES
 from minigpt.store.lock import holder, locked
@@ -334,6 +336,21 @@ def test_the_report_tells_the_run(tmp_path):
     assert path == directory / "report.html"
     for expected in ("story.txt", "1 min 00 s", "1 min 30 s", "3.0 MB", "0.2500", "What is 1 plus 1?", "<polyline"):
         assert expected in text, expected
+
+
+def test_questions_that_a_report_shows_come_evenly_from_all_examples():
+    """Of pairs the chosen answer; a prompt without one; nothing that leaves no room for an answer, or that is there."""
+    pairs = [([n, 90, 50 + n, 51 + n, 91], [0, 0, 1, 1, 0]) for n in range(8) for _ in range(2)]
+    assert questions(shard_of(pairs), 2, 40) == [([n, 90], [50 + n, 51 + n]) for n in (0, 2, 4, 6)]
+    assert questions(shard_of([([7, 8], [0, 0])] * 3), 1, 40) == [([7, 8], [])]
+    assert questions(shard_of([([1] * 25 + [2], [0] * 25 + [1])]), 1, 40) == []
+    assert questions(shard_of([([1] * 24 + [2, 3], [0] * 24 + [1, 1])]), 1, 40) == [([1] * 24, [2, 3])]
+
+
+def shard_of(sequences):
+    ids, masks = ([x for sequence in sequences for x in sequence[part]] for part in range(2))
+    ends = np.cumsum([len(one) for one, _ in sequences])
+    return MemoryShard(np.array(ids), ends, np.array(masks, np.uint8))
 
 
 # ---- curves as pictures ------------------------------------------------------------------------------------
