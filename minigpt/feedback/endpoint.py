@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.units import shortened
 
 LEAST = 512  # tokens that its answer may have
 
@@ -72,5 +73,4 @@ def check_endpoint(url: str) -> None:
 
 
 def _line(text: str, most: int = 120) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return shortened(" ".join(text.split()), most)
