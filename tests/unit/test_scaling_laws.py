@@ -7,11 +7,13 @@ import pytest
 import scipy.optimize
 
 from minigpt.errors import DataError
-from minigpt.experiments.fits import Point, fit, fit_kaplan, fit_power, frontier, valleys
+from minigpt.experiments.fits import Point, fit, fit_kaplan, fit_power
+from minigpt.experiments.isoflop import frontier, valleys
 from minigpt.experiments.laws import (
     CHINCHILLA,
     FLOPS,
     KAPLAN,
+    KAPLAN_BUDGET,
     KAPLAN_COMPUTE,
     KAPLAN_FRONTIER,
     KAPLAN_PARAMETERS,
@@ -85,6 +87,36 @@ def test_kaplan():
     assert KAPLAN_COMPUTE.loss(PF_DAY) == pytest.approx(3.1e8**0.05)
     assert KAPLAN_FRONTIER.parameters(PF_DAY) == pytest.approx(1.3e9)  # table 6
     assert KAPLAN_FRONTIER.parameters(1e3 * PF_DAY) == pytest.approx(1.3e9 * 10**2.19)
+
+
+# Kaplan et al. 2020, equations 1.1 to 1.3 with table 5.
+@pytest.mark.parametrize("law, exponent", [(KAPLAN_PARAMETERS, 0.076), (KAPLAN_TOKENS, 0.095), (KAPLAN_COMPUTE, 0.05)])
+def test_kaplans_power_laws(law, exponent):
+    assert law.loss(1e20) / law.loss(1e21) == pytest.approx(10**exponent)
+
+
+@pytest.mark.parametrize("days", [1e-3, 1.0, 1e3])
+def test_kaplans_budget(days):
+    """Table 6: N = 1.3e9 C^0.73 with C in PF-days, and the loss of C alone, (3.1e8 / C)^0.050.
+
+    Table 6 also has the batch, 2.0e6 C^0.24 tokens, and the steps, 5.4e3 C^0.03: together the tokens, C / 6 N.
+    """
+    parameters, tokens = KAPLAN_BUDGET.optimum(days * PF_DAY)
+    assert parameters == pytest.approx(1.3e9 * days**0.73)
+    assert tokens == pytest.approx(2.0e6 * days**0.24 * 5.4e3 * days**0.03, rel=0.03)
+    assert KAPLAN_BUDGET.lowest(days * PF_DAY) == pytest.approx((3.1e8 / days) ** 0.05)
+
+
+# Besiroglu et al. 2024, table 1: constants and standard errors of their fit, and a = beta / (alpha + beta).
+@pytest.mark.parametrize("name, value, error", [
+    ("A", 482.01, 124.58), ("B", 2085.43, 1293.23), ("E", 1.82, 0.03), ("alpha", 0.35, 0.02), ("beta", 0.37, 0.02),
+    ("exponent", 0.51, 0.02),
+])  # fmt: skip
+def test_the_replications_table(name, value, error):
+    """To the digits printed; Hoffmann et al.'s E, 1.69, and beta, 0.28, are more than four of these errors away."""
+    assert getattr(REPLICATION, name) == pytest.approx(value, abs=0.005)
+    if name in ("E", "beta"):
+        assert abs(getattr(CHINCHILLA, name) - value) > 4 * error
 
 
 def test_kaplan_for_plentiful_data_is_his_law_of_parameters():
@@ -166,7 +198,7 @@ def test_too_few_runs_are_refused():
 
 def test_kaplans_law_is_found_again():
     points = [Point(n, d, KAPLAN.loss(n, d)) for n in np.geomspace(1e6, 1e9, 5) for d in np.geomspace(1e8, 2e10, 5)]
-    found = fit_kaplan(points)
+    found = fit_kaplan(points, draws=5).law
     assert (found.alpha_n, found.alpha_d) == pytest.approx((0.076, 0.103), rel=1e-3)
     assert found.loss(1e10, 1e11) == pytest.approx(KAPLAN.loss(1e10, 1e11), rel=1e-4)
     sizes = [1e6, 1e7, 1e8]
@@ -181,11 +213,18 @@ def test_valleys_lie_at_the_optimum():
         for n in best * np.geomspace(0.6, 1.6, 5):
             points.append(Point(n, compute / FLOPS / n, TRUTH.loss(n, compute / FLOPS / n)))
     found = valleys(points)
-    assert [v.runs for v in found] == [5, 5, 5]
+    assert [v.runs for v in found] == [5, 5, 5] and all(v.inside for v in found)
     for valley in found:
         assert valley.parameters == pytest.approx(TRUTH.optimum(valley.compute)[0], rel=0.03)
         assert valley.loss == pytest.approx(TRUTH.loss(*TRUTH.optimum(valley.compute)), rel=1e-3)
     assert frontier(found).exponent == pytest.approx(TRUTH.exponent, abs=0.01)
+
+
+def test_a_valley_beyond_the_sizes_is_said_to_be_a_guess():
+    best = TRUTH.optimum(1e16)[0]
+    sizes = best * np.array([0.2, 0.4, 0.8])
+    points = [Point(n, 1e16 / FLOPS / n, TRUTH.loss(n, 1e16 / FLOPS / n)) for n in sizes]
+    assert [v.inside for v in valleys(points)] == [False]
 
 
 def test_a_budget_with_two_sizes_has_no_valley():
