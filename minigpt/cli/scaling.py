@@ -65,6 +65,8 @@ def scaling(
     """
     if data:
         return _climb(data, out, budget, where, svg, html, lang, json)
+    if svg is not None or html is not None:
+        raise UsageError("Only a ladder of runs has curves.", "Name the text to train it on with --data FILE.")
     from minigpt.cli.scaling_tables import show_bought
     from minigpt.experiments.budgets import HERE, bought, offers, offers_here
     from minigpt.units import parse_time

@@ -3,7 +3,7 @@
 import math
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +39,9 @@ def chart(lines: Sequence[Line], title: str, log_x: bool = False, log_y: bool = 
     Curves without a name are not in the legend. Values that a log axis cannot show or that are not finite are gaps.
     """
     shown = [_shown(line, log_x, log_y) for line in lines]
-    xs, ys = _limits([line.steps for line in shown], log_x), _limits([line.values for line in shown], log_y)
-    x = _scale(xs, LEFT, WIDTH - RIGHT, log_x)
-    y = _scale(ys, HEIGHT - BOTTOM, TOP, log_y)
+    xs, ys = limits([line.steps for line in shown], log_x), limits([line.values for line in shown], log_y)
+    x = scale(xs, LEFT, WIDTH - RIGHT, log_x)
+    y = scale(ys, HEIGHT - BOTTOM, TOP, log_y)
     parts: list[Html] = []
     for value in ticks(*ys, 5, log_y):
         p = f"{y(value):.1f}"
@@ -74,7 +74,7 @@ def _shown(line: Line, log_x: bool, log_y: bool) -> Line:
     return Line(line.name, *thinned(steps, values, WIDTH * 2), line.color, line.dots, line.joined)
 
 
-def _limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
+def limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
     """The lowest and the highest number, apart from each other."""
     found = [column[np.isfinite(column)] for column in columns]
     numbers = np.concatenate(found) if found else np.zeros(0)
@@ -86,8 +86,9 @@ def _limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
     return low, high
 
 
-def _scale(limits: tuple[float, float], start: float, end: float, log: bool):
-    low, high = (math.log10(value) for value in limits) if log else limits
+def scale(ends: tuple[float, float], start: float, end: float, log: bool) -> Callable[[float], float]:
+    """The place on paper of a number: of `ends` at `start` and `end`."""
+    low, high = (math.log10(value) for value in ends) if log else ends
     return lambda value: start + ((math.log10(value) if log else value) - low) / (high - low) * (end - start)
 
 

@@ -29,6 +29,7 @@ def test_the_presets_for_the_same_time(minigpt):
 @pytest.mark.parametrize("flags, words", [
     ([], ["--compute", "--time", "--money"]), (["--money", 5, "--time", "1h"], ["one of"]),
     (["--money", 5, "--machine", "m4"], ["no price", "h100"]), (["--time", "1h", "--machine", "h10"], ["h100"]),
+    (["--time", "1h", "--machine", "m4", "--svg", "x.svg"], ["--data"]),
 ])  # fmt: skip
 def test_open_questions_are_refused(minigpt, flags, words):
     minigpt("scaling", *flags).refused(2, *words)

@@ -112,6 +112,29 @@ def test_the_pace_is_found_from_two_runs():
     assert (found.start, found.step, found.operation) == pytest.approx((PACE.start, PACE.step, PACE.operation))
 
 
+def test_the_pace_comes_from_the_journals_of_two_runs(monkeypatch, tmp_path):
+    """Steps of 10 ms and 50 ms by the median of what the journals have, and 3 s and 5 s in all."""
+
+    def run(directory, setup, trials, budget, report):
+        found = {}
+        for trial, step, seconds in zip(trials, (0.01, 0.05), (3.0, 5.0), strict=True):
+            journal = directory / "trials" / trial.key(setup) / "pretrain" / "metrics.jsonl"
+            journal.parent.mkdir(parents=True)
+            rows = [{"step": 0, "validation_loss": 5.5}] + [{"step": n, "seconds": s} for n, s in
+                                                            ((10, 9.0), (20, step), (30, step))]  # fmt: skip
+            journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            key = trial.key(setup)
+            found[key] = Outcome(key, trial.label, trial.settings, 0, 3.0, {}, seconds, seconds)
+        return found
+
+    monkeypatch.setattr(ladder, "run_trials", run)
+    pace = ladder.paced(tmp_path, Setup(), 60.0)
+    small, large = rungs.pilots()
+    assert pace.start == pytest.approx(2.0)  # 3 - 60 · 0.01, and 5 - 60 · 0.05: the lower one counts
+    assert pace.seconds(small) == pytest.approx(2.0 + 60 * 0.01)
+    assert pace.seconds(large) == pytest.approx(2.0 + 60 * 0.05)
+
+
 def test_a_pilot_that_fails_is_reported(monkeypatch, tmp_path):
     def failed(directory, setup, trials, budget, report):
         return {t.key(setup): Outcome(t.key(setup), "", {}, 0, None, {}, 1.0, 1.0, "no such file") for t in trials}
