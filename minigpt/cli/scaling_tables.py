@@ -27,6 +27,7 @@ def show_bought(found: "Bought", law: str, budget: str, offered: list["Offer"], 
     ]  # fmt: skip
     rows += [["price", f"${found.dollars:,.2f}"]] if found.dollars else []
     tables.table(f"The best model for {budget}, by the law {law}", ["", ""], rows)
+    console.note("The loss is that of the law's own data and tokenizer; on others it is another one.")
     if not offered:
         return
     lines = [[one.preset, f"{one.parameters:,}", f"{one.tokens:.3g}", f"{one.tokens / one.parameters:.3g}",
@@ -34,6 +35,8 @@ def show_bought(found: "Bought", law: str, budget: str, offered: list["Offer"], 
     columns = ["preset", "parameters", "tokens", "per parameter", "steps", "loss"]
     tables.table("The presets for the same", columns, lines)
     chosen = best(offered)
+    if found.parameters > 4 * max(one.parameters for one in offered):
+        console.note("The best model is much larger than the presets, which are for laptops: shape it with --set.")
     console.write(f"Of the presets {chosen.preset} reaches the lowest loss: {chosen.tokens:.3g} tokens, "
                   f"--preset {chosen.preset} --set pretrain.steps={chosen.steps}\n")  # fmt: skip
 

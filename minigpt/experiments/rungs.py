@@ -6,6 +6,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from minigpt.errors import ResourceError
@@ -50,9 +51,14 @@ def base() -> dict[str, Any]:
 
 def size_of(trial: Trial) -> float:
     """The parameters of a trial's model."""
+    return _size(tuple((name, value) for name, value in trial.settings.items() if name.startswith("model.")))
+
+
+@cache  # a plan asks hundreds of times
+def _size(settings: tuple[tuple[str, Any], ...]) -> float:
     from minigpt.sections import ModelConfig
 
-    values = {name.removeprefix("model."): value for name, value in trial.settings.items() if name.startswith("model.")}
+    values = {name.removeprefix("model."): value for name, value in settings}
     return float(parameter_count(ModelConfig(**values, vocab_size=VOCABULARY, qk_norm=True)))
 
 
