@@ -12,7 +12,7 @@ from minigpt.errors import UsageError
 from minigpt.runs.finding import RUNS
 
 Budget = Annotated[str, Option("--budget", metavar="TIME", help="With --data: for all runs together, such as 30m.")]
-Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where runs and the law are kept.")]
+Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where plan, runs and law are kept.")]
 LawName = Annotated[
     str, Option("--law", metavar="NAME", help="replication (2024), chinchilla, kaplan, or the law.json of a ladder.")
 ]
@@ -61,7 +61,8 @@ def scaling(
 
     With one of --compute, --time and --money: which model, which preset, on how many tokens, and what loss to expect.
     With --data a ladder of small runs is planned and trained, and laws are fitted to them; a larger run, of four times
-    their largest budget, is predicted before it is trained. The same command again goes on, or draws what is there.
+    their largest budget, is predicted before it is trained. The same command again goes on by the same plan, or draws
+    what is there.
     """
     if data:
         return _climb(data, out, budget, where, svg, html, lang, json)

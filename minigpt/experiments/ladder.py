@@ -96,8 +96,11 @@ def climb(
 
 
 def _planned(directory: Path, setup: Setup, budget: float, report: Report) -> float:
-    """The largest budget of operations, as two short runs tell; the one that is in plan.json for the same question."""
-    asked = {"data": list(setup.data), "backend": setup.backend, "device": setup.device, "seconds": budget}
+    """The largest budget of operations, as two short runs tell; the one that is in plan.json for the same data.
+
+    So more time lets a ladder go on; another directory has another ladder.
+    """
+    asked = {"data": list(setup.data), "backend": setup.backend, "device": setup.device}
     path = directory / PLAN
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if kept.get("asked") != asked:

@@ -82,10 +82,10 @@ def test_each_budget_has_a_curve(climbed):
             assert one.parameters == pytest.approx(TRUTH.optimum(one.compute)[0], rel=0.2)
 
 
-def test_a_plan_is_kept_for_the_same_question_and_made_anew_for_another(made_up, tmp_path, monkeypatch):
+def test_a_plan_is_kept_for_the_same_data_and_made_anew_for_other_data(made_up, tmp_path, monkeypatch):
     first = ladder.climb(["x"], tmp_path, 900.0, 1)
     monkeypatch.setattr(ladder, "paced", lambda *given: Pace(4.0, 0.004, 1e-9))
-    again = ladder.climb(["x"], tmp_path, 900.0, 1)
+    again = ladder.climb(["x"], tmp_path, 9000.0, 1)  # with more time the same ladder goes on
     assert again.check == first.check
     slower = ladder.climb(["y"], tmp_path, 900.0, 1)
     assert max(p.compute for p in slower.fitted.points) < max(p.compute for p in first.fitted.points) / 2
