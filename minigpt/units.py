@@ -1,4 +1,4 @@
-"""Sizes, times and shares as people write them, both ways."""
+"""Sizes, times and shares as people write them, both ways; texts made short."""
 
 import re
 
@@ -50,6 +50,11 @@ def parse_time(text: str, flag: str = "--time") -> float:
     if not 0 < hours * 3600 + minutes * 60 + seconds < 1e9:
         raise UsageError(f"{flag} {text!r} is not a time.", f"Give it such as {flag} 20m or {flag} 1h30m.")
     return hours * 3600 + minutes * 60 + seconds
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and "…", together `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def gigabytes(size: float) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.cli import console, tables, waiting
-from minigpt.cli.evaluate_details import value_and_interval
+from minigpt.cli.evaluation_tables import value_and_interval
 
 if TYPE_CHECKING:
     from minigpt.runs.run import Run

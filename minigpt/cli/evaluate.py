@@ -95,12 +95,12 @@ def evaluate(
             names = [name.strip() for name in tasks.split(",") if name.strip()]
             found.append(show_tests(one, chosen, names, framework, bits, rows, shots, task_files, json))
         elif details or stride or samples or against:
-            from minigpt.cli.evaluate_details import show
+            from minigpt.cli.evaluation_tables import show_detailed
             from minigpt.evaluate.detailed import Asked
 
             asked = Asked(tuple(data or ()), rows, stride, bits, samples)
             other = None if against is None else opening.open_at(against, None)
-            found.append(show(one, chosen, other, framework, asked, json, details))
+            found.append(show_detailed(one, chosen, other, framework, asked, json, details))
         else:
             found.append(_measured(one, chosen, data, rows, tests, bits, framework, json))
     if json:

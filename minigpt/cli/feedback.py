@@ -86,11 +86,13 @@ def feedback(
     """
     from minigpt.cli import console
     from minigpt.cli.reporter import Reporter
+    from minigpt.data.forms import REQUESTS, WORLD
     from minigpt.feedback.gather import Wanted, gather, work_of
     from minigpt.feedback.prompts import prompts_of
 
-    prompts = prompts_of(answers.data or ["world"], opening.RUNS / "downloads", answers.seed,
-                         answers.count or (None if answers.data and "world" not in answers.data else 200))  # fmt: skip
+    sources = answers.data or [WORLD]
+    count = answers.count or (REQUESTS.count if WORLD in sources else None)
+    prompts = prompts_of(sources, opening.RUNS / "downloads", answers.seed, count)
     check(judging)
     engine, stage = opening.engine_at(chosen.path, chosen.stage, where, flags.Faster())
     opening.tell_if_untaught(engine, stage)

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from minigpt.cli import flags, opening
 from minigpt.cli.command import command
+from minigpt.cli.language import Language, language
 from minigpt.errors import UsageError
 from minigpt.runs.finding import RUNS
 
@@ -53,6 +54,7 @@ def judge(
     need: Need = None,
     port: Port = None,
     browser: Browser = True,
+    lang: Language = None,
     json: flags.AsJson = False,
 ) -> None:
     """Compare two models by the answers that are preferred.
@@ -90,7 +92,7 @@ def judge(
     elif show_results:
         _show(judging, results(judging, read_votes(directory)), json)
     else:
-        _page(directory, judging, port, browser)
+        _page(directory, judging, port, browser, language(lang))
 
 
 def _judging(
@@ -115,11 +117,11 @@ def _judging(
     return judging
 
 
-def _page(directory: Path, judging: "Judging", port: int | None, browser: bool) -> None:
+def _page(directory: Path, judging: "Judging", port: int | None, browser: bool, lang: str) -> None:
     from minigpt.cli.page import show_page
     from minigpt.watch.judge import serve_judging
 
-    show_page(serve_judging(directory, judging, port), "Vote", "; the votes are kept", browser)
+    show_page(serve_judging(directory, judging, port, lang), "Vote", "; the votes are kept", browser)
 
 
 def _by_model(

@@ -18,7 +18,7 @@ from minigpt import events
 from minigpt.cli import console, waiting
 from minigpt.cli.progress import Curve, Pace, lines_due, sparkline, tied, training_line
 from minigpt.pages.texts import words
-from minigpt.units import duration, gigabytes
+from minigpt.units import duration, gigabytes, shortened
 
 FIRST_SIGN, SILENCE = 2.0, 10.0  # seconds of a task without a line, in a pipe: before the first one, between others
 MEASURED = ("loss", "bits_per_byte", "accuracy", "margin", "reward", "length")  # what is shown of a measurement
@@ -130,9 +130,7 @@ class Reporter:
     def _sampled(self, event: events.Sampled) -> None:
         prompt = " ".join(CHATML.sub(" ", event.prompt).split())
         prompt = prompt if len(prompt) <= 48 else f"…{prompt[-47:]}"  # its end is what is continued
-        text = " ".join(event.text.split())
-        text = text if len(text) <= 60 else f"{text[:59]}…"
-        self._tell("sample", event, prompt=prompt, text=text)
+        self._tell("sample", event, prompt=prompt, text=shortened(" ".join(event.text.split()), 60))
 
     def _eval(self, event: events.Eval) -> None:
         shown = {k: v for k, v in event.metrics.items() if k in MEASURED}

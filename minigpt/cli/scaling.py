@@ -1,72 +1,97 @@
 """`minigpt scaling`: a scaling law of one's own, and what a budget buys by it or by a published one."""
 
-import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from minigpt.cli import flags
+from minigpt.cli import flags, opening
 from minigpt.cli.command import command
+from minigpt.cli.language import Language, language
 from minigpt.errors import UsageError
 from minigpt.runs.finding import RUNS
 
-PRESETS = ("tiny", "small", "medium")
 Budget = Annotated[str, Option("--budget", metavar="TIME", help="With --data: for all runs together, such as 30m.")]
-Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where runs and the law are kept.")]
+Out = Annotated[Path, Option("--out", metavar="DIR", help="With --data: where plan, runs and law are kept.")]
 LawName = Annotated[
-    str, Option("--law", metavar="NAME", help="chinchilla, replication (2024), or the law.json of a ladder.")
+    str, Option("--law", metavar="NAME", help="replication (2024), chinchilla, kaplan, or the law.json of a ladder.")
 ]
 Compute = Annotated[float, Option("--compute", metavar="FLOPS", min=0, help="Operations, such as 1e18.")]
 Time = Annotated[str, Option("--time", metavar="TIME", help="Time to train, such as 8h.")]
 Money = Annotated[float, Option("--money", metavar="DOLLARS", min=0, help="Money for a rented machine.")]
-Machine = Annotated[str, Option("--machine", metavar="NAME", help="h100, a100, rtx4090, m1, m4 or m4-max.")]
+Machine = Annotated[
+    str | None,
+    Option("--machine", metavar="NAME", help="here (measured), h100, a100, rtx4090, m1 … m4 or m4-max. Default: here; "
+           "h100 for --money."),
+]  # fmt: skip
 Speed = Annotated[
     float, Option("--flops-per-second", metavar="N", min=0, help="Instead of --machine: what a training reaches.")
 ]
 Price = Annotated[float, Option("--dollars-per-hour", metavar="X", min=0, help="Instead of the machine's usual price.")]
+Svg = Annotated[
+    Path | None, Option("--svg", metavar="FILE", help="With --data: the iso-FLOP curves, as SVG or (FILE.png) PNG.")
+]
+Html = Annotated[Path | None, Option("--html", metavar="FILE", help="With --data: write everything as a page.")]
 
 
 @command(
     "minigpt scaling --money 100 --machine h100",
-    "minigpt scaling --time 8h --machine m4 --law replication",
-    "minigpt scaling --data tinyshakespeare --budget 30m",
+    "minigpt scaling --time 8h",
+    "minigpt scaling --time 8h --machine m4 --law chinchilla",
+    "minigpt scaling --data tinyshakespeare --budget 30m --html scaling.html",
 )
 def scaling(
     where: flags.Where,
     data: flags.Data = None,
     budget: Budget = "30m",
     out: Out = RUNS / "scaling",
+    svg: Svg = None,
+    html: Html = None,
+    lang: Language = None,
     law: LawName = "replication",
     compute: Compute = 0.0,
     time: Time = "",
     money: Money = 0.0,
-    machine: Machine = "h100",
+    machine: Machine = None,
     flops_per_second: Speed = 0.0,
     dollars_per_hour: Price = 0.0,
     json: flags.AsJson = False,
 ) -> None:
     """What a budget buys, by a scaling law.
 
-    With one of --compute, --time and --money: which model, on how many tokens, and what loss to expect. With --data a
-    ladder of small runs is trained and a law fitted to them; a larger run, of four times their compute, is predicted
-    before it is trained.
+    With one of --compute, --time and --money: which model, which preset, on how many tokens, and what loss to expect.
+    With --data a ladder of small runs is planned and trained, and laws are fitted to them; a larger run, of four times
+    their largest budget, is predicted before it is trained. The same command again goes on by the same plan, or draws
+    what is there.
     """
     if data:
-        return _climb(data, out, budget, where, json)
-    from minigpt.experiments.budgets import MACHINES, Rate, bought, rate_of
+        return _climb(data, out, budget, where, svg, html, lang, json)
+    if svg is not None or html is not None:
+        raise UsageError("Only a ladder of runs has curves.", "Name the text to train it on with --data FILE.")
+    from minigpt.cli.scaling_tables import show_bought
+    from minigpt.experiments.budgets import HERE, bought, offers, offers_here
     from minigpt.units import parse_time
 
     if (compute > 0) + bool(time) + (money > 0) != 1:
         raise UsageError("The budget is open.", "Give one of --compute, --time and --money, or --data to fit a law.")
-    rate = Rate(flops_per_second, dollars_per_hour) if flops_per_second else rate_of(machine)
-    rate = Rate(rate.flops, dollars_per_hour or rate.dollars)
+    chosen, seconds = _law(law), parse_time(time) if time else 0.0
+    machine = "this rate" if flops_per_second else machine or ("h100" if money else HERE)
+    plans = _measured(where) if machine == HERE else {}
+    rate = _rate(machine, plans, flops_per_second, dollars_per_hour)
     if money and not rate.dollars:
-        priced = ", ".join(name for name, one in MACHINES.items() if one.dollars)
-        raise UsageError("This machine has no price.", f"Give --dollars-per-hour, or one of {priced}.")
-    found = bought(_law(law), rate, compute, parse_time(time) if time else 0.0, money)
-    return _show_bought(found, json)
+        raise UsageError(f"{machine} has no price.", "Give --dollars-per-hour, or a --machine that is rented: h100.")
+    found = bought(chosen, rate, compute, seconds, money)
+    offered = offers_here(chosen, found.seconds, plans) if plans else offers(chosen, found.seconds, rate)
+    asked = f"${money:g}" if money else time or f"{compute:.3g} operations"
+    return show_bought(found, law, f"{asked}, {machine}", offered, json)
+
+
+def _rate(machine: str, plans: dict, flops_per_second: float, dollars_per_hour: float):
+    """What a training reaches, and its price: measured, given, or of a machine in the table."""
+    from minigpt.experiments.budgets import Rate, rate_here, rate_of
+
+    known = rate_here(plans) if plans else Rate(flops_per_second) if flops_per_second else rate_of(machine)
+    return Rate(known.flops, dollars_per_hour or known.dollars)
 
 
 def _law(name: str):
@@ -76,58 +101,50 @@ def _law(name: str):
     return PUBLISHED[name] if name in PUBLISHED else read_law(Path(name))
 
 
-def _show_bought(found, json: bool) -> None:
-    from minigpt.cli import console, tables
-    from minigpt.units import duration
+def _measured(where: flags.Where) -> dict:
+    """The plan of each preset on this machine."""
+    from minigpt.cli import waiting
+    from minigpt.experiments.budgets import plans_here
+    from minigpt.machine.limits import Limits
 
-    if json:
-        console.print_json(asdict(found))
-        return
-    preset, size = _nearest_preset(found.parameters)
-    rows = [
-        ["operations", f"{found.compute:.3g}"], ["parameters", f"{found.parameters:.3g}"],
-        ["tokens", f"{found.tokens:.3g} ({found.tokens / found.parameters:.0f} per parameter)"],
-        ["loss (nats per token)", f"{found.loss:.3f}"], ["time", duration(found.seconds)],
-        ["nearest preset", f"{preset} ({size:.3g} parameters)" if 0.25 < size / found.parameters < 4 else "none"],
-    ]  # fmt: skip
-    tables.table("", ["", ""], rows + ([["price", f"${found.dollars:,.2f}"]] if found.dollars else []))
+    framework = opening.backend_of(where.backend, where.device, quiet=True)
+    with waiting.working("Measuring the presets on this machine"):
+        return plans_here(framework, Limits())
 
 
-def _nearest_preset(parameters: float) -> tuple[str, int]:
-    """(name, parameters) of the preset whose size is nearest, by the ratio of the sizes."""
-    from minigpt.config import load_config
-    from minigpt.model.gpt import parameter_count
-
-    sizes = {}
-    for name in PRESETS:
-        config = load_config(name)
-        shape = config.model.model_copy(update={"vocab_size": config.model.vocab_size or config.tokenizer.vocab_size})
-        sizes[name] = parameter_count(shape)
-    name = min(sizes, key=lambda one: abs(math.log(sizes[one] / parameters)))
-    return name, sizes[name]
-
-
-def _climb(data: list[str], out: Path, budget: str, where: flags.Where, json: bool) -> None:
-    from minigpt.cli import console, reporter, tables
+def _climb(
+    data: list[str], out: Path, budget: str, where: flags.Where, svg: Path | None, html: Path | None,
+    lang: str | None, json: bool,
+) -> None:
+    from minigpt.cli import console, reporter
+    from minigpt.cli.scaling_tables import as_json, show_climbed
     from minigpt.experiments.ladder import climb
     from minigpt.machine.cgroups import usable_cores
     from minigpt.units import parse_time
 
-    cores = max(1, int(usable_cores()))
+    said, cores = language(lang), max(1, int(usable_cores()))
     with reporter.Reporter() as report:
-        fitted, check = climb(data, out, parse_time(budget), cores, where.backend, where.device, report=report)
+        found = climb(data, out, parse_time(budget, "--budget"), cores, where.backend, where.device, report)
+    _draw(found, svg, html, said)
     if json:
-        found = {"law": asdict(fitted.law), "points": [asdict(point) for point in fitted.points]}
-        console.print_json(found | {"check": asdict(check) | {"error": check.error}})
+        console.print_json(as_json(found))
         return
-    rows = [[f"{p.parameters:,.0f}", f"{p.tokens:,.0f}", f"{p.loss:.4f}",
-             f"{fitted.law.loss(p.parameters, p.tokens):.4f}"] for p in fitted.points]  # fmt: skip
-    came = "" if check.loss is None else f"{check.loss:.4f}"
-    interval = f"{check.predicted:.4f} ({check.low:.4f} to {check.high:.4f})" if math.isfinite(check.low) else ""
-    rows.append([f"{check.parameters:,.0f}", f"{check.tokens:,.0f}", came, interval])
-    tables.table("", ["parameters", "tokens", "loss", "law"], rows)
-    law = fitted.law
-    console.write(f"L = {law.E:.4g} + {law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f}\n")
-    if check.error is not None:
-        console.write(f"The last run was not part of the fit: predicted {check.error:+.2%} from what came.\n")
+    show_climbed(found)
     console.note(f"The law is in {out / 'law.json'}: minigpt scaling --law {out / 'law.json'} --time 8h …")
+
+
+def _draw(found, svg: Path | None, html: Path | None, language: str) -> None:
+    """The files that are asked for."""
+    from minigpt.cli import console
+    from minigpt.experiments.scaling_page import isoflop_chart, scaling_page
+    from minigpt.pages.svg import write_curve
+    from minigpt.pages.texts import words
+    from minigpt.store.durable import write_whole
+
+    if svg is not None:
+        title = words(language, "scaling")["isoflop"]
+        write_curve(isoflop_chart(found.fitted.points, found.fitted.law, title, alone=True), svg)
+        console.note(f"Curves: {svg}")
+    if html is not None:
+        write_whole(html, scaling_page(found, language))
+        console.note(f"Page: {html}")

@@ -19,9 +19,13 @@ Out = Annotated[
     Path | None, Option("--out", metavar="DIR", help="Where results are kept. Default: runs/ and FILE's name.")
 ]
 
+Svg = Annotated[
+    Path | None, Option("--svg", metavar="FILE", help="Draw the results with their intervals; FILE.png is a PNG.")
+]
 
-@command("minigpt sweep rates.toml", "minigpt sweep rates.toml --json")
-def sweep(file: File, out: Out = None, json: flags.AsJson = False) -> None:
+
+@command("minigpt sweep rates.toml", "minigpt sweep rates.toml --svg rates.svg")
+def sweep(file: File, out: Out = None, svg: Svg = None, json: flags.AsJson = False) -> None:
     """Train with different settings and compare the results.
 
     FILE has data = ["story.txt"], seeds = [1, 2, 3], perhaps budget = "30m", settings of all trials under [base], and
@@ -37,12 +41,25 @@ def sweep(file: File, out: Out = None, json: flags.AsJson = False) -> None:
     cores = max(1, int(usable_cores()))
     with reporter.Reporter() as report:
         rows = run_sweep(read, directory, cores, report)
+    if svg is not None:
+        _draw(rows, f"{file.stem}: {read.measure}", svg)
+        console.note(f"Chart: {svg}")
     if json:
         console.print_json([asdict(row) for row in rows])
         return
     columns = ("settings", "runs", read.measure, "95 % interval", "to baseline", "95 % interval", "p (Holm)")
     tables.table("", columns, [_cells(row) for row in rows])
     console.note(f"All runs and results are in {directory}.")
+
+
+def _draw(rows: "list[Row]", title: str, path: Path) -> None:
+    """The table's figures as a picture, the baseline first where there is one."""
+    from minigpt.pages.svg import write_curve
+    from minigpt.pages.whiskers import Bounded, whiskers
+
+    ordered = sorted(rows, key=lambda row: row.difference is not None)
+    shown = [Bounded(row.label, row.figure.value, row.figure.low, row.figure.high) for row in ordered]
+    write_curve(whiskers(shown, title), path)
 
 
 def _cells(row: "Row") -> list[str]:

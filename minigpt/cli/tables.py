@@ -13,6 +13,7 @@ from rich.text import Text
 
 from minigpt.cli.console import err, note, out, printable
 from minigpt.pages.texts import words
+from minigpt.units import shortened
 
 
 def show_settings(config: Any, stages: Sequence[str], where: Path) -> None:
@@ -244,5 +245,4 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wra
 
 
 def _one_line(text: str, longest: int = 120, nothing: str = "(nothing)") -> str:
-    line = printable(" ".join(text.split())) or nothing
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return shortened(printable(" ".join(text.split())) or nothing, longest)

@@ -204,6 +204,8 @@ TEXTS = Form(
     stream=True,
     world=World(world.texts, "world_texts", 20_000, "texts that the built-in world writes"),
 )
+# Questions without one right answer, for people and models that compare answers: of no stage.
+REQUESTS = World(world.requests, "", 200, "everyday requests of the built-in world")
 CONVERSATIONS = Form(
     kind=Conversation,
     needs="conversations",

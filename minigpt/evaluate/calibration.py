@@ -6,13 +6,7 @@ The bins and the table are those of `minigpt.train.calibration`; here the errors
 import numpy as np
 
 from minigpt.evaluate.intervals import Figure, bootstrap, with_ones
-from minigpt.train.calibration import BINS, binned
-
-
-def expected_error(sums: np.ndarray) -> np.ndarray:
-    """The expected calibration error from sums (..., 3 bins): Σ |right - confidence| / n (Guo et al. 2017, eq. 3)."""
-    confidence, right, count = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
-    return np.abs(right - confidence).sum(-1) / np.maximum(count.sum(-1), 1)
+from minigpt.train.calibration import BINS, binned, expected_error
 
 
 def error_interval(confidences: np.ndarray, right: np.ndarray, seed: int = 0, bins: int = BINS) -> Figure:

@@ -21,6 +21,7 @@ from minigpt.evaluate.perplexity import Group, Scored, by_document, by_frequency
 from minigpt.evaluate.questions import Question, answers_to, prompt_of
 from minigpt.generate.engine import Engine
 from minigpt.text.chatml import render
+from minigpt.units import shortened
 
 WORST, EXAMPLES, SHOWN = 10, 3, 400  # rows shown, wrong answers of each kind, characters of a text
 LONGEST_ANSWER = 128  # tokens that a model may write
@@ -214,4 +215,4 @@ def _attributed(engine: Engine, prompt: list[int], answer: list[int]) -> list[tu
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return shortened(text, SHOWN)

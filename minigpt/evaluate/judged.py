@@ -5,14 +5,14 @@ from itertools import islice
 from pathlib import Path
 
 from backends.base import Backend
-from minigpt.data.world import rows as world
+from minigpt.data.forms import REQUESTS, WORLD
 from minigpt.errors import UsageError
 from minigpt.evaluate.judging import Judging, Pair
 from minigpt.evaluate.questions import Question, answers_of, questions_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
 
-REQUESTS = 40  # of the built-in world, where no data is named
+COUNT = 40  # of the built-in world, where no data is named
 
 
 def answered(
@@ -32,11 +32,11 @@ def answered(
 
 
 def _questions(data: Sequence[str], downloads: Path, limit: int | None, seed: int) -> list[Question]:
-    if data:
+    if set(data) - {WORLD}:
         found = questions_of(data, downloads, limit)
         if not found:
             raise UsageError(f"{', '.join(data)} has no rows with answers.", "Give rows with a question and an answer.")
         return found
-    count = limit or REQUESTS
-    rows = list(islice(world.requests(seed + 1, count, "test"), count))
+    count = limit or COUNT
+    rows = list(islice(REQUESTS.draw(seed + 1, count, "test"), count))
     return [Question(row["messages"][:-1], [row["messages"][-1]["content"]]) for row in rows]

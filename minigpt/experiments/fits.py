@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from minigpt.errors import DataError
-from minigpt.experiments.laws import FLOPS, Frontier, Kaplan, Law, Power
+from minigpt.experiments.laws import FLOPS, Kaplan, Law, Power
 
 HUBER = 1e-3  # Hoffmann et al.; residuals of logarithms above it count linearly
 STARTS = tuple(product((0, 5, 10, 15, 20), (0, 5, 10, 15, 20), (-1, -0.5, 0, 0.5, 1), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0)))
@@ -21,38 +22,47 @@ PATIENCE = 20  # steps without any gain that end a descent
 # Of a, b, e, alpha, beta: few runs drawn by the bootstrap may fit best with an exponent without end.
 BOUNDS = np.array([-10.0, -10.0, -10.0, 0.0, 0.0]), np.array([60.0, 60.0, 5.0, 2.5, 2.5])
 
+KAPLAN_BOUNDS = np.array([-20.0, -20.0, 0.05, 1e-3]), np.array([200.0, 200.0, 5.0, 3.0])  # of u, v, ratio, alpha_d
+
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # parameters (S, P) -> log L (S, n), slopes (S, n, P)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A finished run: N parameters, D tokens, and the held-out loss in nats per token."""
+    """A finished run: N parameters, D tokens, and the held-out loss in nats per token.
+
+    `body` are the parameters without embeddings, which Kaplan et al. count; 0: as many as `parameters`.
+    """
 
     parameters: float
     tokens: float
     loss: float
+    body: float = 0.0
 
     @property
     def compute(self) -> float:
         return FLOPS * self.parameters * self.tokens
 
 
+Form = TypeVar("Form", Law, Kaplan)
+
+
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Generic[Form]):
     """A law with those of the bootstrap's samples."""
 
-    law: Law
-    drawn: tuple[Law, ...]
+    law: Form
+    drawn: tuple[Form, ...]
     points: tuple[Point, ...]
 
-    def interval(self, figure: Callable[[Law], float], level: float = 0.95) -> tuple[float, float]:
+    def interval(self, figure: Callable[[Form], float], level: float = 0.95) -> tuple[float, float]:
         """(low, high) of anything that a law says, such as `lambda law: law.loss(1e9, 2e10)`."""
         values = [figure(law) for law in self.drawn]
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if values else (-math.inf, math.inf)
         return float(low), float(high)
 
 
-def fit(points: Sequence[Point], seed: int = 0, draws: int = DRAWS, delta: float = HUBER) -> Fitted:
+def fit(points: Sequence[Point], seed: int = 0, draws: int = DRAWS, delta: float = HUBER) -> Fitted[Law]:
     """The law that fits the runs best, and `draws` fitted to runs drawn with replacement.
 
     Raises DataError for fewer than 6 runs, or when all have one size or one number of tokens: five numbers are fitted.
@@ -61,16 +71,25 @@ def fit(points: Sequence[Point], seed: int = 0, draws: int = DRAWS, delta: float
     if len(points) < 6 or len(sizes) < 3 or len(lengths) < 3:
         found = f"{len(points)} runs of {len(sizes)} sizes and {len(lengths)} numbers of tokens"
         raise DataError(f"A scaling law cannot be fitted to {found}.", "It needs 6 runs, 3 sizes and 3 lengths.")
-    curve, target = _chinchilla(points), np.log([p.loss for p in points])
-    ones = np.ones((1, len(points)))
-    rough, value = descend(curve, np.array(STARTS, np.float64), target, ones, delta, 60, BOUNDS)
-    best, value = descend(curve, rough[np.argsort(value)[:KEPT]], target, ones, delta, bounds=BOUNDS)
+    starts = np.array(STARTS, np.float64)
+    found, others = _with_bootstrap(_chinchilla(points), starts, points, seed, draws, delta, BOUNDS)
+    return Fitted(_law(found), tuple(map(_law, others)), tuple(points))
+
+
+def _with_bootstrap(
+    curve: Curve, starts: np.ndarray, points: Sequence[Point], seed: int, draws: int, delta: float,
+    bounds: tuple[np.ndarray | float, np.ndarray | float],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(the best parameters (P,), those of each sample (draws, P) of runs drawn with replacement)."""
+    target, ones = np.log([p.loss for p in points]), np.ones((1, len(points)))
+    rough, value = descend(curve, starts, target, ones, delta, 60, bounds)
+    best, value = descend(curve, rough[np.argsort(value)[:KEPT]], target, ones, delta, bounds=bounds)
     first = best[np.argmin(value)]
     drawn = np.random.default_rng(seed).multinomial(len(points), np.full(len(points), 1 / len(points)), draws)
     drawn = drawn[(drawn > 0).sum(1) > 5].astype(np.float64)
-    starts = np.repeat(first[None], len(drawn), 0)
-    others = descend(curve, starts, target, drawn, delta, bounds=BOUNDS)[0] if len(drawn) else []
-    return Fitted(_law(first), tuple(_law(one) for one in others), tuple(points))
+    if not len(drawn):
+        return first, np.zeros((0, len(first)))
+    return first, descend(curve, np.repeat(first[None], len(drawn), 0), target, drawn, delta, bounds=bounds)[0]
 
 
 def _law(p: np.ndarray) -> Law:
@@ -91,11 +110,13 @@ def _chinchilla(points: Sequence[Point]) -> Curve:
     return curve
 
 
-def fit_kaplan(points: Sequence[Point], delta: float = HUBER) -> Kaplan:
-    """Kaplan et al.'s L(N, D) that fits the runs best (see `fit`, also for the errors)."""
+def fit_kaplan(
+    points: Sequence[Point], seed: int = 0, draws: int = DRAWS, delta: float = HUBER
+) -> Fitted[Kaplan]:
+    """Kaplan et al.'s L(N, D) that fits the runs best, N without embeddings (see `fit`, also for the errors)."""
     if len(points) < 5:
         raise DataError(f"A scaling law cannot be fitted to {len(points)} runs.", "It needs at least 5.")
-    n, d = np.log([p.parameters for p in points]), np.log([p.tokens for p in points])
+    n, d = np.log([p.body or p.parameters for p in points]), np.log([p.tokens for p in points])
 
     def curve(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # of u, v, ratio, alpha_d
         u, v, ratio, alpha = (column[:, None] for column in p.T)
@@ -105,9 +126,12 @@ def fit_kaplan(points: Sequence[Point], delta: float = HUBER) -> Kaplan:
         return alpha * inside, np.stack([alpha * shares[0], alpha * shares[1], -alpha * shares[0] * n, inside], axis=-1)
 
     starts = np.array(list(product((5, 10, 20, 30), (10, 20, 30), (0.5, 1.0), (0.05, 0.1, 0.3))), np.float64)
-    target, ones = np.log([p.loss for p in points]), np.ones((1, len(points)))
-    found, value = descend(curve, starts, target, ones, delta)
-    u, v, ratio, alpha = found[np.argmin(value)]
+    found, others = _with_bootstrap(curve, starts, points, seed, draws, delta, KAPLAN_BOUNDS)
+    return Fitted(_kaplan(found), tuple(map(_kaplan, others)), tuple(points))
+
+
+def _kaplan(p: np.ndarray) -> Kaplan:
+    u, v, ratio, alpha = p
     return Kaplan(float(np.exp(u / ratio)), float(np.exp(v)), float(ratio * alpha), float(alpha))
 
 
@@ -154,44 +178,3 @@ def descend(
         slopes, current = np.where(better[:, None, None], new_slopes, slopes), np.where(better, reached, current)
         damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e12)
     return p, current
-
-
-# ---- iso-FLOP curves ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Valley:
-    """Runs of one compute budget: the size at which a parabola through their losses is lowest (approach 2)."""
-
-    compute: float
-    parameters: float
-    loss: float
-    runs: int
-
-
-def valleys(points: Sequence[Point], tolerance: float = 0.1) -> list[Valley]:
-    """The best size of each budget that at least three sizes were trained with; budgets within 10 % are one."""
-    found: list[list[Point]] = []
-    for point in sorted(points, key=lambda p: p.compute):
-        if found and point.compute <= found[-1][0].compute * (1 + tolerance):
-            found[-1].append(point)
-        else:
-            found.append([point])
-    result = []
-    for group in found:
-        if len({p.parameters for p in group}) < 3:
-            continue
-        bend, slope, offset = np.polyfit(np.log([p.parameters for p in group]), [p.loss for p in group], 2)
-        if bend > 0:  # else there is no lowest place
-            compute = math.exp(float(np.mean([math.log(p.compute) for p in group])))
-            lowest = float(np.exp(-slope / (2 * bend)))
-            result.append(Valley(compute, lowest, float(offset - slope**2 / (4 * bend)), len(group)))
-    return result
-
-
-def frontier(found: Sequence[Valley]) -> Frontier:
-    """N = factor · C^exponent through the valleys. Raises DataError for fewer than two."""
-    if len(found) < 2:
-        raise DataError(f"{len(found)} budgets have a best size.", "Train at least three sizes at two budgets or more.")
-    slope, offset = np.polyfit(np.log([v.compute for v in found]), np.log([v.parameters for v in found]), 1)
-    return Frontier(float(np.exp(offset)), float(slope))

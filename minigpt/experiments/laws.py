@@ -29,6 +29,10 @@ class Law:
         parameters = share * (compute / FLOPS) ** self.exponent
         return parameters, compute / FLOPS / parameters
 
+    def lowest(self, compute: float) -> float:
+        """The loss of the best model for so many operations."""
+        return self.loss(*self.optimum(compute))
+
     @property
     def exponent(self) -> float:
         """The best N grows as C to this power."""
@@ -85,6 +89,29 @@ class Frontier:
         return self.factor * compute**self.exponent
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """What Kaplan et al. (2020, section 6) recommend: the size by a frontier, the loss by a power law of the compute.
+
+    N is without embeddings. D = C / 6 N, though at the batch size they recommend a part of the compute is spent on
+    larger batches; their L(N, D), of models trained to the end, says what other sizes reach.
+    """
+
+    frontier: Frontier
+    by_compute: Power
+    form: Kaplan
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        return self.form.loss(parameters, tokens)
+
+    def optimum(self, compute: float) -> tuple[float, float]:
+        parameters = self.frontier.parameters(compute)
+        return parameters, compute / FLOPS / parameters
+
+    def lowest(self, compute: float) -> float:
+        return self.by_compute.loss(compute)
+
+
 # Hoffmann et al. 2022, approach 3, with the digits of the paper's source (the text has 1.69, 0.34 and 0.28); Besiroglu
 # et al. 2024, who fitted the same runs again and found that the first fit had not converged.
 CHINCHILLA = Law(1.6934, 406.4, 410.7, 0.3392, 0.2849)
@@ -94,5 +121,8 @@ KAPLAN = Kaplan(6.4e13, 1.8e13, 0.076, 0.103)
 KAPLAN_PARAMETERS, KAPLAN_TOKENS = Power(8.8e13, 0.076), Power(5.4e13, 0.095)
 KAPLAN_COMPUTE = Power(3.1e8 * PF_DAY, 0.050)
 KAPLAN_FRONTIER = Frontier(1.3e9 / PF_DAY**0.73, 0.73)
+KAPLAN_BUDGET = Allocation(KAPLAN_FRONTIER, KAPLAN_COMPUTE, KAPLAN)
 TOKENS_PER_PARAMETER = 20.0  # what approaches 1 and 2 of Hoffmann et al. come to
-PUBLISHED: dict[str, Law] = {"chinchilla": CHINCHILLA, "replication": REPLICATION}
+PUBLISHED: dict[str, Law | Allocation] = {
+    "replication": REPLICATION, "chinchilla": CHINCHILLA, "kaplan": KAPLAN_BUDGET,
+}  # fmt: skip

@@ -220,6 +220,13 @@ def measured(journal: Path, measure: str, pick: str = "best") -> dict[str, float
     return {name: value for name, value in row.items() if isinstance(value, float | int)}
 
 
+def journal_of(directory: Path, setup: Setup, trial: Trial, name: str) -> list[float]:
+    """All values of a name in the journal of a trial that has ended; [] where there are none."""
+    journal = directory / TRIALS / trial.key(setup) / setup.stage / "metrics.jsonl"
+    lines = journal.read_text("utf-8").splitlines() if journal.exists() else []
+    return [row[name] for row in map(json.loads, lines) if isinstance(row.get(name), float | int)]
+
+
 def _stop(running: Sequence[_Running]) -> None:
     processes = [one.process for one in running if one.process is not None]
     for process in processes:

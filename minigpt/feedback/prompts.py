@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from minigpt.data.examples import Conversation, LabelledAnswer, Preference, Prompt
-from minigpt.data.forms import FRESH, WORLD
+from minigpt.data.forms import FRESH, REQUESTS, WORLD
 from minigpt.data.parse.fields import fields_of
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.parse.layouts import other_keys
@@ -13,7 +13,6 @@ from minigpt.data.read.named import resolve
 from minigpt.data.read.raw_rows import Row
 from minigpt.data.read.suffixes import is_text
 from minigpt.data.rows import rows_of
-from minigpt.data.world import rows as world
 from minigpt.errors import DataError
 from minigpt.feedback.gather import Asked
 from minigpt.text.messages import Message
@@ -31,7 +30,7 @@ def prompts_of(sources: Sequence[str], downloads: Path, seed: int, most: int | N
 
 def _of(source: str, downloads: Path, seed: int) -> Iterator[Asked]:
     if source == WORLD:
-        for number, row in enumerate(world.requests(seed + FRESH, 10**9, "train"), 1):
+        for number, row in enumerate(REQUESTS.draw(seed + FRESH, 10**9, "train"), 1):
             yield _asked(Row(f"{WORLD}:{number}", row))
     for path in [] if source == WORLD else resolve([source], downloads):
         if is_text(path):

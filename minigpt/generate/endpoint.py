@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.units import shortened
 
 LONGEST = 512  # tokens of an answer
 
@@ -74,5 +75,4 @@ def check_endpoint(url: str) -> None:
 
 
 def _line(text: str, most: int = 120) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return shortened(" ".join(text.split()), most)

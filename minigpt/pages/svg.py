@@ -3,7 +3,7 @@
 import math
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from minigpt.errors import UsageError
 from minigpt.pages.html import Html, tag
+from minigpt.units import shortened
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 30
@@ -21,24 +22,26 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve: steps (N,), values (N,). `color` 0 … 7; measured points are shown as `dots`."""
+    """A named curve: steps (N,), values (N,). `color` 0 … 7; measured points are shown as `dots`, or as nothing else
+    where they are not `joined`."""
 
     name: str
     steps: np.ndarray
     values: np.ndarray
     color: int = 0
     dots: bool = False
+    joined: bool = True
 
 
 def chart(lines: Sequence[Line], title: str, log_x: bool = False, log_y: bool = False, alone: bool = False) -> Html:
     """An <svg> with axes, curves and a legend; `alone` is for a file of its own, which has no page's style around it.
 
-    Values that a log axis cannot show, and those that are not finite, are gaps.
+    Curves without a name are not in the legend. Values that a log axis cannot show or that are not finite are gaps.
     """
     shown = [_shown(line, log_x, log_y) for line in lines]
-    xs, ys = _limits([line.steps for line in shown], log_x), _limits([line.values for line in shown], log_y)
-    x = _scale(xs, LEFT, WIDTH - RIGHT, log_x)
-    y = _scale(ys, HEIGHT - BOTTOM, TOP, log_y)
+    xs, ys = limits([line.steps for line in shown], log_x), limits([line.values for line in shown], log_y)
+    x = scale(xs, LEFT, WIDTH - RIGHT, log_x)
+    y = scale(ys, HEIGHT - BOTTOM, TOP, log_y)
     parts: list[Html] = []
     for value in ticks(*ys, 5, log_y):
         p = f"{y(value):.1f}"
@@ -50,8 +53,9 @@ def chart(lines: Sequence[Line], title: str, log_x: bool = False, log_y: bool = 
         parts.append(tag("text", short(value), x=p, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
     for line in shown:
         parts += _curve(line, x, y, alone)
-    rows = math.ceil(len(lines) / 3)
-    for number, line in enumerate(lines):
+    named = [line for line in lines if line.name]
+    rows = math.ceil(len(named) / 3)
+    for number, line in enumerate(named):
         parts += _key(line, LEFT + number % 3 * 190, HEIGHT + 14 + number // 3 * 18, alone)
     above = TITLE if alone else 0
     box = f"0 {-above} {WIDTH} {HEIGHT + 18 * rows + 4 + above}"
@@ -67,10 +71,10 @@ def _shown(line: Line, log_x: bool, log_y: bool) -> Line:
     values[~np.isfinite(values) | ((values <= 0) if log_y else False)] = np.nan
     if log_x:
         steps, values = steps[steps > 0], values[steps > 0]
-    return Line(line.name, *thinned(steps, values, WIDTH * 2), line.color, line.dots)
+    return Line(line.name, *thinned(steps, values, WIDTH * 2), line.color, line.dots, line.joined)
 
 
-def _limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
+def limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
     """The lowest and the highest number, apart from each other."""
     found = [column[np.isfinite(column)] for column in columns]
     numbers = np.concatenate(found) if found else np.zeros(0)
@@ -82,8 +86,9 @@ def _limits(columns: Sequence[np.ndarray], log: bool) -> tuple[float, float]:
     return low, high
 
 
-def _scale(limits: tuple[float, float], start: float, end: float, log: bool):
-    low, high = (math.log10(value) for value in limits) if log else limits
+def scale(ends: tuple[float, float], start: float, end: float, log: bool) -> Callable[[float], float]:
+    """The place on paper of a number: of `ends` at `start` and `end`."""
+    low, high = (math.log10(value) for value in ends) if log else ends
     return lambda value: start + ((math.log10(value) if log else value) - low) / (high - low) * (end - start)
 
 
@@ -95,7 +100,7 @@ def _curve(line: Line, x, y, alone: bool) -> list[Html]:
         else:
             pieces[-1].append((x(step), y(value)))
     for piece in pieces:
-        if piece:
+        if piece and line.joined:
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in piece)
             parts.append(tag("polyline", points=points, **_look(line, alone)))
         parts += _dots(line, piece, alone, single=len(piece) == 1)
@@ -104,16 +109,15 @@ def _curve(line: Line, x, y, alone: bool) -> list[Html]:
 
 def _dots(line: Line, points: Sequence[tuple[float, float]], alone: bool, single: bool = False) -> list[Html]:
     """The measured points of a line that shows them; a `single` one is always shown, as no line goes through it."""
-    if not (line.dots or single):
+    if not (line.dots or single or not line.joined):
         return []
     color = {"fill": COLORS[line.color % 8]} if alone else {"fill": "currentColor", "class_": f"c{line.color % 8}"}
     return [tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r=2.4, **color) for a, b in points]
 
 
 def _key(line: Line, x: float, y: float, alone: bool) -> list[Html]:
-    text = line.name if len(line.name) <= 24 else line.name[:23] + "…"
-    mark = tag("line", x1=x, x2=x + 22, y1=y - 4, y2=y - 4, **_look(line, alone))
-    return [mark, *_dots(line, [(x + 11, y - 4)], alone), tag("text", text, x=x + 28, y=y)]
+    mark = [tag("line", x1=x, x2=x + 22, y1=y - 4, y2=y - 4, **_look(line, alone))] if line.joined else []
+    return [*mark, *_dots(line, [(x + 11, y - 4)], alone), tag("text", shortened(line.name, 24), x=x + 28, y=y)]
 
 
 def _look(line: Line, alone: bool) -> dict[str, object]:

@@ -15,6 +15,7 @@ from minigpt import __version__
 from minigpt.config import flattened
 from minigpt.errors import LOST, RUNTIME, MiniGPTError, ProcessLost, UsageError
 from minigpt.runs.heartbeat import GO_ON, Heartbeat
+from minigpt.units import shortened
 
 MOMENT = 3.0  # seconds in which the first process says what is wrong, before another one does
 
@@ -89,8 +90,7 @@ def check_same(group: Group, values: dict[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
-    text = "missing" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return shortened("missing" if value is None else str(value), 60)
 
 
 def _meet(backend: Backend, found: Launched) -> Group:

@@ -12,6 +12,7 @@ from minigpt.stages.rollouts import Sampled
 from minigpt.stages.stage import Job
 from minigpt.train.advantages import informative
 from minigpt.train.loop import Done, State
+from minigpt.units import shortened
 
 WINDOW = 5  # steps whose mean is compared
 FAR = {"token": 0.5, "answer": 10.0}  # nats: answers of 20 tokens are 20,000 times as likely as under the reference
@@ -124,5 +125,4 @@ def _mean(steps: deque[dict[str, float]], name: str) -> float:
 
 
 def _short(text: str, most: int = 60) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
+    return repr(shortened(" ".join(text.split()), most))

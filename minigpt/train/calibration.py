@@ -40,6 +40,15 @@ def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BIN
 
 
 def calibration_error(table: list[Bin]) -> float:
-    """Expected calibration error: Σ count |observed - predicted| / n (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
-    total = sum(line.count for line in table)
-    return sum(line.count * abs(line.observed - line.predicted) for line in table) / max(total, 1)
+    """Expected calibration error of a reliability table (see `expected_error`)."""
+    rows = [[line.count * line.predicted, line.count * line.observed, line.count] for line in table]
+    return float(expected_error(np.reshape(rows, (-1, 3)).T.ravel()))
+
+
+def expected_error(sums: np.ndarray) -> np.ndarray:
+    """Σ count |observed - predicted| / n over the bins, from the sums (..., 3 bins) of `binned` rows.
+
+    Naeini et al. 2015; Guo et al. 2017, eq. 3.
+    """
+    predicted, observed, count = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    return np.abs(observed - predicted).sum(-1) / np.maximum(count.sum(-1), 1)

@@ -24,6 +24,7 @@ import numpy as np
 
 from minigpt.errors import DataError, MiniGPTError, UsageError, check_name
 from minigpt.train.builtin_rewards import REWARDS
+from minigpt.units import shortened
 
 RUN = "run"
 RewardFunction = Callable[[list[str], list[str], list[dict]], Sequence[float]]
@@ -176,7 +177,7 @@ def _row(i: int, prompts: list[str], answers: list[str]) -> str:
 
 
 def _short(text: str, most: int = 60) -> str:
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
+    return repr(shortened(text, most))
 
 
 def _said(error: BaseException) -> str:

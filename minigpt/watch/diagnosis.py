@@ -14,6 +14,7 @@ from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
 from minigpt.stages.table import STAGES
 from minigpt.train.losses import token_losses
+from minigpt.units import shortened
 from minigpt.watch.inside import Watched
 from minigpt.watch.journal import Journal
 from minigpt.watch.symptoms import RULES, Curves, Finding, curves_of, spikes
@@ -166,4 +167,4 @@ def _worst_row(engine: Engine, batch: dict[str, np.ndarray]) -> str:
     means = (nats * learned).sum(-1) / np.maximum(learned.sum(-1), 1)
     ids = batch["ids"][int(means.argmax())]
     text = " ".join(engine.tokenizer.show_quoted([int(i) for i in ids]).split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return shortened(text, SHOWN)

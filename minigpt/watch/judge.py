@@ -57,14 +57,14 @@ def _rater(query: dict[str, list[str]]) -> str:
     return query["rater"][0].strip()[:LONGEST] or "me"
 
 
-def judge_page() -> str:
-    """The page itself."""
+def judge_page(language: str = "en") -> str:
+    """The page itself, at first in this language."""
     scripts = [html.part("common.js"), html.part("judge.js", "minigpt.watch")]
     body = html.part("judge.html", "minigpt.watch")
-    return html.page("MiniGPT", body, scripts, texts.both("judge"))
+    return html.page("MiniGPT", body, scripts, texts.both("judge"), language)
 
 
-def serve_judging(directory: Path, judging: Judging, port: int | None = None) -> Server:
+def serve_judging(directory: Path, judging: Judging, port: int | None = None, language: str = "en") -> Server:
     """A server of the page on which people vote."""
     votes = Votes(directory, judging)
-    return bound(judge_page, {"next": votes.next}, {"vote": votes.vote, "undo": votes.undo}, port)
+    return bound(lambda: judge_page(language), {"next": votes.next}, {"vote": votes.vote, "undo": votes.undo}, port)

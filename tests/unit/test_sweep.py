@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from minigpt.experiments.trials import (
     measured,
     read_outcomes,
 )
+from minigpt.pages.whiskers import Bounded, whiskers
 
 GENERATOR = np.random.default_rng(0)
 
@@ -174,3 +176,22 @@ def test_the_file_may_name_the_baseline():
     rows = table(Sweep(grid={"a": [1, 2]}, baseline={"a": 2}), chosen, [outcome("1", {"a": 1}, 0, 1.0),
                                                                          outcome("2", {"a": 2}, 0, 2.0)])  # fmt: skip
     assert rows[0].difference.value == -1.0 and rows[1].difference is None
+
+
+# ---- the picture -------------------------------------------------------------------------------------------
+
+
+def test_the_picture_has_values_and_bounds_on_one_linear_scale():
+    """Places on paper against the straight line through two of them; an interval without an end has no line."""
+    rows = [Bounded("base", 1.0, 0.8, 1.2), Bounded("<change>", 1.5, 1.4, 1.9),
+            Bounded("one seed", 1.1, -math.inf, math.inf), Bounded("failed", *[math.nan] * 3)]  # fmt: skip
+    drawn = whiskers(rows, "a title")
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
+    lines = [tuple(map(float, one)) for one in
+             re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)"[^>]*stroke-width', drawn)]  # fmt: skip
+    slope = (dots[1] - dots[0]) / (1.5 - 1.0)
+    assert len(dots) == 3 and len(lines) == 2 and "&lt;change&gt;" in drawn
+    assert dots[2] == pytest.approx(dots[0] + 0.1 * slope, abs=0.2)
+    for row, (low, high) in zip(rows, lines, strict=False):
+        ends = dots[0] + (row.low - 1.0) * slope, dots[0] + (row.high - 1.0) * slope
+        assert (low, high) == pytest.approx(ends, abs=0.2)

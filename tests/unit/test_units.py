@@ -3,7 +3,7 @@
 import pytest
 
 from minigpt.errors import UsageError
-from minigpt.units import duration, gigabytes, parse_memory, parse_share, parse_time
+from minigpt.units import duration, gigabytes, parse_memory, parse_share, parse_time, shortened
 
 TOTAL = 16 * 10**9
 
@@ -69,3 +69,8 @@ def test_durations(seconds, said):
 @pytest.mark.parametrize(("size", "said"), [(412e6, "412 MB"), (999_999_999, "1000 MB"), (3.24e9, "3.2 GB")])
 def test_gigabytes(size, said):
     assert gigabytes(size) == said
+
+
+@pytest.mark.parametrize(("most", "shown"), [(7, "seven …"), (9, "seven ei…"), (11, "seven eight")])
+def test_a_text_is_shortened_to_so_many_characters(most, shown):
+    assert shortened("seven eight", most) == shown and len(shown) <= most
