@@ -13,6 +13,7 @@ class SampledConfig(TuneConfig):
     """
 
     rows_are_answers: ClassVar[bool] = False
+    local_batches: ClassVar[bool] = False
 
     rewards: list[str] = Field(["exact"], description="exact, arithmetic, …, FILE.py:NAME, or run: a reward model")
     reward_weights: list[float] = Field([], description="one for each reward; none: all count the same")

@@ -16,6 +16,7 @@ from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoin
 from minigpt.store.durable import discard, write_whole
 
 State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": …}}
+Fitting = Callable[[dict[str, np.ndarray]], Tree]
 Complete = Callable[[dict[str, np.ndarray], State], dict[str, Tree]]  # (weights by name, state) -> trees
 BAD: State = {"health": {"streak": 1}}
 
@@ -51,9 +52,12 @@ class StageStore:
 
     # ---- going on ----------------------------------------------------------------------------------------
 
-    def resume(self, backend: Backend, weights: Tree, optim: Tree, report: Report = silent) -> tuple[Tree, Tree, State]:
+    def resume(
+        self, backend: Backend, weights: Tree, optim: Tree | Fitting, report: Report = silent
+    ) -> tuple[Tree, Tree, State]:
         """(weights, optimizer state, state) of the last whole checkpoint, in the order of the trees given.
 
+        In place of a tree may stand a function from a checkpoint's arrays by name to the tree that they must fit.
         Without a checkpoint those trees and step 0. Damaged checkpoints are named and set aside. Journal lines of
         later steps are dropped. Raises CheckpointError when there are checkpoints and none is whole.
         """
@@ -63,7 +67,9 @@ class StageStore:
             return weights, optim, {"step": 0}
         return self._load_last(backend, weights, optim, report, lambda state: True)
 
-    def roll_back(self, backend: Backend, weights: Tree, optim: Tree, report: Report) -> tuple[Tree, Tree, State]:
+    def roll_back(
+        self, backend: Backend, weights: Tree, optim: Tree | Fitting, report: Report
+    ) -> tuple[Tree, Tree, State]:
         """Like `resume` with the last checkpoint that was saved in good health; later ones are deleted."""
         return self._load_last(backend, weights, optim, report, is_good)
 
@@ -96,12 +102,14 @@ class StageStore:
         loaded = [map_leaves(backend.array, trees[name]) for name in ("weights", "optim")]
         return loaded[0], loaded[1], state
 
-    def _load(self, path: Path, wanted: dict[str, Tree]) -> tuple[dict[str, Tree], State]:
+    def _load(self, path: Path, wanted: dict[str, Tree | Fitting]) -> tuple[dict[str, Tree], State]:
         """The trees of a checkpoint in the shape of those `wanted`. Raises CheckpointError when they do not fit."""
         trees, state = load_checkpoint(path)
         if state.get("step") != step_of(path):
             raise CheckpointError(f"The checkpoint {path} is that of step {state.get('step')}.")
-        return {name: _fitted(trees.get(name, {}), tree, path, name) for name, tree in wanted.items()}, state
+        found = {name: trees.get(name, {}) for name in wanted}
+        shapes = {name: tree(found[name]) if callable(tree) else tree for name, tree in wanted.items()}
+        return {name: _fitted(found[name], tree, path, name) for name, tree in shapes.items()}, state
 
     # ---- saving ------------------------------------------------------------------------------------------
 

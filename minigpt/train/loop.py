@@ -89,7 +89,7 @@ def train(
         if backend.device == "gpu" and state.step + 1 < config.steps:
             backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made
             batches.make(number + 1)
-        done = _read(backend, value, norm, metrics, batch, state.health, config)
+        done = _read(backend, value, norm, metrics, batch, state.health, config, together)
         if done.verdict == "failing":
             go_back(state, done.loss)
             continue
@@ -112,10 +112,10 @@ def _gradient(backend: Backend, config: StageConfig, objective: Objective) -> Ca
 
 def _read(
     backend: Backend, value: Array, norm: Array, metrics: dict[str, Array], batch: Batch, health: Health,
-    config: StageConfig,
+    config: StageConfig, together: Together,
 ) -> Done:  # fmt: skip
     """The step's loss and norm, read before the update: afterwards a read would wait for that, too."""
     backend.sync(value, norm, metrics)
     loss, size = float(value), float(norm)
     verdict = health.judge(loss, size, bool(batch["weights"].any()), config.bad_steps, config.spike)
-    return Done(loss, size, {name: float(x) for name, x in metrics.items()}, batch, verdict)
+    return Done(loss, size, {name: float(x) for name, x in metrics.items()}, batch, together.judged(verdict))

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import Tree, leaves, rebuild
+from backends.tree import Tree, leaves, names, rebuild
 from minigpt.data.batches import Batch, split
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.train.health import Verdict
 
 T = TypeVar("T")
+RANKS = "ranks"  # in a checkpoint with outer steps: the moments of each process (see minigpt.train.outer)
 
 
 class Together:
@@ -60,15 +62,29 @@ class Together:
 
         return answer
 
-    def loaded(self, load: Callable[[], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
-        """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk."""
-        if self.group.size == 1:
-            return load()
+    def judged(self, verdict: Verdict) -> Verdict:
+        """What all do with a step that this process judges so: the same, as all have the same numbers."""
+        return verdict
+
+    def kept(self, moments: Tree) -> Tree:
+        """What a checkpoint keeps of the optimizer."""
+        return moments
+
+    def loaded(self, load: Callable[[Any], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
+        """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk.
+
+        It is called with what the optimizer's arrays must fit (see StageStore.resume).
+        """
         found: dict[str, Any] = {}
 
         def read() -> dict:
-            found["weights"], found["moments"], state = load()
+            found["weights"], optim, state = load(fitting(moments, weights))
+            found["moments"] = moments if callable(optim) else optim.get(RANKS, {"0": optim})["0"]
             return state
+
+        if self.group.size == 1:
+            state = read()
+            return found["weights"], found["moments"], state
 
         state = self.group.first(read)
         trees = found.get("weights", weights), found.get("moments", moments)
@@ -85,6 +101,19 @@ class Together:
                     f"After step {step:,} the weights of rank {rank} are not those of rank 0.",
                     "The machines compute differently: give all the same processors and versions.",
                 )
+
+
+def fitting(moments: Tree, weights: Tree) -> Callable[[dict[str, Any]], Tree]:
+    """What the optimizer's arrays in a checkpoint must fit: `moments`, or those of each process and outer momentum."""
+
+    def wanted(flat: dict[str, Any]) -> Tree:
+        ranks = {name.split(".")[1] for name in flat if name.startswith(f"{RANKS}.")}
+        if not ranks:
+            return moments
+        return {RANKS: {rank: moments for rank in sorted(ranks, key=int)},
+                "outer": dict(zip(names(weights), leaves(weights), strict=True))}  # fmt: skip
+
+    return wanted
 
 
 def check_rows(batch_size: int, stage: str, size: int) -> None:

@@ -46,6 +46,11 @@ CASES = (
     Case("dpo", "muon, 3 micro-batches", {"optimizer": "muon", "grad_accumulation": 3}),
     Case("distill", "adamw", {}),
     Case("grpo", "adamw, kl", {"kl_coefficient": 0.05}),
+    Case("kto", "adamw", {}),
+    Case("reward", "adamw", {}),
+    Case("process_reward", "adamw", {}),
+    Case("online_dpo", "adamw", {}),
+    Case("ppo", "adamw", {}),
 )
 
 
