@@ -83,6 +83,10 @@ class Group:
         """One process's values of a tree of float arrays; the others' trees say what shape it has."""
         return tree
 
+    def spread(self, arrays: Sequence[Array], owners: Sequence[int]) -> list[Array]:
+        """Each float array as the process has it that owns it. The old arrays must not be used."""
+        return list(arrays)
+
     # ---- values ------------------------------------------------------------------------------------------
 
     def gather(self, value: Any) -> list[Any]:
@@ -140,6 +144,10 @@ class Several(Group):
         if self.rank != rank:
             given = [self.backend.zeros(tuple(x.shape), self.backend.dtype(x)) for x in given]
         return rebuild(tree, self.sum(given))
+
+    def spread(self, arrays: Sequence[Array], owners: Sequence[int]) -> list[Array]:
+        return self.sum([x if owner == self.rank else self.backend.zeros(tuple(x.shape), self.backend.dtype(x))
+                         for x, owner in zip(arrays, owners, strict=True)])  # fmt: skip
 
     def gather(self, value: Any) -> list[Any]:
         message = np.frombuffer(json.dumps(value, default=_packed).encode(), np.uint8)

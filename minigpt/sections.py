@@ -232,6 +232,7 @@ class StageConfig(Section):
     deterministic: bool = Field(False, description="the same bits every time on a CUDA GPU, too; slower")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="that a step computes in")
     transfer: Literal["float32", "bfloat16"] = Field("float32", description="of gradients between several processes")
+    shard_moments: bool = Field(False, description="each of several processes keeps a part of the optimizer's moments")
     outer_every: int = Field(0, ge=0, description="steps of each process alone between two exchanges; 0: none alone")
     outer_learning_rate: float = Field(0.7, gt=0, description="of the step that an exchange takes (outer_every)")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of that step")
@@ -263,6 +264,8 @@ class StageConfig(Section):
         if self.outer_every and not self.local_batches:
             raise ValueError("outer_every must be 0: the batches are made with the weights of all processes")
         every = self.outer_every
+        if every and self.shard_moments:
+            raise ValueError("outer_every and shard_moments cannot go together: each process has moments of its own")
         for name in ("eval_every", "save_every") if every else ():
             if getattr(self, name) % every:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a multiple of outer_every = {every}")

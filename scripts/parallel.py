@@ -7,6 +7,7 @@
     sudo python scripts/parallel.py link                  predicted and measured over throttled links (Linux, as root)
     python scripts/parallel.py hang --calls 3000          MLX's all_sum by three processes (mlx issue 4475)
     python scripts/parallel.py outer --steps 1000         an exchange in 50 steps: traffic and loss against each step
+    python scripts/parallel.py memory --backends torch    what each process holds when the moments are shared out
     python scripts/parallel.py overlap                    torch: sums that begin while the backward pass computes
     python scripts/parallel.py manifests --schemas DIR    Kubernetes files against Kubeflow's definitions in a directory
 
@@ -21,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from several import equality, kills, local, manifests, overlap, speed
+from several import equality, kills, local, manifests, memory, overlap, speed
 
 from backends import BACKENDS
 from minigpt.cli import tables
@@ -32,7 +33,7 @@ def main() -> int:
     arguments = _arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and as many processes as cores
     ways = {"equality": _equality, "kills": _kills, "efficiency": _efficiency, "link": _link, "hang": _hang,
-            "outer": _outer, "overlap": _overlap, "manifests": _manifests}  # fmt: skip
+            "outer": _outer, "overlap": _overlap, "memory": _memory, "manifests": _manifests}  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         broken = ways[arguments.what](Path(directory), arguments)
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
@@ -96,6 +97,12 @@ def _overlap(directory: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _memory(directory: Path, arguments: argparse.Namespace) -> int:
+    rows = [row for name in arguments.backends for row in memory.compared(directory, name, arguments.processes)]
+    tables.table("Moments whole and shared out", memory.COLUMNS, rows)
+    return 0
+
+
 def _manifests(directory: Path, arguments: argparse.Namespace) -> int:
     broken = 0
     for name in manifests.SCHEMAS:
@@ -108,7 +115,7 @@ def _manifests(directory: Path, arguments: argparse.Namespace) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["equality", "kills", "efficiency", "link", "hang", "outer", "overlap",
-                                          "manifests"])  # fmt: skip
+                                          "memory", "manifests"])  # fmt: skip
     parser.add_argument("--backends", default=",".join(BACKENDS), type=lambda text: text.split(","), metavar="NAMES")
     parser.add_argument("--processes", default=[2, 4], metavar="N,N",
                         type=lambda text: [int(n) for n in text.split(",")])  # fmt: skip

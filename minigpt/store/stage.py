@@ -57,7 +57,8 @@ class StageStore:
     ) -> tuple[Tree, Tree, State]:
         """(weights, optimizer state, state) of the last whole checkpoint, in the order of the trees given.
 
-        In place of a tree may stand a function from a checkpoint's arrays by name to the tree that they must fit.
+        In place of `optim` may stand a function from a checkpoint's arrays by name to the tree that they must fit;
+        they stay NumPy arrays then.
         Without a checkpoint those trees and step 0. Damaged checkpoints are named and set aside. Journal lines of
         later steps are dropped. Raises CheckpointError when there are checkpoints and none is whole.
         """
@@ -99,8 +100,8 @@ class StageStore:
         for later in passed:
             discard(later)
         self._forget_after(state["step"])
-        loaded = [map_leaves(backend.array, trees[name]) for name in ("weights", "optim")]
-        return loaded[0], loaded[1], state
+        moments = trees["optim"] if callable(optim) else map_leaves(backend.array, trees["optim"])
+        return map_leaves(backend.array, trees["weights"]), moments, state
 
     def _load(self, path: Path, wanted: dict[str, Tree | Fitting]) -> tuple[dict[str, Tree], State]:
         """The trees of a checkpoint in the shape of those `wanted`. Raises CheckpointError when they do not fit."""
@@ -121,7 +122,11 @@ class StageStore:
         path = self.directory / "checkpoints" / f"step-{state['step']:06d}"
         if not self.writes:
             return path
-        save_checkpoint(path, {"weights": weights, "optim": optim}, state, backend.numpy)
+
+        def numpy(leaf: Any) -> np.ndarray:
+            return leaf if isinstance(leaf, np.ndarray) else backend.numpy(leaf)
+
+        save_checkpoint(path, {"weights": weights, "optim": optim}, state, numpy)
         verify_checkpoint(path)
         kept = {*self.checkpoints()[-keep:], self.last_good(), *self.by_loss()[:1]}
         for old in self.checkpoints():

@@ -13,7 +13,6 @@ from minigpt.sections import StageConfig
 from minigpt.train.clock import Clock
 from minigpt.train.gradients import accumulated
 from minigpt.train.health import Health, Verdict
-from minigpt.train.optim import Optimizer
 from minigpt.train.together import Together
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
@@ -74,7 +73,7 @@ def train(
 
     Where a step shows that training fails, `go_back` sets the state back to an earlier one (or raises).
     """
-    optimizer = Optimizer(backend, config, state.weights)
+    optimizer = together.optimizer(config, state.weights)
     gradient = _gradient(backend, config, objective)
     batches = Ahead(objective.batches)
     while state.step < config.steps and not state.ended:

@@ -126,9 +126,10 @@ class OuterSteps(Together):
         def read() -> dict[str, Any]:
             found["weights"], optim, state = load(fitting(moments, weights))
             plain = callable(optim) or RANKS not in optim  # a beginning, or a checkpoint without outer steps
-            ranks = {"0": moments if callable(optim) else optim} if plain else optim[RANKS]
-            found.update({RANKS: ranks, "outer": None if plain else list(optim["outer"].values())})
-            return {"state": state, "ranks": len(ranks), "begins": plain}
+            optim = moments if callable(optim) else self._arrays(optim)
+            found.update({RANKS: {"0": optim} if plain else optim[RANKS]})
+            found["outer"] = None if plain else list(optim["outer"].values())
+            return {"state": state, "ranks": len(found[RANKS]), "begins": plain}
 
         told = self.group.first(read)
         weights = self.group.share(found.get("weights", weights))

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import Tree, leaves, names, rebuild
+from backends.tree import Tree, leaves, map_leaves, names, rebuild
 from minigpt.data.batches import Batch, split
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.sections import StageConfig
 from minigpt.train.health import Verdict
+from minigpt.train.optim import Optimizer
 
 T = TypeVar("T")
 RANKS = "ranks"  # in a checkpoint with outer steps: the moments of each process (see minigpt.train.outer)
@@ -66,20 +68,24 @@ class Together:
         """What all do with a step that this process judges so: the same, as all have the same numbers."""
         return verdict
 
+    def optimizer(self, config: StageConfig, weights: Tree) -> Optimizer:
+        """What updates the weights: in all processes alike."""
+        return Optimizer(self.backend, config, weights)
+
     def kept(self, moments: Tree) -> Tree:
-        """What a checkpoint keeps of the optimizer."""
+        """What a checkpoint keeps of the optimizer: arrays of the backend or of NumPy."""
         return moments
 
     def loaded(self, load: Callable[[Any], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
         """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk.
 
-        It is called with what the optimizer's arrays must fit (see StageStore.resume).
+        It is called with what the optimizer's arrays must fit (see StageStore.resume), which come as NumPy arrays.
         """
         found: dict[str, Any] = {}
 
         def read() -> dict:
             found["weights"], optim, state = load(fitting(moments, weights))
-            found["moments"] = moments if callable(optim) else optim.get(RANKS, {"0": optim})["0"]
+            found["moments"] = moments if callable(optim) else self._arrays(optim.get(RANKS, {"0": optim})["0"])
             return state
 
         if self.group.size == 1:
@@ -89,6 +95,9 @@ class Together:
         state = self.group.first(read)
         trees = found.get("weights", weights), found.get("moments", moments)
         return self.group.share(trees[0]), self.group.share(trees[1]), state
+
+    def _arrays(self, tree: Tree) -> Tree:
+        return map_leaves(self.backend.array, tree)
 
     def check_weights(self, weights: Tree, step: int) -> None:
         """Raises MiniGPTError when the processes' weights, which all updated alike, are not the same bits."""

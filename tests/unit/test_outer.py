@@ -42,7 +42,8 @@ def meeting(partner, told=None, **settings):
     backend.group = group = Two(backend, partner, told)
     outer = OuterSteps(backend, "pretrain", StageConfig(**SETTINGS | settings), silent)
     moments = {"first": {name: np.ones_like(x) for name, x in START.items()}, "second": {}}
-    weights, moments, _ = outer.loaded(lambda wanted: (dict(START), wanted, {"step": 0}), START, moments)
+    start = {name: x.copy() for name, x in START.items()}
+    weights, moments, _ = outer.loaded(lambda wanted: (start, wanted, {"step": 0}), start, moments)
     group.common = dict(START)
     return outer, State(weights, moments), group
 
