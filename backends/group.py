@@ -71,6 +71,7 @@ class Group:
     exchanges = 0
     waiting = False
     sending = 0
+    sent = 0  # bytes given to exchanges so far
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -78,9 +79,13 @@ class Group:
         """Each float array's sum over the processes, the same bits on all of them. The old arrays must not be used."""
         return list(arrays)
 
-    def share(self, tree: "Tree") -> "Tree":
-        """The first process's values of a tree of float arrays; the others' trees say what shape it has."""
+    def share(self, tree: "Tree", rank: int = 0) -> "Tree":
+        """One process's values of a tree of float arrays; the others' trees say what shape it has."""
         return tree
+
+    def spread(self, arrays: Sequence[Array], owners: Sequence[int]) -> list[Array]:
+        """Each float array as the process has it that owns it. The old arrays must not be used."""
+        return list(arrays)
 
     # ---- values ------------------------------------------------------------------------------------------
 
@@ -124,7 +129,7 @@ class Several(Group):
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
         """In buckets: what is small travels together, and no more than a bucket and one array are copied at once."""
         totals: list[Array] = []
-        with self._exchange(4 * sum(int(np.prod(x.shape)) for x in arrays)):
+        with self._exchange(sum(x.nbytes for x in arrays)):
             for bucket in buckets(arrays):
                 flat = self._sum(self.backend.concat([x.reshape(-1) for x in bucket], 0))
                 place = 0
@@ -134,8 +139,15 @@ class Several(Group):
                     place += count
         return totals
 
-    def share(self, tree: "Tree") -> "Tree":
-        return rebuild(tree, self.sum([x if self.rank == 0 else 0 * x for x in leaves(tree)]))
+    def share(self, tree: "Tree", rank: int = 0) -> "Tree":
+        given = leaves(tree)
+        if self.rank != rank:
+            given = [self.backend.zeros(tuple(x.shape), self.backend.dtype(x)) for x in given]
+        return rebuild(tree, self.sum(given))
+
+    def spread(self, arrays: Sequence[Array], owners: Sequence[int]) -> list[Array]:
+        return self.sum([x if owner == self.rank else self.backend.zeros(tuple(x.shape), self.backend.dtype(x))
+                         for x, owner in zip(arrays, owners, strict=True)])  # fmt: skip
 
     def gather(self, value: Any) -> list[Any]:
         message = np.frombuffer(json.dumps(value, default=_packed).encode(), np.uint8)
@@ -158,6 +170,7 @@ class Several(Group):
     def _exchange(self, size: int) -> Iterator[None]:
         """Marks that this process waits for the others. Raises PartnerLost for a framework's own errors."""
         self.exchanges, self.sending, self.waiting = self.exchanges + 1, size, True
+        self.sent += size
         try:
             yield
         except RuntimeError as error:

@@ -207,6 +207,8 @@ class TokenizerConfig(Section):
 class StageConfig(Section):
     """One training stage. A step computes `batch_size` rows of tokens, in `grad_accumulation` equal micro-batches."""
 
+    local_batches: ClassVar[bool] = True  # whether a batch depends on the step alone, not on the weights
+
     steps: int = Field(1000, ge=1, description="updates of the weights")
     batch_size: int = Field(16, ge=1, description="rows per step; short examples share a row")
     grad_accumulation: int = Field(1, ge=1, description="micro-batches that a step is computed in; the same result")
@@ -230,6 +232,10 @@ class StageConfig(Section):
     deterministic: bool = Field(False, description="the same bits every time on a CUDA GPU, too; slower")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="that a step computes in")
     transfer: Literal["float32", "bfloat16"] = Field("float32", description="of gradients between several processes")
+    shard_moments: bool = Field(False, description="each of several processes keeps a part of the optimizer's moments")
+    outer_every: int = Field(0, ge=0, description="steps of each process alone between two exchanges; 0: none alone")
+    outer_learning_rate: float = Field(0.7, gt=0, description="of the step that an exchange takes (outer_every)")
+    outer_momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of that step")
     eval_every: int = Field(100, ge=1, description="steps between two measurements on held-out data")
     eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
     save_every: int = Field(200, ge=1, description="steps between two checkpoints")
@@ -250,6 +256,19 @@ class StageConfig(Section):
         size, count = self.batch_size, self.grad_accumulation
         if size % count:
             raise ValueError(f"batch_size = {size} must be a multiple of grad_accumulation = {count}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> "StageConfig":
+        """Only at the end of a round all processes have the same weights, which can be measured and saved."""
+        if self.outer_every and not self.local_batches:
+            raise ValueError("outer_every must be 0: the batches are made with the weights of all processes")
+        every = self.outer_every
+        if every and self.shard_moments:
+            raise ValueError("outer_every and shard_moments cannot go together: each process has moments of its own")
+        for name in ("eval_every", "save_every") if every else ():
+            if getattr(self, name) % every:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a multiple of outer_every = {every}")
         return self
 
     @property

@@ -6,6 +6,10 @@
     python scripts/parallel.py efficiency                 tokens per second by 1, 2 and 4 processes
     sudo python scripts/parallel.py link                  predicted and measured over throttled links (Linux, as root)
     python scripts/parallel.py hang --calls 3000          MLX's all_sum by three processes (mlx issue 4475)
+    python scripts/parallel.py outer --steps 1000         an exchange in 50 steps: traffic and loss against each step
+    python scripts/parallel.py memory --backends torch    what each process holds when the moments are shared out
+    python scripts/parallel.py overlap                    torch: sums that begin while the backward pass computes
+    python scripts/parallel.py manifests --schemas DIR    Kubernetes files against Kubeflow's definitions in a directory
 
 Prints tables and exits with 1 when a promise is broken. Run it in the environment that scripts/test makes.
 """
@@ -18,16 +22,18 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from several import equality, kills, speed
+from several import equality, kills, local, manifests, memory, overlap, speed
 
 from backends import BACKENDS
 from minigpt.cli import tables
+from minigpt.stages.table import STAGES
 
 
 def main() -> int:
     arguments = _arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and as many processes as cores
-    ways = {"equality": _equality, "kills": _kills, "efficiency": _efficiency, "link": _link, "hang": _hang}
+    ways = {"equality": _equality, "kills": _kills, "efficiency": _efficiency, "link": _link, "hang": _hang,
+            "outer": _outer, "overlap": _overlap, "memory": _memory, "manifests": _manifests}  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         broken = ways[arguments.what](Path(directory), arguments)
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
@@ -38,7 +44,8 @@ def _equality(directory: Path, arguments: argparse.Namespace) -> int:
     broken = 0
     for backend in arguments.backends:
         (directory / backend).mkdir()
-        gaps, told = equality.compared(directory / backend, backend, arguments.processes, arguments.steps)
+        cases = [case for case in equality.CASES if case.stage in arguments.stages]
+        gaps, told = equality.compared(directory / backend, backend, arguments.processes, arguments.steps, cases)
         cells = [[gap.case.stage, gap.case.name, gap.way, f"{gap.losses:.1e}", f"{gap.weights:.1e}",
                   "equal" if gap.equal else "APART"] for gap in gaps]  # fmt: skip
         title = f"{backend}, {arguments.steps} steps, against one process (losses {equality.LOSS:g}, weights "
@@ -78,9 +85,37 @@ def _hang(directory: Path, arguments: argparse.Namespace) -> int:
     return done < arguments.calls
 
 
+def _outer(directory: Path, arguments: argparse.Namespace) -> int:
+    rows = [row for name in arguments.backends for row in local.compared(directory, name, arguments.steps)]
+    tables.table(f"Outer steps, 2 processes, {arguments.steps} steps", local.COLUMNS, [row.cells() for row in rows])
+    return sum(not row.good for row in rows)
+
+
+def _overlap(directory: Path, arguments: argparse.Namespace) -> int:
+    cells = overlap.compared(directory, arguments.bandwidths, arguments.steps)
+    tables.table("torch, 2 processes: a step whose sums begin early", overlap.COLUMNS, cells)
+    return 0
+
+
+def _memory(directory: Path, arguments: argparse.Namespace) -> int:
+    rows = [row for name in arguments.backends for row in memory.compared(directory, name, arguments.processes)]
+    tables.table("Moments whole and shared out", memory.COLUMNS, rows)
+    return 0
+
+
+def _manifests(directory: Path, arguments: argparse.Namespace) -> int:
+    broken = 0
+    for name in manifests.SCHEMAS:
+        found = manifests.faults(manifests.DEPLOY / name, arguments.schemas)
+        print("\n".join([f"{name}: {'fits' if not found else 'WRONG'}", *found]))
+        broken += len(found)
+    return broken
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["equality", "kills", "efficiency", "link", "hang"])
+    parser.add_argument("what", choices=["equality", "kills", "efficiency", "link", "hang", "outer", "overlap",
+                                          "memory", "manifests"])  # fmt: skip
     parser.add_argument("--backends", default=",".join(BACKENDS), type=lambda text: text.split(","), metavar="NAMES")
     parser.add_argument("--processes", default=[2, 4], metavar="N,N",
                         type=lambda text: [int(n) for n in text.split(",")])  # fmt: skip
@@ -90,6 +125,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bandwidths", default="25,50,100", metavar="MBIT,…", help="of link",
                         type=lambda text: [float(n) for n in text.split(",")])  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stages", default=list(STAGES), metavar="NAMES", help="of equality",
+                        type=lambda text: text.split(","))  # fmt: skip
+    parser.add_argument("--schemas", type=Path, metavar="DIR", help="with Kubeflow's custom resource definitions")
     return parser.parse_args()
 
 

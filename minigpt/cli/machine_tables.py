@@ -81,12 +81,15 @@ def show_together(name: str, plan: Any, processes: int, link: Any) -> None:
         if one.step is None:
             note(f"{name}: {one.stage} was not measured, as it takes seconds only.")
             continue
-        facts = (one.tokens // max(1, one.steps), one.step, one.update, 4.0 * one.trained, link)
-        alike = [shared(*facts, count) for count in sorted({1, processes})]
+        facts = (one.tokens // max(1, one.steps), one.step, one.update, one.exchange, link)
+        alike = [shared(*facts, count, one.every) for count in sorted({1, processes})]
         speed = f"{link.rate * 8 / 1e6:,.0f} Mbit/s of payload"
         table(f"{name}, {one.stage}: the same batch shared out, {speed}", TOGETHER, [_together(row) for row in alike])
-        growing = [together(*facts, count) for count in COUNTS]
+        growing = [together(*facts, count, one.every) for count in COUNTS]
         table(f"{name}, {one.stage}: a batch for each process", TOGETHER, [_together(row) for row in growing])
+        if one.every > 1:
+            told = f"one exchange in {one.every:,} steps, of whose bytes and time each step has its share"
+            note(f"{name}: {one.stage}: {told}.")
         note(f"{name}: {one.stage}: {advice(growing)}")
 
 

@@ -113,7 +113,7 @@ Models = Annotated[
 Every = Annotated[bool, Option("--stages/--no-stages", help="Serve every finished stage of a RUN, not the last only.")]
 Deploy = Annotated[
     Path | None,
-    Option("--deploy", metavar="DIR", help="Only write files for Docker, Kubernetes, nginx and Prometheus."),
+    Option("--deploy", metavar="DIR", help="Only write files for Docker, Kubernetes, Slurm, nginx and Prometheus."),
 ]
 Browser = Annotated[bool, Option("--browser/--no-browser", help="Open the chat page in a browser.")]
 

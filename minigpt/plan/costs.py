@@ -51,13 +51,14 @@ def state_of(model: ModelConfig, config: StageConfig, beside: Beside = None) -> 
     trained = _bytes(shapes.values())
     muon = config.optimizer == "muon"
     matrices = _bytes(s for name, s in shapes.items() if muon and is_matrix(name, s))
-    return State(weights, trained, matrices, 2 * trained - matrices)
+    outer = 2 * trained if config.outer_every else 0  # the common weights, and the momentum of outer steps
+    return State(weights, trained, matrices, 2 * trained - matrices + outer)
 
 
 def checkpoint_bytes(model: ModelConfig, config: StageConfig, beside: Beside = None) -> int:
-    """Bytes of one checkpoint on disk."""
+    """Bytes of one checkpoint on disk. With outer steps the common weights are the weights themselves."""
     state = state_of(model, config, beside)
-    return state.trained + state.optimizer
+    return state.trained + state.optimizer - (state.trained if config.outer_every else 0)
 
 
 def disk_bytes(model: ModelConfig, stages: dict[str, StageConfig], beside: Mapping[str, Beside] | None = None) -> int:

@@ -51,21 +51,25 @@ class Together:
         return self.computing + self.exchanging
 
 
-def together(tokens: int, step: float, update: float, size: float, link: Link, processes: int) -> Together:
+def together(
+    tokens: int, step: float, update: float, size: float, link: Link, processes: int, every: int = 1
+) -> Together:
     """A step of `tokens` for each process: `step` and `update` seconds for its gradients and the update, `size` bytes
-    of gradients.
+    that are exchanged after `every` steps: gradients, or what was learned since the last exchange.
     """
-    exchanging = link.ring(size, processes)
+    exchanging = link.ring(size, processes) / every
     alone = step + update
-    return Together(processes, alone, exchanging, sent(size, processes), tokens * processes,
+    return Together(processes, alone, exchanging, sent(size, processes) / every, tokens * processes,
                     alone / (alone + exchanging))  # fmt: skip
 
 
-def shared(tokens: int, step: float, update: float, size: float, link: Link, processes: int) -> Together:
+def shared(
+    tokens: int, step: float, update: float, size: float, link: Link, processes: int, every: int = 1
+) -> Together:
     """The same batch shared out: each process computes 1/N of the `tokens`, and all of the update."""
-    exchanging, computing = link.ring(size, processes), step / processes + update
+    exchanging, computing = link.ring(size, processes) / every, step / processes + update
     efficiency = (step + update) / (processes * (computing + exchanging))
-    return Together(processes, computing, exchanging, sent(size, processes), tokens, efficiency)
+    return Together(processes, computing, exchanging, sent(size, processes) / every, tokens, efficiency)
 
 
 def parse_link(text: str, latency: float = LATENCY) -> Link:
@@ -84,6 +88,6 @@ def advice(rows: list[Together]) -> str:
         return f"Data parallel pays up to {last:,} processes on this link, with a batch that grows with them."
     return (
         f"Data parallel stops paying after {last:,} processes on this link: the exchange takes longer than "
-        "the computing. What comes next: more rows for each process (grad_accumulation), a faster link, or a "
-        "model whose layers are shared out as well."
+        "the computing. What comes next: more rows for each process (grad_accumulation), exchanges of many steps "
+        "(outer_every), a faster link, or a model whose layers are shared out as well."
     )

@@ -61,6 +61,8 @@ class StagePlan:
     divided: bool
     step: float | None = None  # seconds of a step's gradients, and
     update: float | None = None  # of its update
+    exchange: float = 0.0  # bytes that several processes sum up, once
+    every: int = 1  # in so many steps
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def _stage(
         steps * tokens * flops_per_token(model, row_width(model, form)), memory(chosen), seconds,
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
         None if speed is None else tokens * speed.token, None if speed is None else speed.update,
+        trained_count(model, config, beside) * (2.0 if config.transfer == "bfloat16" else 4.0),
+        max(1, config.outer_every),
     )  # fmt: skip
 
 

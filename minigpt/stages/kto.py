@@ -3,7 +3,7 @@
 Kahneman–Tversky optimization (Ethayarajh et al. 2024).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,8 @@ class KTOConfig(TuneConfig):
 
     A batch should hold several answers: its mismatched pairs are made of them.
     """
+
+    local_batches: ClassVar[bool] = False
 
     beta: float = Field(0.1, gt=0, description="strength of the tie to the starting model")
     desirable_weight: float = Field(1.0, ge=0, description="how much answers count that are called good")

@@ -4,7 +4,7 @@ The model answers prompts, rewards judge the answers, and several epochs of upda
 better than the value model expected. A divergence from the starting model is taken from the reward of each token.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,8 @@ class PPOConfig(SampledConfig):
     """`batch_size` counts answers of one update; batch_size · `mini_batches` are sampled at once, and learned from
     `epochs` times.
     """
+
+    local_batches: ClassVar[bool] = False
 
     spike: float = Field(0.0, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
     rewards: list[str] = Field([RUN], description="run: this run's reward model; run:PATH, exact, FILE.py:NAME, …")

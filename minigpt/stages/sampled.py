@@ -27,6 +27,7 @@ class GroupedConfig(SampledConfig):
     """
 
     rows_are_answers: ClassVar[bool] = False
+    local_batches: ClassVar[bool] = False
 
     group_size: int = Field(8, ge=2, description="answers to one prompt that are compared")
     updates: int = Field(1, ge=1, description="steps that learn from the same answers")

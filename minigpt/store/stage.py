@@ -16,6 +16,7 @@ from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoin
 from minigpt.store.durable import discard, write_whole
 
 State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": …}}
+Fitting = Callable[[dict[str, np.ndarray]], Tree]
 Complete = Callable[[dict[str, np.ndarray], State], dict[str, Tree]]  # (weights by name, state) -> trees
 BAD: State = {"health": {"streak": 1}}
 
@@ -51,9 +52,13 @@ class StageStore:
 
     # ---- going on ----------------------------------------------------------------------------------------
 
-    def resume(self, backend: Backend, weights: Tree, optim: Tree, report: Report = silent) -> tuple[Tree, Tree, State]:
+    def resume(
+        self, backend: Backend, weights: Tree, optim: Tree | Fitting, report: Report = silent
+    ) -> tuple[Tree, Tree, State]:
         """(weights, optimizer state, state) of the last whole checkpoint, in the order of the trees given.
 
+        In place of `optim` may stand a function from a checkpoint's arrays by name to the tree that they must fit;
+        they stay NumPy arrays then.
         Without a checkpoint those trees and step 0. Damaged checkpoints are named and set aside. Journal lines of
         later steps are dropped. Raises CheckpointError when there are checkpoints and none is whole.
         """
@@ -63,7 +68,9 @@ class StageStore:
             return weights, optim, {"step": 0}
         return self._load_last(backend, weights, optim, report, lambda state: True)
 
-    def roll_back(self, backend: Backend, weights: Tree, optim: Tree, report: Report) -> tuple[Tree, Tree, State]:
+    def roll_back(
+        self, backend: Backend, weights: Tree, optim: Tree | Fitting, report: Report
+    ) -> tuple[Tree, Tree, State]:
         """Like `resume` with the last checkpoint that was saved in good health; later ones are deleted."""
         return self._load_last(backend, weights, optim, report, is_good)
 
@@ -93,15 +100,17 @@ class StageStore:
         for later in passed:
             discard(later)
         self._forget_after(state["step"])
-        loaded = [map_leaves(backend.array, trees[name]) for name in ("weights", "optim")]
-        return loaded[0], loaded[1], state
+        moments = trees["optim"] if callable(optim) else map_leaves(backend.array, trees["optim"])
+        return map_leaves(backend.array, trees["weights"]), moments, state
 
-    def _load(self, path: Path, wanted: dict[str, Tree]) -> tuple[dict[str, Tree], State]:
+    def _load(self, path: Path, wanted: dict[str, Tree | Fitting]) -> tuple[dict[str, Tree], State]:
         """The trees of a checkpoint in the shape of those `wanted`. Raises CheckpointError when they do not fit."""
         trees, state = load_checkpoint(path)
         if state.get("step") != step_of(path):
             raise CheckpointError(f"The checkpoint {path} is that of step {state.get('step')}.")
-        return {name: _fitted(trees.get(name, {}), tree, path, name) for name, tree in wanted.items()}, state
+        found = {name: trees.get(name, {}) for name in wanted}
+        shapes = {name: tree(found[name]) if callable(tree) else tree for name, tree in wanted.items()}
+        return {name: _fitted(found[name], tree, path, name) for name, tree in shapes.items()}, state
 
     # ---- saving ------------------------------------------------------------------------------------------
 
@@ -113,7 +122,11 @@ class StageStore:
         path = self.directory / "checkpoints" / f"step-{state['step']:06d}"
         if not self.writes:
             return path
-        save_checkpoint(path, {"weights": weights, "optim": optim}, state, backend.numpy)
+
+        def numpy(leaf: Any) -> np.ndarray:
+            return leaf if isinstance(leaf, np.ndarray) else backend.numpy(leaf)
+
+        save_checkpoint(path, {"weights": weights, "optim": optim}, state, numpy)
         verify_checkpoint(path)
         kept = {*self.checkpoints()[-keep:], self.last_good(), *self.by_loss()[:1]}
         for old in self.checkpoints():

@@ -13,7 +13,8 @@ from minigpt.store.stage import StageStore
 from minigpt.train.clock import Clock, never
 from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
 from minigpt.train.loop import Done, Hook, Objective, State, train
-from minigpt.train.optim import Optimizer
+from minigpt.train.outer import OuterSteps, check_local
+from minigpt.train.sharded import ShardedMoments
 from minigpt.train.stop import Stop
 from minigpt.train.together import Together, check_rows
 
@@ -31,11 +32,15 @@ def fit(
     it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
     check_rows(config.batch_size, stage, backend.group.size)
-    stop, clock, together = stop or Stop(), Clock(_resting(brake)), Together(backend, config.transfer)
+    check_local(stage, config, objective)
+    stop, clock = stop or Stop(), Clock(_resting(brake))
+    outer = OuterSteps(backend, stage, config, report) if config.outer_every else None
+    together = outer or (ShardedMoments if config.shard_moments else Together)(backend, config.transfer)
     checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint, together)
-    state = State(weights, Optimizer(backend, config, weights).init(weights))
+    state = State(weights, together.optimizer(config, weights).init(weights))
     checkpoints.resume(state)
-    chain: list[Hook] = [Reports(stage, config, store, report, clock), checkpoints]
+    chain: list[Hook] = [outer] if outer else []
+    chain += [Reports(stage, config, store, report, clock), checkpoints]
     chain += [_beside(hook, clock) for hook in hooks]
     chain += [Bounds(stage, brake, checkpoints, report, clock, together)] if brake is not None else []
     chain += [Stops(stage, config.steps, stop, checkpoints, together)]

@@ -112,7 +112,8 @@ class Checkpoints:
         kept |= {"best": {"loss": self.best[0], "step": self.best[1], "since": self.since}} if self.best[1] else {}
         kept |= {"base": self.fingerprint} if self.fingerprint else {}
         self.together.check_weights(state.weights, state.step)
-        path = self.store.save(self.backend, state.weights, state.moments, kept, self.config.keep_last)
+        moments = self.together.kept(state.moments)
+        path = self.store.save(self.backend, state.weights, moments, kept, self.config.keep_last)
         self.saved = state.step
         self.report(Saved(self.stage, state.step, path))
 
@@ -143,7 +144,7 @@ class Checkpoints:
 
     def _load(self, load: Callable, state: State) -> tuple[Tree, Tree, dict]:
         weights, moments = state.weights, state.moments
-        return self.together.loaded(lambda: load(self.backend, weights, moments, self.report), weights, moments)
+        return self.together.loaded(lambda wanted: load(self.backend, weights, wanted, self.report), weights, moments)
 
     def _set(self, state: State, found: dict) -> None:
         """The state as a checkpoint has it."""

@@ -13,7 +13,6 @@ from minigpt.sections import StageConfig
 from minigpt.train.clock import Clock
 from minigpt.train.gradients import accumulated
 from minigpt.train.health import Health, Verdict
-from minigpt.train.optim import Optimizer
 from minigpt.train.together import Together
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]  # (weights, batch[, base]) -> (scalar, metrics)
@@ -74,7 +73,7 @@ def train(
 
     Where a step shows that training fails, `go_back` sets the state back to an earlier one (or raises).
     """
-    optimizer = Optimizer(backend, config, state.weights)
+    optimizer = together.optimizer(config, state.weights)
     gradient = _gradient(backend, config, objective)
     batches = Ahead(objective.batches)
     while state.step < config.steps and not state.ended:
@@ -89,7 +88,7 @@ def train(
         if backend.device == "gpu" and state.step + 1 < config.steps:
             backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made
             batches.make(number + 1)
-        done = _read(backend, value, norm, metrics, batch, state.health, config)
+        done = _read(backend, value, norm, metrics, batch, state.health, config, together)
         if done.verdict == "failing":
             go_back(state, done.loss)
             continue
@@ -112,10 +111,10 @@ def _gradient(backend: Backend, config: StageConfig, objective: Objective) -> Ca
 
 def _read(
     backend: Backend, value: Array, norm: Array, metrics: dict[str, Array], batch: Batch, health: Health,
-    config: StageConfig,
+    config: StageConfig, together: Together,
 ) -> Done:  # fmt: skip
     """The step's loss and norm, read before the update: afterwards a read would wait for that, too."""
     backend.sync(value, norm, metrics)
     loss, size = float(value), float(norm)
     verdict = health.judge(loss, size, bool(batch["weights"].any()), config.bad_steps, config.spike)
-    return Done(loss, size, {name: float(x) for name, x in metrics.items()}, batch, verdict)
+    return Done(loss, size, {name: float(x) for name, x in metrics.items()}, batch, together.judged(verdict))

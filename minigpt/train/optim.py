@@ -36,9 +36,12 @@ class Optimizer:
 
     def init(self, weights: Tree) -> Tree:
         """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""
-        zeros = [self.backend.zeros(tuple(w.shape)) for _, w in items(weights)]
-        again = {self.names[i]: self.backend.zeros(tuple(zeros[i].shape)) for i in self.adamw}
-        return {"first": dict(zip(self.names, zeros, strict=True)), "second": again}
+        shapes = [tuple(w.shape) for w in leaves(weights)]
+
+        def zeros(indices: list[int]) -> Tree:
+            return {self.names[i]: self.backend.zeros(shapes[i]) for i in indices}
+
+        return {"first": zeros(sorted(self.adamw + self.muon)), "second": zeros(self.adamw)}
 
     def clip(self, grads: Tree) -> tuple[list[Array], Array]:
         """The leaves of the gradients, clipped, and their norm before that. `grads` must not be used again."""
@@ -62,7 +65,7 @@ class Optimizer:
     def _compute(self, weights: Tree, grads: list[Array], state: Tree, settings: dict[str, Any]):
         c, updates = self.config, self.backend.updates
         params = leaves(weights)
-        first = [state["first"][name] for name in self.names]
+        first = [state["first"].get(name) for name in self.names]
         second = [state["second"][self.names[i]] for i in self.adamw]
 
         def pick(arrays: list, indices: list[int]) -> list:
@@ -85,7 +88,7 @@ class Optimizer:
             _put(params, self.muon, new_params)
             _put(first, self.muon, new_first)
         state = {
-            "first": dict(zip(self.names, first, strict=True)),
+            "first": {name: moment for name, moment in zip(self.names, first, strict=True) if moment is not None},
             "second": dict(zip([self.names[i] for i in self.adamw], second, strict=True)),
         }
         return rebuild(weights, params), state

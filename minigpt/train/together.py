@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import Tree, leaves, rebuild
+from backends.tree import Tree, leaves, map_leaves, names, rebuild
 from minigpt.data.batches import Batch, split
 from minigpt.errors import MiniGPTError, UsageError
+from minigpt.sections import StageConfig
+from minigpt.train.health import Verdict
+from minigpt.train.optim import Optimizer
 
 T = TypeVar("T")
+RANKS = "ranks"  # in a checkpoint with outer steps: the moments of each process (see minigpt.train.outer)
 
 
 class Together:
@@ -60,19 +64,40 @@ class Together:
 
         return answer
 
-    def loaded(self, load: Callable[[], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
-        """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk."""
-        if self.group.size == 1:
-            return load()
+    def judged(self, verdict: Verdict) -> Verdict:
+        """What all do with a step that this process judges so: the same, as all have the same numbers."""
+        return verdict
+
+    def optimizer(self, config: StageConfig, weights: Tree) -> Optimizer:
+        """What updates the weights: in all processes alike."""
+        return Optimizer(self.backend, config, weights)
+
+    def kept(self, moments: Tree) -> Tree:
+        """What a checkpoint keeps of the optimizer: arrays of the backend or of NumPy."""
+        return moments
+
+    def loaded(self, load: Callable[[Any], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
+        """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk.
+
+        It is called with what the optimizer's arrays must fit (see StageStore.resume), which come as NumPy arrays.
+        """
         found: dict[str, Any] = {}
 
         def read() -> dict:
-            found["weights"], found["moments"], state = load()
+            found["weights"], optim, state = load(fitting(moments, weights))
+            found["moments"] = moments if callable(optim) else self._arrays(optim.get(RANKS, {"0": optim})["0"])
             return state
+
+        if self.group.size == 1:
+            state = read()
+            return found["weights"], found["moments"], state
 
         state = self.group.first(read)
         trees = found.get("weights", weights), found.get("moments", moments)
         return self.group.share(trees[0]), self.group.share(trees[1]), state
+
+    def _arrays(self, tree: Tree) -> Tree:
+        return map_leaves(self.backend.array, tree)
 
     def check_weights(self, weights: Tree, step: int) -> None:
         """Raises MiniGPTError when the processes' weights, which all updated alike, are not the same bits."""
@@ -85,6 +110,19 @@ class Together:
                     f"After step {step:,} the weights of rank {rank} are not those of rank 0.",
                     "The machines compute differently: give all the same processors and versions.",
                 )
+
+
+def fitting(moments: Tree, weights: Tree) -> Callable[[dict[str, Any]], Tree]:
+    """What the optimizer's arrays in a checkpoint must fit: `moments`, or those of each process and outer momentum."""
+
+    def wanted(flat: dict[str, Any]) -> Tree:
+        ranks = {name.split(".")[1] for name in flat if name.startswith(f"{RANKS}.")}
+        if not ranks:
+            return moments
+        return {RANKS: {rank: moments for rank in sorted(ranks, key=int)},
+                "outer": dict(zip(names(weights), leaves(weights), strict=True))}  # fmt: skip
+
+    return wanted
 
 
 def check_rows(batch_size: int, stage: str, size: int) -> None:

@@ -43,9 +43,15 @@ CASES = (
     Case("pretrain", "adamw, 2 micro-batches, dropout", {"grad_accumulation": 2, "dropout": 0.1}),
     Case("sft", "adamw, checkpointing", {"activation_checkpointing": True}),
     Case("sft", "lora, 2 micro-batches", LORA | {"grad_accumulation": 2}),
+    Case("sft", "muon, moments shared out", {"optimizer": "muon", "shard_moments": True}),
     Case("dpo", "muon, 3 micro-batches", {"optimizer": "muon", "grad_accumulation": 3}),
     Case("distill", "adamw", {}),
     Case("grpo", "adamw, kl", {"kl_coefficient": 0.05}),
+    Case("kto", "adamw", {}),
+    Case("reward", "adamw", {}),
+    Case("process_reward", "adamw", {}),
+    Case("online_dpo", "adamw", {}),
+    Case("ppo", "adamw", {}),
 )
 
 

@@ -1,7 +1,8 @@
 """What each process of a comparison does: `rank.py JOBS`, alone or under a launcher.
 
 JOBS is a JSON file {"backend", "jobs": [{"run", "stage", "stop_after"}]}: each is trained, from its last checkpoint
-if it has one, until the checkpoint at `stop_after` or the end.
+if it has one, until the checkpoint at `stop_after` or the end. The first process writes into the run's sent.json how
+many bytes it gave to exchanges: {"training", "all"}, the latter with what measuring, saving and beginning took.
 """
 
 import contextlib
@@ -10,10 +11,30 @@ import sys
 from pathlib import Path
 
 from backends import get_backend
-from minigpt.events import Event, Saved
+from backends.group import Group
+from minigpt.events import Event, Saved, Step
 from minigpt.runs.group import joined
 from minigpt.runs.run import open_run
 from minigpt.runs.training import train_stage
+
+
+class Sent:
+    """Bytes that a process gave to exchanges: within steps, and in all."""
+
+    def __init__(self, group: Group):
+        self.group, self.training = group, 0
+        self.first = self.last = group.sent
+
+    def __call__(self, event: Event) -> None:
+        """A step is reported when its exchange is done; measuring and saving tell of themselves after theirs."""
+        if isinstance(event, Step):
+            self.training += self.group.sent - self.last
+        self.last = self.group.sent
+
+    def write(self, run: Path) -> None:
+        if self.group.rank == 0:
+            found = {"training": self.training, "all": self.group.sent - self.first}
+            (run / "sent.json").write_text(json.dumps(found), "utf-8")
 
 
 class Stopped(Exception):
@@ -26,13 +47,16 @@ def train_all(file: Path) -> None:
     backend = get_backend(asked["backend"], "cpu")
     with joined(file.parent, backend, {"jobs": json.dumps(asked["jobs"])}, print) as group:
         for job in asked["jobs"]:
+            sent = Sent(group)
 
-            def report(event: Event, job: dict = job) -> None:
+            def report(event: Event, job: dict = job, sent: Sent = sent) -> None:
+                sent(event)
                 if isinstance(event, Saved) and event.step == job["stop_after"]:
                     raise Stopped
 
             with contextlib.suppress(Stopped):
                 train_stage(open_run(Path(job["run"])), job["stage"], backend, report)
+            sent.write(Path(job["run"]))
             group.gather(None)
 
 

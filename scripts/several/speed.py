@@ -67,15 +67,15 @@ def links(directory: Path, bandwidths: Sequence[float], steps: int) -> list[Row]
     one = measured(directory, [sys.executable, str(STEP), "torch"], steps)
     for bandwidth in bandwidths:
         with ExitStack() as stack:
-            _lay(stack, bandwidth)
-            found = _two(directory, steps)
+            laid(stack, bandwidth)
+            found = two(directory, steps)
         link = Link(bandwidth * 1e6 / 8 * 0.95, 1e-4)
         row = shared(one["tokens"], one["step"], one["update"], one["bytes"], link, 2)
         rows.append(Row(bandwidth, row.computing, row.seconds, found["step"] + found["update"]))
     return rows
 
 
-def _lay(stack: ExitStack, bandwidth: float) -> None:
+def laid(stack: ExitStack, bandwidth: float) -> None:
     """Two namespaces joined by a cable of so many Mbit/s; taken away when the stack ends."""
     for name in PLACES:
         _run("ip", "netns", "add", name)
@@ -90,15 +90,15 @@ def _lay(stack: ExitStack, bandwidth: float) -> None:
              "64kb", "latency", "100ms")  # fmt: skip
 
 
-def _two(directory: Path, steps: int) -> dict:
-    """The step of two processes as torchrun starts them on two machines."""
+def two(directory: Path, steps: int, way: str = "torch") -> dict:
+    """The step of two processes as torchrun starts them on two machines; `way` as in step.py."""
     port, file = free_ports(1)[0], directory / "step.json"
     file.unlink(missing_ok=True)
     started = []
     for number, name in enumerate(PLACES):
         command = ["ip", "netns", "exec", name, sys.executable, "-m", "backends.torch.launch", "--nnodes", "2",
                    "--node-rank", str(number), "--master-addr", "10.77.0.1", "--master-port", str(port), "--",
-                   str(STEP), "torch", str(file), str(steps)]  # fmt: skip
+                   str(STEP), way, str(file), str(steps)]  # fmt: skip
         path = os.pathsep.join([str(STEP.parents[1]), os.environ.get("PYTHONPATH", "")])
         started.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}))
     for process in started:

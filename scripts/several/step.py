@@ -1,6 +1,7 @@
 """What a process does whose steps are timed: `step.py BACKEND FILE STEPS`, alone or under a launcher.
 
-The first one writes {"step", "update", "tokens", "bytes"} into FILE. `step.py exchanges FILE CALLS` only sums arrays
+The first one writes {"step", "update", "tokens", "bytes", "sum"} into FILE. BACKEND is torch, mlx, or torch-early for
+sums that begin while torch's backward pass computes. `step.py exchanges FILE CALLS` only sums arrays
 of many shapes, and the first process writes a byte for each call.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 from backends import get_backend
 from backends.base import Backend
 from backends.group import Group, launched
-from backends.tree import count
+from backends.tree import Tree, count, leaves
 from minigpt.data.batches import normalized
 from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.sections import ModelConfig, StageConfig
@@ -25,11 +26,12 @@ from minigpt.train.together import Together
 from several.speed import typical
 
 ROWS, CONTEXT = 8, 64
+EARLY = "-early"
 SHAPES = [(700, 32), (32, 32), (16, 32), (64, 32), (32, 64), (32,), (32,), (1,)]
 
 
 def main(name: str, file: Path, number: int) -> None:
-    backend = get_backend("mlx" if name == "exchanges" else name, "cpu")
+    backend = get_backend("mlx" if name == "exchanges" else name.removesuffix(EARLY), "cpu")
     found = launched()
     if found is not None and found.size > 1:
         backend.group = backend.grouped(found)
@@ -41,14 +43,22 @@ def main(name: str, file: Path, number: int) -> None:
     weights = to_backend(backend, init_weights(shape, 1))
     optimizer = Optimizer(backend, StageConfig(steps=number), weights)
     moments = optimizer.init(weights)
-    gradient = backend.value_and_grad(lambda tree, batch: (language_loss(model, tree, batch), {}))
+
+    def loss(weights: Tree, batch: dict) -> tuple:
+        return language_loss(model, weights, batch), {}
+
+    gradient = backend.value_and_grad(loss)
+    if name.endswith(EARLY):
+        from several.early import EarlySums
+
+        gradient = EarlySums(loss)
     ids = np.random.default_rng(1).integers(0, 2048, (ROWS, CONTEXT + 1)).astype(np.int32)
     batch = normalized({"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": np.ones((ROWS, CONTEXT), np.float32)})
     steps, updates = [], []
     for step in range(number):
         began = time.perf_counter()
         result = accumulated(backend, gradient, weights, together.rows(batch), 1)
-        _, _, grads = together.summed(*result)
+        grads = result[2] if name.endswith(EARLY) else together.summed(*result)[2]
         backend.sync(grads)
         summed = time.perf_counter()
         grads, _ = optimizer.clip(grads)
@@ -59,7 +69,7 @@ def main(name: str, file: Path, number: int) -> None:
     backend.group.gather(None)
     if backend.group.rank == 0:
         told = {"step": typical(steps), "update": typical(updates), "tokens": ROWS * CONTEXT,
-                "bytes": 4 * count(weights)}  # fmt: skip
+                "bytes": 4 * count(weights), "sum": float(sum(w.sum() for w in leaves(weights)))}  # fmt: skip
         file.write_text(json.dumps(told), "utf-8")
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from backends.tree import leaves
+from minigpt.events import silent
 from minigpt.machine.ceiling import give_back
 from minigpt.machine.processes import resident
 from minigpt.model.gpt import init_weights, to_backend
@@ -12,6 +13,7 @@ from minigpt.plan.speed import measure
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.stages.table import STAGES, USUAL
 from minigpt.train.optim import Optimizer
+from minigpt.train.outer import OuterSteps
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_kv_head=1, d_model=64, d_ff=128, context=32, vocab_size=300)
 
@@ -26,6 +28,12 @@ def test_state_is_what_the_optimizer_really_keeps(backend, optimizer, tied):
     state = state_of(model, stage)
     assert [state.weights, state.optimizer] == sizes and state.trained == state.weights
     assert checkpoint_bytes(model, stage) == sum(sizes)
+    rounds = stage.model_copy(update={"outer_every": 50})
+    outer = OuterSteps(backend, "pretrain", rounds, silent)
+    outer.loaded(lambda wanted: (weights, wanted, {"step": 0}), weights, moments)
+    kept = sum(leaf.nbytes for leaf in leaves(outer.kept(moments)))
+    assert checkpoint_bytes(model, rounds) == sizes[0] + kept
+    assert state_of(model, rounds).optimizer == sizes[0] + kept, "the common weights beside the momentum"
 
 
 DEPTHS = [(name, layers) for name in STAGES for layers in ((1, 2, 12) if name in USUAL else (12,))]

@@ -1,19 +1,28 @@
 """Two processes train what one does: every stage, with adapters, Muon, micro-batches, and from N processes to M."""
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from backends.group import Several
+from minigpt.data.batches import normalized, split
+from minigpt.events import Saved
+from minigpt.runs.run import open_run
+from minigpt.runs.training import train_stage
+from minigpt.stages.assemble import Custom
+from minigpt.store.checkpoint import load_checkpoint
 from minigpt.train.together import Together
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from several import equality
+from several.rank import Stopped
 
 STEPS, HALF = 4, 2
 CASES = [case for case in equality.CASES if case.name not in ("adamw", "adamw, checkpointing")]  # a slice
+OUTER = [equality.Case("sft", f"outer {name}", {"outer_every": HALF}) for name in ("whole", "resumed", "handed over")]
 EXACT = 4e-6  # DPO's sums of log-probabilities are near -300, where float32 has steps of 3e-5, times beta
 
 
@@ -56,10 +65,50 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
         jobs = equality.copies(base, place, CASES, STEPS, HALF)
         if count == 2:
             jobs = [job | {"stop_after": HALF} if i % 2 else job for i, job in enumerate(jobs)]
-            equality.trained(place, backend.name, 2, jobs)
-            jobs = [job | {"stop_after": None} for job in jobs[1::2]]
+            whole, *parts = equality.copies(base, place, OUTER, STEPS, HALF)
+            halves = [job | {"stop_after": HALF} for job in parts]
+            equality.trained(place, backend.name, 2, [*jobs, whole, *halves, parts[0]])
+            jobs = [job | {"stop_after": None} for job in jobs[1::2]] + [parts[1]]
         equality.trained(place, backend.name, 1, jobs)
     for gap in equality.gaps(CASES, "2 processes", *places):
         assert gap.losses <= (EXACT if gap.case.stage == "dpo" else equality.LOSS), gap
         assert gap.weights <= equality.WEIGHTS, gap
     assert equality.same_bits(CASES, places[0], places[0]) == []
+    check_outer_steps(backend, base, tmp_path, places[1])
+
+
+@dataclass(frozen=True)
+class Share(Custom):
+    """The rows of one of two processes, for a training that knows nothing of the other."""
+
+    rank: int = 0
+
+    def of(self, model, objective):
+        whole = objective.batches
+        return replace(objective, batches=lambda step, weights: normalized(split(whole(step, weights), 2)[self.rank]))
+
+
+def check_outer_steps(backend, base, directory, place):
+    """The first outer step is that of two trainings alone, by NumPy; a resumed training has the same bits."""
+    runs = [place / case.directory for case in OUTER]
+    kept = [open_run(run).store("sft").checkpoints() for run in runs]
+    (found, _), start = load_checkpoint(kept[0][0]), load_checkpoint(base.store("pretrain").final)[0]["weights"]
+
+    def report(event):
+        if isinstance(event, Saved) and event.step == HALF:
+            raise Stopped
+
+    ends = []
+    for rank in (0, 1):
+        [job] = equality.copies(base, directory / f"rank-{rank}", [equality.Case("sft", "alone", {})], STEPS, HALF)
+        with pytest.raises(Stopped):
+            train_stage(run := open_run(Path(job["run"])), "sft", backend, report, custom=Share(rank=rank))
+        ends.append(load_checkpoint(run.store("sft").checkpoints()[-1])[0]["weights"])
+    for name, common in start.items():
+        way = common - (ends[0][name] + ends[1][name]) / 2  # 0.7 (g + 0.9 m), where the first m is g
+        assert np.abs(found["weights"][name] - (common - 0.7 * 1.9 * way)).max() < 1e-6, name
+        assert np.abs(way).max() > 1e-5 or not way.any(), name
+    assert {name.split(".")[1] for name in found["optim"] if name.startswith("ranks.")} == {"0", "1"}
+    (losses, weights), (others, theirs), (handed, _) = (equality.result(run, "sft") for run in runs)
+    assert losses == others and all(weights[name].tobytes() == theirs[name].tobytes() for name in weights)
+    assert len(handed) == STEPS and handed[:HALF] == losses[:HALF] and np.isfinite(handed).all()

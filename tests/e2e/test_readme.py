@@ -75,6 +75,14 @@ def test_commands_are_understood(page):
         tried(code, whole=False)
 
 
+@pytest.mark.parametrize("name", ["trainjob.yaml", "pytorchjob.yaml", "train.sbatch"])
+def test_the_jobs_for_clusters_start_a_command_that_there_is(name):
+    """torchrun's own options end at "--"; see scripts/parallel.py manifests for the schemas."""
+    text = (ROOT / "minigpt/serve/deploy" / name).read_text("utf-8").replace("\\\n", " ")
+    [line] = re.findall(r"-m(?:,)? --(?:,)? (minigpt[^]\n]*)", text)
+    tried(line.replace(",", "").replace('"$@"', "data.txt"), whole=True)
+
+
 def test_a_wrong_command_is_noticed():
     for line in (
         "minigpt traln sft",

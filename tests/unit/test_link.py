@@ -30,6 +30,8 @@ def test_a_step_of_several():
     assert both.efficiency == pytest.approx(1.25 / (2 * 1.25))
     grown = together(100, 1.0, 0.25, 5e5, link, 2)
     assert grown.tokens == 200 and grown.seconds == 1.75 and grown.efficiency == pytest.approx(1.25 / 1.75)
+    rare = [make(100, 1.0, 0.25, 5e5, Link(1e6, 0.1), 2, 10) for make in (shared, together)]
+    assert all(row.exchanging == pytest.approx((0.5 + 0.2) / 10) and row.traffic == 5e4 for row in rare)
     rows = [together(100, 1.0, 0.0, 1e6, Link(1e6, 0.1), count) for count in (1, 2, 4, 8)]
     assert [row.efficiency >= 0.5 for row in rows] == [True, False, False, False]
     assert "stops paying after 1 processes" in advice(rows) and "pays up to 1 processes" in advice(rows[:1])

@@ -364,7 +364,8 @@ def test_the_files_for_production_are_written_once(tmp_path):
 
     write_deploy(tmp_path / "deploy")
     names = {path.name for path in (tmp_path / "deploy").iterdir()}
-    assert names >= {"Dockerfile", "compose.yaml", "kubernetes.yaml", "nginx.conf", "alerts.yml", "grafana.json"}
+    assert names >= {"Dockerfile", "compose.yaml", "kubernetes.yaml", "nginx.conf", "alerts.yml", "grafana.json",
+                     "trainjob.yaml", "pytorchjob.yaml", "train.sbatch"}  # fmt: skip
     with pytest.raises(UsageError, match="already"):
         write_deploy(tmp_path / "deploy")
 
