@@ -2,17 +2,18 @@
 """What GRPO makes of the demo's model: held-out arithmetic before and after, pass@k, and the other tasks.
 
     minigpt demo --run runs/demo
-    python scripts/grpo_arithmetic.py runs/demo --seeds 3 --wide 40 --others 0.3 --set grpo.steps=300
+    python scripts/grpo_arithmetic.py runs/demo --seeds 3 --wide 30 --others 0.2 --set grpo.redraws=3
 
 SFT showed five sixths of all pairs of numbers up to 20, with their sums and differences; the test asks for the other
-pairs, which are never among the questions here (nor are larger pairs that the same rule would hold out). A model that
-gives nearly all answers of the pairs it was shown has nothing to learn from them: all answers to a prompt earn the
-same. What it may learn from are questions whose answers it was never shown. `--wide N` asks them in every second
-prompt: sums a + b = c and differences c - a = b in which a or b is above 20, and c is at most N. `--others X` makes a
-share X of the prompts questions of training for the other tasks, with their exact answers, so that these are kept.
+pairs, which are never among the questions here (nor are larger pairs that the same rule would hold out). On the pairs
+that it was shown a model is sharpened, until all answers to a prompt earn the same, and learns nothing new. What it may
+learn from are questions whose answers it was never shown. `--wide N` asks them in every second prompt: sums a + b = c
+and differences c - a = b in which a or b is above 20, and c is at most N. `--others X` makes a share X of the prompts
+questions of training for the other tasks, with their exact answers, so that these are kept.
 
-Each seed trains a copy of the run and prints its lines; the last table has means and spread. Printed as well is which
-share of each kind of prompt the model answers before and after: where it is near 0 or 1, nothing can be learned.
+Each seed trains a copy of the run and prints its lines; the last table has means and spread. Printed as well is what
+share of each kind of prompt is answered right, and for what share of them K samples are neither all right nor all
+wrong: only those teach anything.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from minigpt.data.world import rows as world
 from minigpt.data.world import tasks, words
 from minigpt.evaluate.world import MAX_ANSWER, evaluate_world, question
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import GREEDY, Sampling
+from minigpt.generate.sampling import Sampling
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import open_run
 from minigpt.text.chatml import render
@@ -44,7 +45,7 @@ from minigpt.text.chatml import render
 K = 8
 PROMPTS = 8_000
 TEST_ROWS = 300
-LOOKED_AT = 200  # prompts of each kind
+LOOKED_AT = 100  # prompts of each kind
 
 
 def main() -> None:
@@ -136,30 +137,35 @@ def _prompts(path: Path, seed: int, options: argparse.Namespace) -> Path:
 
 
 def asked(engine: Engine, options: argparse.Namespace) -> dict[str, float]:
-    """Share of greedy answers that are right, for each kind of prompt that GRPO asks."""
+    """For each kind of sum that GRPO asks: the share of sampled answers that are right, and of prompts that teach."""
     kinds = {"usual": usual_sum} | ({"wide": lambda rng: wide_sum(rng, options.wide)} if options.wide else {})
     found = {}
     for name, draw in kinds.items():
         rng = random.Random("looked at")
         rows = [_row(draw(rng)) for _ in range(LOOKED_AT)]
-        ids = [_ids(engine, [{"role": "user", "content": row["prompt"]}]) for row in rows]
-        answers = engine.answer(ids, GREEDY, MAX_ANSWER)
-        right = [answer.text.strip() == row["answer"] for row, answer in zip(rows, answers, strict=True)]
-        found[f"asked: {name} sums"] = float(np.mean(right))
+        right = sampled(engine, [[{"role": "user", "content": row["prompt"]}] for row in rows],
+                        lambda n, text, rows=rows: text.strip() == rows[n]["answer"])  # fmt: skip
+        found[f"{name} sums: pass@1"] = float(right.mean())
+        found[f"{name} sums: prompts that teach"] = float((right.any(axis=1) & ~right.all(axis=1)).mean())
     return found
 
 
 def measured(engine: Engine, seed: int) -> dict[str, float]:
     """The demo's measures, and for arithmetic the share of questions that one of K sampled answers gets right."""
-    found = evaluate_world(engine, seed, TEST_ROWS)
     rows = [row for row in world.instructions(seed, TEST_ROWS, "test") if row["task"] == "arithmetic"]
-    questions = [_ids(engine, question(row)) for row in rows]
-    right = np.zeros((len(rows), K), bool)
+    right = sampled(engine, [question(row) for row in rows], lambda n, text: world.is_correct(rows[n], text))
+    passed = {"held-out sums: pass@1": float(right.mean()), f"held-out sums: pass@{K}": float(right.any(axis=1).mean())}
+    return evaluate_world(engine, seed, TEST_ROWS) | passed
+
+
+def sampled(engine: Engine, asked: list[list[dict]], check: Callable[[int, str], bool]) -> np.ndarray:
+    """(N, K) bool: whether each of K answers to N conversations, sampled at temperature 1, is right."""
+    ids, right = [_ids(engine, messages) for messages in asked], np.zeros((len(asked), K), bool)
     for k in range(K):
-        samplings = [Sampling(1.0, seed=1000 * k + i) for i in range(len(rows))]
-        answers = engine.answer_each(questions, samplings, MAX_ANSWER)
-        right[:, k] = [world.is_correct(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
-    return found | {"pass@1": float(right.mean()), f"pass@{K}": float(right.any(axis=1).mean())}
+        samplings = [Sampling(1.0, seed=1000 * k + i) for i in range(len(ids))]
+        answers = engine.answer_each(ids, samplings, MAX_ANSWER)
+        right[:, k] = [check(n, answer.text) for n, answer in enumerate(answers)]
+    return right
 
 
 def _ids(engine: Engine, messages: list[dict]) -> list[int]:

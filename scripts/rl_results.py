@@ -48,7 +48,7 @@ TASKS = {"sorting": (checkers.sorting_rows, checkers.sorting),
          "countdown": (checkers.countdown_rows, checkers.countdown)}  # fmt: skip
 # A model that has seen too little to be good at it, and a training by its own answers.
 SMALL = {"n_layer": 3, "n_head": 4, "n_kv_head": 4, "d_model": 96, "d_ff": 256, "context": 96, "qk_norm": True}
-WEAK = {"steps": 250, "batch_size": 16, "learning_rate": 3e-3, "eval_every": 250, "save_every": 250}
+WEAK = {"steps": 110, "batch_size": 16, "learning_rate": 3e-3, "eval_every": 110, "save_every": 110}
 RULES = {"steps": 200, "batch_size": 64, "group_size": 8, "learning_rate": 3e-4, "warmup_steps": 5, "redraws": 1,
          "max_tokens": LONGEST, "kl_coefficient": 0.0, "eval_every": 100, "save_every": 100}  # fmt: skip
 STUDENT = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "d_ff": 176}

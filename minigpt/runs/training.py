@@ -101,7 +101,8 @@ def prepared(
         report(Note(note))
     weights, objective = assembled(backend, model, config, weights, seed, custom.of(model, objective))
     prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
-    samples = Samples(name, config, model, run.tokenizer, prompts, objective.base, store, report)
+    base = objective.base if is_adapted(config) else None  # a teacher, which distill has there, is no part of the model
+    samples = Samples(name, config, model, run.tokenizer, prompts, base, store, report)
     hooks = [samples, *objective.hooks, *custom.hooks] if backend.group.rank == 0 else [*custom.hooks]
     return weights, objective, hooks, fingerprint if is_adapted(config) else ""
 

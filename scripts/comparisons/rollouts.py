@@ -44,7 +44,7 @@ def rollouts(source: Path, peer: str, stage: str = "sft", steps: int | None = No
 
     peer = os.path.abspath(peer)  # not resolved: an environment is known by the link that its Python is
     contestants = [contestant("MiniGPT", "ours"), contestant("TRL, defaults", "theirs", peer),
-                   contestant("TRL, faster settings", "faster", peer)]  # fmt: skip
+                   contestant("TRL, no checkpointing", "faster", peer)]  # fmt: skip
     title = f"GRPO, {ANSWERS} answers a step, {source.name}"
     return Duel(title, contestants, FIGURES | {"rollout's share": False, "tokens an answer": False}, prepare)
 
@@ -75,9 +75,11 @@ def ours(stage: str, steps: str) -> Figures:
                "learning_rate": RATE, "kl_coefficient": 0.0, "rewards": [f"length:{WANTED}"], "warmup_steps": 0,
                "eval_every": int(steps), "eval_rows": 1, "save_every": int(steps), "optimizer": "adamw",
                "dtype": "float32"}  # fmt: skip
-    train_stage("grpo", "run", data=["prompts.jsonl"], report=seen.append, backend="torch", device="cpu", **section)
+    train_stage("grpo", "run", data=["prompts.jsonl"], settings={"grpo": section}, report=seen.append,
+                backend="torch", device="cpu")  # fmt: skip
     found = [event for event in seen if isinstance(event, Step)]
-    return _figures([(one.seconds, one.waited, one.metrics["length"]) for one in found])
+    lengths = [one.metrics["length"] + 1 - one.metrics["cut_off"] for one in found]  # with the end token, as TRL counts
+    return _figures([(one.seconds, one.waited, length) for one, length in zip(found, lengths, strict=True)])
 
 
 def theirs(stage: str, steps: str, **extra: Any) -> Figures:

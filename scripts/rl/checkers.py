@@ -26,7 +26,7 @@ def sorting_rows(seed: int, held_out: bool) -> Iterator[dict]:
     draw = random.Random(f"{seed} sorting {held_out}")
     while True:
         numbers = [draw.randint(0, 9) for _ in range(SORTED)]
-        if (sum(n * 10**i for i, n in enumerate(sorted(numbers))) % 5 == 0) is held_out:
+        if (sum(n * 10**i for i, n in enumerate(sorted(numbers))) % 7 == 0) is held_out:
             asked = " ".join(map(str, numbers))
             yield {"prompt": f"Sort {asked}.", "numbers": numbers, "answer": " ".join(map(str, sorted(numbers)))}
 
@@ -39,7 +39,7 @@ def countdown_rows(seed: int, held_out: bool) -> Iterator[dict]:
         expression = str(numbers[0]) + "".join(f" {draw.choice('+-*')} {n}" for n in numbers[1:])
         target, asked = _value(expression), draw.sample(numbers, COUNTED)
         key = target + sum(n * 100**i for i, n in enumerate(sorted(numbers)))
-        if 0 < target < 100 and (key % 5 == 0) is held_out:
+        if 0 < target < 100 and (key % 7 == 0) is held_out:
             prompt = f"Make {target} of {' '.join(map(str, asked))}."
             yield {"prompt": prompt, "numbers": asked, "target": target, "answer": expression}
 

@@ -1,5 +1,6 @@
 """Distillation: a student that learns from a finished model."""
 
+import json
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from minigpt.data.batches import stream
 from minigpt.errors import UsageError
 from minigpt.events import Eval, Step, silent
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import Sampling
+from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.model.gpt import GPT
 from minigpt.parity.trajectories import losses_of
 from minigpt.runs.inputs import make_data, make_tokenizer
@@ -17,6 +18,7 @@ from minigpt.runs.pipeline import check_possible
 from minigpt.runs.run import Run
 from minigpt.runs.training import prepared, train_stage
 from minigpt.stages.table import STAGES
+from minigpt.train.samples import LENGTH, prompts_of
 
 SETTINGS = {"steps": 6, "batch_size": 4, "eval_every": 6, "eval_rows": 64, "learning_rate": 5e-3, "warmup_steps": 1,
             "cross_entropy": 0.0, "distance": "forward_kl", "temperature": 1.0}  # fmt: skip
@@ -95,6 +97,22 @@ def test_the_starting_model_as_teacher_keeps_its_weights(backend, copied):
     run = copied("distill", **(SETTINGS | {"teacher": "start", "cross_entropy": 0.9}))
     _, evals = events_of(run, backend)
     assert evals[0].metrics["distance"] == pytest.approx(0, abs=1e-6) and evals[-1].metrics["distance"] > 1e-4
+
+
+def test_a_student_may_be_smaller_than_its_teacher(backend, copied, teacher, tmp_path):
+    """What it writes while it learns is its own: no layer of the teacher's comes in."""
+    run = copied("distill")
+    small = Run(tmp_path / "small", run.config.with_section("model", n_layer=1, d_model=16, d_ff=32))
+    taught = SETTINGS | {"teacher": str(teacher.directory)}
+    small = small.with_section("pretrain", steps=1).with_section("distill", **taught)
+    for part in ("tokenizer", "data"):
+        shutil.copytree(run.directory / part, small.directory / part)
+    train_stage(small, "pretrain", backend, silent)
+    assert len(events_of(small, backend)[0]) == 6
+    engine = Engine(GPT(small.model_config, backend), small.weights("distill", backend)[0], small.tokenizer)
+    rows = [json.loads(line) for line in small.store("distill").samples.read_text("utf-8").splitlines()]
+    prompts = prompts_of(small.held_out("distill"), small.config.model.context)
+    assert [row["text"] for row in rows] == [answer.text for answer in engine.answer(prompts, GREEDY, LENGTH)]
 
 
 def test_a_student_may_learn_on_its_own_answers(backend, copied, teacher):
