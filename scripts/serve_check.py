@@ -28,14 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from serving import hostile, load, planned
-from serving.production import answered, behind_nginx, expressions, query, validated, watched
+from serving import fuzzing, hostile, load, planned
+from serving.production import behind_nginx, expressions, query, validated, watched
 from serving.started import Started, serving
 
 PYTHON = Path.home() / ".cache" / "minigpt-clients" / "bin" / "python"
@@ -170,22 +169,7 @@ def check_comply(given: argparse.Namespace) -> list[str]:
 def check_fuzz(given: argparse.Namespace) -> list[str]:
     """schemathesis: requests made from the server's own description, none of which may be answered with a 5xx."""
     with serving(given.runs, "--power", "full", "--timeout", "60") as server:
-        operations = 7  # that take a body; the others have a single case, or a few
-        command = [given.peers.with_name("st"), "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error",
-                   "--max-examples", -(-given.cases // operations), "--mode", "all", "--phases", "fuzzing",
-                   "--request-timeout", "90", "--seed", "1"]  # fmt: skip
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-            running, began = subprocess.Popen(list(map(str, command)), stdout=said, stderr=said), time.monotonic()
-            while running.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    running.wait(15)
-                asked, broken = answered(server.url)
-                print(f"  {time.monotonic() - began:>6.0f} s: {asked:,} requests, {broken} with 5xx", flush=True)
-            said.seek(0)
-            print("\n".join(said.read().splitlines()[-25:]))
-        wrong = [] if running.returncode == 0 else ["schemathesis has found something"]
-        wrong += [f"{broken} answers of 5xx"] if broken else []
-        wrong += [f"only {asked:,} requests"] if asked < given.cases else []
+        wrong = fuzzing.wrong(given.peers.with_name("st"), server.url, model_of(given), given.cases)
         status = asyncio.run(load.answer(server.url, load.bodies(model_of(given), 1, load.random.Random(1))[0]))[0]
         return wrong + ([] if status == 200 else [f"an answer afterwards: {status}"]) + ended(server)
 
