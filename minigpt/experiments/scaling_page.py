@@ -116,13 +116,12 @@ def scaling_page(climbed: Climbed, language: str = "en") -> str:
     return page(say["title"], head + tag("main", blocks), language=language)
 
 
-def _check(climbed: Climbed, say: dict[str, str]) -> Html:
+def _check(climbed: Climbed, say: dict[str, str]) -> list[Html]:
     check = climbed.check
     apart = [("", check.predicted, check.error), (" (Kaplan)", check.kaplan, check.kaplan_error)]
     rows = [[f"{say['predicted']}{name}", f"{value:.4f}", "" if error is None else f"{error:+.2%}"]
             for name, value, error in apart]  # fmt: skip
     rows.append([say["came"], "–" if check.loss is None else f"{check.loss:.4f}", ""])
     rows.append([say["interval"], f"{check.low:.4f} – {check.high:.4f}", ""])
-    rows.append([say["parameters"], f"{check.parameters:,.0f}", ""])
-    rows.append([say["tokens"], f"{check.tokens:,.0f}", ""])
-    return table(["", say["loss"], say["error"]], rows, say["check"])
+    whose = f"{say['parameters']}: {check.parameters:,.0f} · {say['tokens']}: {check.tokens:,.0f}"
+    return [tag("p", whose), table(["", say["loss"], say["error"]], rows, say["check"])]

@@ -119,6 +119,7 @@ def test_the_page_is_blind_and_keeps_votes(served):
 
 def test_the_page_names_no_model():
     assert "a/sft" not in judge_page() and "哪个回答更好" in judge_page() and "https://" not in judge_page()
+    assert '<html lang="en">' in judge_page() and '<html lang="zh-Hans">' in judge_page("zh")
 
 
 def test_a_judge_that_always_says_left_decides_nothing():
