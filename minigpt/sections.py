@@ -235,7 +235,7 @@ class StageConfig(Section):
     shard_moments: bool = Field(False, description="each of several processes keeps a part of the optimizer's moments")
     outer_every: int = Field(0, ge=0, description="steps of each process alone between two exchanges; 0: none alone")
     outer_learning_rate: float = Field(0.7, gt=0, description="of the step that an exchange takes (outer_every)")
-    outer_momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of that step")
+    outer_momentum: float = Field(0.6, ge=0, lt=1, description="Nesterov momentum of these steps; many bear 0.9")
     eval_every: int = Field(100, ge=1, description="steps between two measurements on held-out data")
     eval_rows: int = Field(64, ge=1, description="validation rows per evaluation during training")
     save_every: int = Field(200, ge=1, description="steps between two checkpoints")

@@ -80,7 +80,7 @@ class OuterSteps(Together):
             self.report(Note(self.told()))
 
     def _step(self, state: State) -> None:
-        """m ← μ m + g and θ ← θ - rate (g + μ m), where g is the mean of θ - θ_i over the processes i."""
+        """m ← μ m + g and θ ← θ - rate · (g + μ m), where g is the mean of θ - θ_i over the processes i."""
         rate, mu, share = self.config.outer_learning_rate, self.config.outer_momentum, 1.0 / self.group.size
         ways = [self.backend.cast(a - b, self.transfer)
                 for a, b in zip(self._common, leaves(state.weights), strict=True)]  # fmt: skip

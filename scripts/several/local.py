@@ -18,7 +18,7 @@ WAYS = {
     "every step": {}, f"{EVERY} steps": {"outer_every": EVERY},
     f"{EVERY} steps, bfloat16": {"outer_every": EVERY, "transfer": "bfloat16"},
 }  # fmt: skip
-COLUMNS = ("backend", "exchange", "validation loss", "behind", "MB in steps", "less", "MB in all", "less", "")
+COLUMNS = ("exchange", "loss", "behind", "MB in steps", "less", "MB in all", "less", "")
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Row:
 
     def cells(self) -> list[str]:
         plain = self.plain or self
-        return [self.backend, self.way, f"{self.loss:.4f}", f"{self.loss - plain.loss:+.4f}",
+        return [f"{self.backend}, {self.way}", f"{self.loss:.4f}", f"{self.loss - plain.loss:+.4f}",
                 f"{self.training / 1e6:.2f}", f"{plain.training / self.training:.1f}x", f"{self.all / 1e6:.2f}",
-                f"{plain.all / self.all:.1f}x", "good" if self.good else "NOT GOOD"]  # fmt: skip
+                f"{plain.all / self.all:.1f}x", "good" if self.good else "NOT"]  # fmt: skip
 
 
 def compared(directory: Path, backend: str, steps: int) -> list[Row]:

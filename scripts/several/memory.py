@@ -1,4 +1,4 @@
-"""What moments that are shared out save: memory of each process after updates of the same weights, with and without.
+"""What moments that are shared out save: memory that each process takes more for updates of the same weights.
 
 As a program: `memory.py BACKEND FILE shared|whole`, alone or under a launcher.
 """
@@ -21,7 +21,7 @@ from minigpt.train.sharded import ShardedMoments
 from minigpt.train.together import Together
 
 LAYERS, WIDTH = 24, 1024  # 25 million parameters: 101 MB of float32
-COLUMNS = ("backend", "processes", "moments", "each process beside weights and gradients", "expected")
+COLUMNS = ("backend", "processes", "moments", "more in each process", "expected")
 HERE = Path(__file__)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backends import get_backend
 from backends.group import Group
-from minigpt.events import Event, Saved, Step
+from minigpt.events import Event, Note, Saved, Step
 from minigpt.runs.group import joined
 from minigpt.runs.run import open_run
 from minigpt.runs.training import train_stage
@@ -27,6 +27,8 @@ class Sent:
 
     def __call__(self, event: Event) -> None:
         """A step is reported when its exchange is done; measuring and saving tell of themselves after theirs."""
+        if isinstance(event, Note):  # may stand between a step's exchange and its report
+            return
         if isinstance(event, Step):
             self.training += self.group.sent - self.last
         self.last = self.group.sent
