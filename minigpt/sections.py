@@ -202,6 +202,7 @@ class TokenizerConfig(Section):
     kind: Literal["bpe", "char", "byte", "imported"] = Field("bpe", description="how texts are cut into tokens")
     vocab_size: int = Field(2048, ge=300, le=1_000_000, description="tokens, with special ones and bytes")
     sample_mb: float = Field(16.0, gt=0, description="megabytes of text that the tokenizer is trained on")
+    alone: str = Field("", description="characters that are in no longer piece, such as 的了在是有")
 
 
 class StageConfig(Section):

@@ -85,7 +85,7 @@ def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
         sources = ", ".join(name for one in readers for name in one.sources.train)
         bad = next((f"The first row: {one.bad[0]}" for one in readers if one.bad), "Is it empty?")
         raise DataError(f"{sources}: there is no text to train a tokenizer on.", bad)
-    return train_tokenizer(c.kind, texts, c.vocab_size)
+    return train_tokenizer(c.kind, texts, c.vocab_size, c.alone)
 
 
 def reservoir(texts: Iterator[str], size: int, rng: random.Random) -> list[str]:

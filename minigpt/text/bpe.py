@@ -97,8 +97,12 @@ def _with_space_bytes(ids: list[int]) -> list[int]:
     return found
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """Learn at most `vocab_size` tokens. Raises MiniGPTError when it is too small, DataError when there is no text."""
+def train_bpe(texts: Iterable[str], vocab_size: int, alone: str = "") -> BPETokenizer:
+    """Learn at most `vocab_size` tokens. The characters `alone` are in no longer piece.
+
+    Where no spaces part the words, as in Chinese, a frequent phrase becomes one piece, in which a model does not see
+    its words. Raises MiniGPTError when the vocabulary is too small, DataError when there is no text.
+    """
     from sentencepiece import SentencePieceTrainer
 
     if vocab_size < SMALLEST:
@@ -116,7 +120,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     required = {"required_chars": SPACE} if counts[" "] * RARE < counts.total() else {}
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
+            sentence_iterator=_sentences(texts, alone), model_writer=model, model_type="bpe", vocab_size=vocab_size,
             hard_vocab_limit=False, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
             remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
             character_coverage=0.9995, unk_id=UNKNOWN, bos_id=-1, eos_id=-1, pad_id=-1,
@@ -140,9 +144,11 @@ def _without_rare(texts: list[str], counts: Counter[str], room: int) -> list[str
     return [text.translate(rare) for text in texts] if rare else texts
 
 
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Lines without their ends (so that no piece contains a newline), cut to what the trainer accepts."""
+def _sentences(texts: Iterable[str], alone: str) -> Iterator[str]:
+    """The stretches that pieces stay within: lines without their ends, between characters that stand alone."""
+    ends = re.compile(r"[\r\n\u2581]" + (f"|([{re.escape(alone)}])" if alone else ""))
     for text in texts:
-        for line in re.split(r"[\r\n\u2581]", text):
+        for line in ends.split(text):
+            line = line or ""  # None: an end that is no character of `alone`
             for start in range(0, len(line), 4096):
                 yield line[start : start + 4096]

@@ -9,11 +9,12 @@ from minigpt.text.characters import CharTokenizer
 from minigpt.text.tokenizer import Tokenizer
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, alone: str = "") -> Tokenizer:
     """Learn a tokenizer from a (bounded) sample of texts.
 
-    `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Raises DataError when
-    there is no text, and MiniGPTError when the vocabulary has no room beside the bytes.
+    `vocab_size` is an upper bound for `bpe`: a small corpus has fewer pairs to merge. Its pieces do not join the
+    characters `alone` (see train_bpe). Raises DataError when there is no text, and MiniGPTError when the vocabulary
+    has no room beside the bytes.
     """
     if kind == "imported":
         hint = "It comes with a model (minigpt import DIR); to train one, set tokenizer.kind to bpe."
@@ -25,4 +26,4 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
         for text in texts:
             counts.update(text)
         return CharTokenizer("".join(sorted(counts)))
-    return train_bpe(texts, vocab_size)
+    return train_bpe(texts, vocab_size, alone)

@@ -218,6 +218,16 @@ def test_what_bpe_pieces_may_hold():
     assert len(TOKENIZERS["bpe"].encode("1984")) == 4
 
 
+def test_characters_that_stand_alone():
+    """A frequent phrase is one piece; with its particles alone its words are pieces, and nothing is lost."""
+    texts = [f"{name}在{place}里。" for name in ("莉莉", "大卫") for place in ("森林", "公园")] * 200
+    joined, parted = (train_tokenizer("bpe", texts, FIRST_PIECE + 40, alone) for alone in ("", "在里]"))
+    whole = "莉莉在森林里。"
+    assert len(joined.encode(whole)) <= 2
+    assert [parted.decode([i]) for i in parted.encode(whole)] == ["莉莉", "在", "森林", "里", "。"]
+    assert parted.decode(parted.encode(whole)) == whole
+
+
 # ---- training
 
 
