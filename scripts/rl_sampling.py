@@ -59,7 +59,7 @@ def compare(backend: Backend, temperature: float) -> tuple[int, float, float, fl
         prompts += prompts[: ROWS // 4]  # several answers to one prompt
         samplings = [Sampling(temperature, seed=int(seed)) for seed in draw.integers(0, 2**62, ROWS)]
         answers, drawn = sampled(engine, prompts, samplings)
-        rows = laid_out(prompts, answers, config.context)
+        rows = laid_out(model, prompts, answers)
         own = rows["mask"] > 0
         arrays = {key: backend.array(x) for key, x in rows.items()}
 

@@ -11,6 +11,7 @@ from minigpt.cli.language import Language, language
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory. Default: the newest.")]
 Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Default: 8321, or any.")]
+LAST = 19  # niceness
 Wait = Annotated[bool, typer.Option("--wait", hidden=True)]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")]
 
@@ -24,9 +25,12 @@ def watch(
     The page is on this machine only (127.0.0.1). It reads the run's files and stops with Ctrl-C; training goes on.
     """
     from minigpt.cli.page import show_page
+    from minigpt.machine.processes import set_niceness
     from minigpt.runs.finding import RUNS, find_run, is_run
     from minigpt.watch.server import serve
 
+    if wait:
+        set_niceness(LAST)  # beside a training, which goes first
     while wait and run is not None and not is_run(run):
         time.sleep(0.3)  # a training that has just been started makes it
     directory = find_run(run)

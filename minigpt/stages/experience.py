@@ -99,9 +99,7 @@ class Experience:
         answers, scores, single = answered_and_judged(
             self.job, self.rewards, weights, asked, step, at_once=AT_ONCE
         )
-        found = laid_out(
-            [question.ids for question in asked], answers, self.job.context, bool(self.job.model.config.experts)
-        )
+        found = laid_out(self.job.model, [question.ids for question in asked], answers)
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
         old, told = self._of_all(weights, found)
         apart = (old - self._logprobs(self.reference, found)) * mask  # (N, T)

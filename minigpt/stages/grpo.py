@@ -105,7 +105,7 @@ def policy_batches(job: Job) -> Make:
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         prompts = [one.ids for one in found.questions for _ in found.answers[0]]
         answers = [answer for group in found.answers for answer in group]
-        rows = laid_out(prompts, answers, job.context, bool(job.model.config.experts))
+        rows = laid_out(job.model, prompts, answers)
         ended = np.array([one.reason == "stop" for one in answers])
         mask = (without_unfinished(rows["mask"], ended) if config.mask_unfinished else rows["mask"]).astype(np.float32)
         advantages = answer_advantages(config.advantages, found.rewards).reshape(-1, 1) * np.ones(mask.shape)

@@ -14,7 +14,7 @@ from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
 from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import WIDTH, Make, Rollouts, Sampled, figures_of
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, filled
 from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
@@ -61,7 +61,7 @@ def pair_batches(job: Job) -> Make:
             for question, group, a, b in zip(found.questions, found.answers, best, worst, strict=True)
         ]
         longest = max(sum(len(ids) - 1 for ids, _ in pair) for pair in pairs)
-        batch = stacked([side_by_side(pair, -(-longest // WIDTH) * WIDTH, 2) for pair in pairs])
+        batch = stacked([side_by_side(pair, filled(job.model, longest), 2) for pair in pairs])
         differ = found.rewards.max(axis=1) > found.rewards.min(axis=1)  # (G,)
         batch["weights"] = differ.astype(np.float32)[:, None]  # (G, 1): one pair a row
         batch["reference"] = np.zeros((len(pairs), 1, 2), np.float32)

@@ -16,6 +16,7 @@ from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
+from minigpt.model.gpt import GPT
 from minigpt.stages.micro_batches import Reader
 from minigpt.stages.questions import Question, answered_and_judged, in_turn, questions_of
 from minigpt.stages.stage import Job
@@ -25,7 +26,7 @@ from minigpt.train.losses import losses_after, token_losses
 from minigpt.train.policy_losses import token_entropy
 from minigpt.train.rewards import Reward
 
-WIDTH = 64  # rows are padded to a multiple of this: few shapes to compile
+WIDTHS = {"cpu": 16, "gpu": 64}  # rows are filled up to a multiple: few shapes to compile, but little filling
 READ = ("ids", "targets", "mask", "segments")  # what a reading of sampled answers needs of them
 SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
@@ -151,15 +152,21 @@ def oldest_needed(config, step: int) -> int:
     return step - (config.keep_last + 2) * config.save_every - config.updates
 
 
-def laid_out(prompts: list[list[int]], answers: list[Answer], context: int, marked: bool = False) -> Batch:
+def filled(model: GPT, longest: int) -> int:
+    """The width of rows that hold `longest` tokens."""
+    some = WIDTHS[model.backend.device]
+    return -(-longest // some) * some
+
+
+def laid_out(model: GPT, prompts: list[list[int]], answers: list[Answer]) -> Batch:
     """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end.
 
-    Nothing that is read of a row depends on the filling after it, but for the balance of experts: `marked` rows, for
-    models that have some, say with `segments` (N, T) where it is (-1).
+    Nothing that is read of a row depends on the filling after it, but for the balance of experts: for models that have
+    some, `segments` (N, T) says where it is (-1).
     """
     rows = [answer.tokens for answer in answers]
     longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
-    shape = (len(rows), min(-(-longest // WIDTH) * WIDTH, max(longest, context)))
+    shape = (len(rows), min(filled(model, longest), max(longest, model.config.context)))
     ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     segments = np.full(shape, -1, np.int32)
     for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
@@ -167,7 +174,7 @@ def laid_out(prompts: list[list[int]], answers: list[Answer], context: int, mark
         ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
         mask[n, len(prompt) - 1 : last] = 1.0
         segments[n, :last] = 0
-    return {"ids": ids, "targets": targets, "mask": mask} | ({"segments": segments} if marked else {})
+    return {"ids": ids, "targets": targets, "mask": mask} | ({"segments": segments} if model.config.experts else {})
 
 
 def token_logprobs(job: Job) -> Reader:

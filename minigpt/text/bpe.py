@@ -17,6 +17,7 @@ from minigpt.errors import DataError, MiniGPTError
 from minigpt.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPECIALS, UNKNOWN, Tokenizer, base_tokens, check_text
 
 SMALLEST = FIRST_PIECE + 12  # vocabulary that BPE can be trained for
+MANY = 64  # texts; SentencePiece makes a pool of threads for each list, which takes as long as some 25 short texts
 RARE = 1000  # characters for one space; SentencePiece omits what is rarer than one in 2,000
 SPACE = "\u2581"
 _MARK = [FIRST_BYTE + byte for byte in SPACE.encode()]  # U+2581 as bytes
@@ -57,7 +58,9 @@ class BPETokenizer(Tokenizer):
         ]
 
     def _cut(self, texts: list[str]) -> list[list[int]]:
-        return self._processor.encode(texts, num_threads=-1 if len(texts) > 8 else 1)
+        if len(texts) < MANY:
+            return [self._processor.encode(text) for text in texts]
+        return self._processor.encode(texts, num_threads=-1)
 
     def _encode_with_mark(self, text: str) -> list[int]:
         """The ids of a text that has a U+2581 of its own, which goes in as its bytes."""

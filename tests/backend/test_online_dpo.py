@@ -10,7 +10,7 @@ from minigpt.parity.trajectories import losses_of
 from minigpt.runs.training import prepared, train_stage
 from minigpt.stages.table import STAGES
 
-SETTINGS = {"steps": 20, "batch_size": 4, "group_size": 8, "learning_rate": 3e-2, "warmup_steps": 1, "max_tokens": 4,
+SETTINGS = {"steps": 30, "batch_size": 4, "group_size": 8, "learning_rate": 3e-2, "warmup_steps": 1, "max_tokens": 4,
             "eval_every": 20, "eval_rows": 4, "rewards": ["regex:[aeiou]"]}  # fmt: skip
 
 
