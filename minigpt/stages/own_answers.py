@@ -9,7 +9,7 @@ from minigpt.data.batches import Batch, empty_row, normalized, place_example, st
 from minigpt.errors import DataError
 from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import as_told
+from minigpt.stages.questions import as_told, in_turn
 from minigpt.stages.stage import Job
 
 
@@ -31,9 +31,7 @@ class OwnAnswers:
         if stream(self._job.seed, "whose", step).random() >= self._job.config.own_answers:
             return self._given(step)
         size = self._job.config.batch_size
-        places = [divmod(step * size + i, len(self._prompts)) for i in range(size)]
-        orders = {epoch: stream(self._job.seed, "order", epoch).permutation(len(self._prompts)) for epoch, _ in places}
-        prompts = [self._prompts[orders[epoch][i]] for epoch, i in places]
+        prompts = in_turn(self._prompts, step * size, size, self._job.seed)
         rows = []
         for prompt, answer in zip(prompts, self._answers(prompts, step, weights), strict=True):
             row, ids = empty_row(self._job.context), prompt + answer.tokens

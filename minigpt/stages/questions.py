@@ -1,8 +1,9 @@
 """Prompts that a model in training answers, their greedy answers, and what rewards say of them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from minigpt.stages.stage import Job, Subject
 from minigpt.store.durable import write_whole
 from minigpt.train.rewards import Reward, RewardFunction, make_rewards, score
 
+T = TypeVar("T")
 AT_ONCE = 64  # prompts that are answered together when a model is measured
 MEASURED = 64  # tokens of an answer that is measured
 UNJUDGED = "unjudged.jsonl"  # answers of a step whose rewards failed
@@ -45,8 +47,8 @@ def questions_of(owner: Any, shard: MemoryShard) -> list[Question]:
     return found
 
 
-def in_turn(questions: list[Question], first: int, count: int, seed: int) -> list[Question]:
-    """`count` questions from number `first` on: each once per epoch, in an order that (seed, epoch) decides."""
+def in_turn(questions: Sequence[T], first: int, count: int, seed: int) -> list[T]:
+    """`count` of the questions from number `first` on: each once per epoch, in an order that (seed, epoch) decides."""
     places = [divmod(first + i, len(questions)) for i in range(count)]
     orders = {epoch: stream(seed, "order", epoch).permutation(len(questions)) for epoch, _ in places}
     return [questions[orders[epoch][i]] for epoch, i in places]
