@@ -80,7 +80,7 @@ def _answers(runs: Sequence[RunFiles]) -> dict[str, list[str | None]]:
     found: dict[str, list[str | None]] = {}
     for number, run in enumerate(runs):
         for stage in run.stages:
-            for sample in read_samples(run.directory / stage.name / "samples.jsonl", 50):
+            for sample in read_samples(run.directory / stage.name / "samples.jsonl")[-50:]:
                 found.setdefault(f"{stage.name}: {sample['prompt']}", [None] * len(runs))[number] = sample["text"]
         for row in conversations(run.directory):
             if answers := [row[stage.name] for stage in run.stages if stage.name in row]:

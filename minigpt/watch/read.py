@@ -4,12 +4,13 @@ What is missing or cannot be read is None or empty here; nothing raises an error
 """
 
 import contextlib
+import functools
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from minigpt.runs.finding import SETTINGS, written
 from minigpt.store.lock import holder
@@ -17,6 +18,33 @@ from minigpt.watch.journal import Journal
 
 NOT_RESULTS = {"step", "tokens", "pairs", "bytes", "characters"}
 TAIL = 16_384  # bytes of a log that are shown
+MOST_SAMPLES = 400  # of a stage
+MOST_KEPT = 10_000  # files whose contents are kept
+
+T = TypeVar("T")
+
+
+def unless_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """`read`, which is asked again only once a path holds another file: a page looks every few seconds.
+
+    What it gives is shared, and must not be changed.
+    """
+    kept: dict[Path, tuple[tuple[int, int, int], T]] = {}
+
+    @functools.wraps(read)
+    def read_again(path: Path) -> T:
+        try:
+            status = path.stat()
+        except OSError:
+            return read(path)
+        mark = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if path not in kept or kept[path][0] != mark:
+            if len(kept) >= MOST_KEPT:
+                kept.clear()
+            kept[path] = mark, read(path)
+        return kept[path][1]
+
+    return read_again
 
 
 @dataclass
@@ -118,6 +146,7 @@ def read_stage(directory: Path, name: str, section: Any) -> Stage:
     return stage
 
 
+@unless_changed
 def _last_lines(path: Path) -> Journal:
     """The last lines of a journal, of any length, as a journal."""
     journal = Journal(path)
@@ -132,6 +161,7 @@ def _last_lines(path: Path) -> Journal:
 # ---- single files ------------------------------------------------------------------------------------------
 
 
+@unless_changed
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} when there is none or it is damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -147,6 +177,7 @@ def conversations(directory: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and "question" in row]
 
 
+@unless_changed
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's values; {} when there is none or it is damaged."""
     with contextlib.suppress(OSError, ValueError):
@@ -164,7 +195,8 @@ def read_tail(path: Path, most: int = TAIL) -> str:
     return ""
 
 
-def read_samples(path: Path, most: int = 400) -> list[dict[str, Any]]:
+@unless_changed
+def read_samples(path: Path) -> list[dict[str, Any]]:
     """The last samples of a stage: {"step", "prompt", "text", others}, each from a line or from its `samples`."""
     found: list[dict[str, Any]] = []
     for line in read_tail(path, 1 << 20).splitlines():
@@ -174,7 +206,7 @@ def read_samples(path: Path, most: int = 400) -> list[dict[str, Any]]:
                 inner = record.get("samples")
                 rows = inner if isinstance(inner, list) else [record]
                 found += [_sample(record | row) for row in rows if isinstance(row, dict)]
-    return [sample for sample in found if sample["text"] is not None][-most:]
+    return [sample for sample in found if sample["text"] is not None][-MOST_SAMPLES:]
 
 
 def _sample(row: dict[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,11 @@ function fill(id, key, children) {
   $(id).replaceChildren(...children());
 }
 
+let served = 0; // milliseconds of the processor that the server's answers have taken
+
 async function ask(path, options) {
   const answer = await fetch(path, {cache: "no-store", ...options});
+  served += Number((/cpu;dur=([\d.]+)/.exec(answer.headers.get("Server-Timing")) || [0, 0])[1]);
   const found = await answer.json();
   if (!answer.ok) throw Object.assign(new Error(found.error || answer.statusText), {told: true});
   return found;

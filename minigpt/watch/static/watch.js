@@ -181,10 +181,14 @@ function zoomed(range) {
 }
 
 async function loadCurves() {
+  await askCurves();
+  showCurves();
+}
+
+async function askCurves() {
   const range = chosen.range ? `&from=${chosen.range[0]}&to=${chosen.range[1]}` : "";
   const query = [chosen.run, ...chosen.others].map(name => "run=" + encodeURIComponent(name)).join("&");
   curves = await ask(`api/curves?${query}&stage=${encodeURIComponent(chosen.stage)}${range}`);
-  showCurves();
 }
 
 // ---- life --------------------------------------------------------------------------------------------------
@@ -198,8 +202,21 @@ function choose(change) {
   refresh();
 }
 
+// What looks and draws takes time from the training on the same machine: it rests REST times as long, in milliseconds.
+const REST = 200, SOONEST = 2000, LONGEST = 10000, FINISHED = 6000, HIDDEN = 15000;
+let spent = 0; // by the last look
+
+function wait(now) {
+  const usual = document.hidden ? HIDDEN : run && run.state === "running" ? SOONEST : FINISHED;
+  const both = Math.min(spent, now); // the first drawing, or one that something else interrupted, says little
+  spent = now;
+  return Math.max(usual, Math.min(LONGEST, REST * both));
+}
+
 async function refresh() {
-  const mine = ++turn;
+  const mine = ++turn, began = served;
+  let drawn = 0;
+  const draw = shown => { const start = performance.now(); shown(); drawn += performance.now() - start; };
   try {
     const first = await ask("api/runs");
     list = first.runs;
@@ -211,16 +228,15 @@ async function refresh() {
     const follow = !chosen.stage || (chosen.followed === chosen.stage && run.state === "running");
     if (follow || !run.stages.some(s => s.stage === chosen.stage)) chosen.stage = chosen.followed = run.stage;
     $("problem").hidden = true;
-    showState();
-    if (chosen.stage) await loadCurves();
-    else showCurves();
-    showTables(); showSamples(); showDetails();
+    draw(showState);
+    if (chosen.stage) await askCurves();
+    draw(() => { showCurves(); showTables(); showSamples(); showDetails(); });
     if (chosen.stage) await showExample();
   } catch (error) {
     $("problem").textContent = error.told ? error.message : say("gone");
     $("problem").hidden = false;
   }
-  if (mine === turn) setTimeout(() => mine === turn && refresh(), document.hidden ? 15000 : run && run.state === "running" ? 2000 : 6000);
+  if (mine === turn) setTimeout(() => mine === turn && refresh(), wait(served - began + drawn));
 }
 
 async function request(what) {
