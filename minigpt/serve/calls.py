@@ -58,17 +58,18 @@ class Call:
 
     async def tokens(self) -> AsyncIterator[tuple[int, "Token"]]:
         """(which of the sequences, its next token) until all have ended. Raises Refused when one fails."""
-        left = len(self.tickets)
-        while left:
-            try:
-                ticket, token = await asyncio.wait_for(self.inbox.get(), max(0.0, self.end - time.monotonic()))
-            except TimeoutError:
-                message = f"The answer took longer than {self.worker.bounds.answer:g} seconds."
-                raise Refused(504, message, "deadline_exceeded") from None
-            if isinstance(token, Refused):
-                raise token
-            left -= token.done
-            yield ticket.index, token
+        late = Refused(504, f"The answer took longer than {self.worker.bounds.answer:g} seconds.", "deadline_exceeded")
+        loop, left = asyncio.get_running_loop(), len(self.tickets)
+        clock = loop.call_later(max(0.0, self.end - time.monotonic()), self.inbox.put_nowait, (None, late))
+        try:
+            while left:
+                ticket, token = await self.inbox.get()
+                if isinstance(token, Refused):
+                    raise token
+                left -= token.done
+                yield ticket.index, token
+        finally:
+            clock.cancel()
 
     async def finished(self) -> None:
         """Wait until all sequences have ended."""

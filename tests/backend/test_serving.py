@@ -34,6 +34,7 @@ TOKENIZER = CharTokenizer("the cat sat on a mat. 小猫")
 CONFIG = ModelConfig(
     n_layer=2, n_head=2, n_kv_head=1, d_model=32, d_ff=64, head_dim=16, context=700, vocab_size=TOKENIZER.vocab_size
 )
+CHAT = "/v1/chat/completions"
 BOUNDS = Bounds(rows=4, queue=20, chunk=16, answer=30, drain=5, arrive=2)
 
 
@@ -275,11 +276,12 @@ def test_numbers_for_prometheus(server):
     assert after["vllm:num_requests_running", "m"] == 0 and after["minigpt_engine_up",] == 1
 
 
-def test_a_full_queue_and_a_stuck_engine(backend, monkeypatch):
-    bounds = Bounds(rows=1, queue=1, stuck=0.3, answer=20, drain=5)
+def test_a_full_queue_a_stuck_engine_and_a_late_answer(backend, monkeypatch):
+    bounds = Bounds(rows=1, queue=1, stuck=0.3, answer=1, drain=5)
     with served(backend, bounds) as (port, worker, _):
         slow(worker, monkeypatch, 1.5)
-        threads = [threading.Thread(target=ask, args=(port, "/v1/chat/completions", talk(max_tokens=1))) for _ in "ab"]
+        late = []
+        threads = [threading.Thread(target=lambda: late.append(ask(port, CHAT, talk()))) for _ in "ab"]
         [thread.start() for thread in threads]
         until(lambda: worker.in_flight == 2)
         status, found, headers = ask(port, "/v1/chat/completions", talk())
@@ -287,6 +289,7 @@ def test_a_full_queue_and_a_stuck_engine(backend, monkeypatch):
         until(lambda: ask(port, "/health")[0] == 503)
         assert "stuck" in ask(port, "/health")[1]["reason"] and ask(port, "/live")[0] == 503
         [thread.join() for thread in threads]
+        assert [(status, found["error"]["code"]) for status, found, _ in late] == [(504, "deadline_exceeded")] * 2
         until(lambda: ask(port, "/health")[0] == 200)  # once the step that was slow is over
         monkeypatch.undo()
         worker.stop()  # as if it had died
