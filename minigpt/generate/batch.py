@@ -69,7 +69,8 @@ class Batch:
             ids = self.model.backend.concat([ids, self._ids([], 1)[:missing]], 0)
         self._room(1)
         hidden = self.model.hidden(self.weights, ids, cache=self.cache, last=1)
-        self._set_lengths(list(self.cache.lengths[: len(self.rows)]))
+        if self._width > len(self.rows):  # the filling has grown, too
+            self._set_lengths(list(self.cache.lengths[: len(self.rows)]))
         return self.model.logits(self.weights, hidden[:, -1])[: len(self.rows)]
 
     def checked(self, drafts: list[list[int]]) -> Array:

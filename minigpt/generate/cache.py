@@ -41,7 +41,8 @@ def joined(caches: "Sequence[KVCache]", order: np.ndarray, capacity: int) -> "KV
         return backend.take(backend.concat([roomy(x) for x in leaves], 0), rows)  # (B, K, capacity, …)
 
     whole = copy.copy(caches[0])
-    whole.batch, whole.capacity = len(order), capacity
+    whole.batch = whole.rows = len(order)
+    whole.capacity = capacity
     whole.keys = map_leaves(together, *(cache.keys for cache in caches))
     whole.values = map_leaves(together, *(cache.values for cache in caches))
     whole.inputs = map_leaves(together, *(cache.inputs for cache in caches))
@@ -54,11 +55,12 @@ class KVCache:
     the tokens before. Row b's tokens stand at places 0 … `lengths[b]` - 1.
 
     What stands after them is not seen, and is written over by the row's next tokens. A pass is over the first
-    `batch` of the S rows.
+    `batch` of the S = `rows` rows.
     """
 
     def __init__(self, backend: Backend, config: ModelConfig, batch: int, capacity: int, dtype: str):
-        self.backend, self.batch, self.capacity, self.dtype = backend, batch, capacity, dtype
+        self.backend, self.capacity, self.dtype = backend, capacity, dtype
+        self.batch = self.rows = batch
         self.fixed = 0  # if not 0, every pass looks at so many places, and more than a row has are hidden
         self.length = 0
         self.keys, self.values = ([self._empty(config) for _ in range(config.n_layer)] for _ in range(2))
@@ -104,11 +106,10 @@ class KVCache:
 
         More than `most` tokens are not made room for without need.
         """
-        (now, _, tokens, _), bounds = self._leaves[0].shape, (2 * rows, most)
-        asked = zip((now, tokens), (rows, capacity), bounds, strict=True)
-        wanted = [old if old >= new else max(new, min(2 * old, bound)) for old, new, bound in asked]
-        if wanted == [now, tokens]:
+        if rows <= self.rows and capacity <= self.capacity:
             return
+        asked = zip((self.rows, self.capacity), (rows, capacity), (2 * rows, most), strict=True)
+        wanted = [old if old >= new else max(new, min(2 * old, bound)) for old, new, bound in asked]
 
         def larger(x: Array) -> Array:
             room = self.backend.zeros((wanted[0], x.shape[1], wanted[1], x.shape[3]), self.backend.dtype(x))
@@ -117,7 +118,7 @@ class KVCache:
 
         all_kept = (self.keys, self.values, self.inputs)
         self.keys, self.values, self.inputs = (map_leaves(larger, kept) for kept in all_kept)
-        self.capacity = wanted[1]
+        self.rows, self.capacity = wanted
 
     def copy_row(self, source: "KVCache", number: int, row: int) -> None:
         """Row `number` of another cache, or of this one, as this one's row `row`; its length is the caller's to set."""

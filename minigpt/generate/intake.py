@@ -33,6 +33,8 @@ class Intake:
 
     def read(self, free: int) -> tuple[list[Token], list[Joining]]:
         """Let requests in while rows are `free`, and read on: the first tokens of answers, and what goes on."""
+        if not self.waiting and not self.readings:
+            return [], []
         self._admit(free)
         chosen, budget = [], self.chunk
         while self.readings:
