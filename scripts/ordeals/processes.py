@@ -12,7 +12,7 @@ from minigpt.config import to_toml
 
 from .ordeal import Outcome, count, difference, small_config
 
-STEPS = 36
+STEPS, FEWEST = 36, 15  # of each stage, in all tries and in a slice: one measurement, several checkpoints
 
 
 def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
@@ -20,12 +20,12 @@ def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list
     outcomes = []
     for name in backends:
         rng, outcome = random.Random(seed), Outcome(f"killed with SIGKILL, {name}")
-        right = _finished(directory, f"{name}-right", name)
+        right = _finished(directory, f"{name}-right", name, scale)
         done = saving = runs = 0
         while done < count(100, scale):
             runs += 1
             run = directory / f"{name}-{runs}"
-            while (process := _start(run, name, directory)).poll() is None:
+            while (process := _start(run, name, directory, scale)).poll() is None:
                 if done == count(100, scale) or not _kill(process, run, rng):
                     process.wait()
                     break
@@ -61,14 +61,14 @@ def _written(run: Path) -> tuple:
 def signals(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
     """SIGINT and SIGTERM to the supervising process, one after another to the same run."""
     outcomes = []
-    right = _finished(directory, "right", backends[0])
+    right = _finished(directory, "right", backends[0], scale)
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         rng, outcome = random.Random(seed), Outcome(f"asked to stop with {number.name}")
         runs = 0
         while outcome.tried < count(20, scale):
             runs += 1
             run = directory / f"{number.name}-{runs}"
-            while (process := _start(run, backends[0], directory, "--supervise")).poll() is None:
+            while (process := _start(run, backends[0], directory, scale, "--supervise")).poll() is None:
                 if outcome.tried == count(20, scale) or not _interrupt(process, run, number, code, rng, outcome):
                     process.wait()
                     break
@@ -104,10 +104,10 @@ def _has(run: Path, stage: str, step: int) -> bool:
 def races(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
     """Three processes begin with one run directory at the same moment: one trains, the others are told so."""
     outcome = Outcome("three processes at once for one run")
-    right = _finished(directory, "races-right", backends[0])
+    right = _finished(directory, "races-right", backends[0], scale)
     for number in range(count(20, scale)):
         run = directory / f"race-{number}"
-        racers = [_start(run, backends[0], directory) for _ in range(3)]
+        racers = [_start(run, backends[0], directory, scale) for _ in range(3)]
         said = [process.communicate()[1].decode() for process in racers]
         codes = sorted(process.returncode for process in racers)
         refused = sum("is in use" in text for text in said)
@@ -117,18 +117,21 @@ def races(directory: Path, backends: list[str], scale: float, seed: int) -> list
     return [outcome]
 
 
-def _finished(directory: Path, name: str, backend: str) -> Path:
-    process = _start(directory / name, backend, directory)
+def _finished(directory: Path, name: str, backend: str, scale: float) -> Path:
+    process = _start(directory / name, backend, directory, scale)
     said = process.communicate()[1].decode()
     assert process.returncode == 0, said
     return directory / name
 
 
-def _start(run: Path, backend: str, directory: Path, supervise: str = "--no-supervise") -> subprocess.Popen:
+def _start(
+    run: Path, backend: str, directory: Path, scale: float, supervise: str = "--no-supervise"
+) -> subprocess.Popen:
     """A whole pipeline in small; the same call again goes on with it."""
     config = directory / "small.toml"
     if not config.exists():
-        sizes = small_config(steps=STEPS, save_every=3, eval_every=15, eval_rows=2, batch_size=2)
+        steps = max(FEWEST, count(STEPS, scale))
+        sizes = small_config(steps=steps, save_every=3, eval_every=15, eval_rows=2, batch_size=2)
         config.write_text(to_toml(sizes.model_copy(update={"seed": 3})), "utf-8")
     command = [sys.executable, "-m", "minigpt", "run", "--config", config, "--run", run, supervise]
     return subprocess.Popen([*map(str, command), "--backend", backend, "--device", "cpu"],

@@ -17,6 +17,7 @@ from .cuts import copied, stopped, uninterrupted
 from .ordeal import Outcome, count, difference, prepared, small_config
 
 CUTS = 20
+FEWEST = 6  # steps: one after a measurement and a checkpoint
 WAYS = list(itertools.product(("muon", "adamw"), (1, 4), (False, True)))  # optimizer, accumulation, checkpointing
 
 
@@ -26,7 +27,7 @@ def every_cut(directory: Path, backends: list[str], scale: float, seed: int) -> 
     for name in backends:
         backend = get_backend(name, "cpu")
         outcome = Outcome(f"stopped behind a step and started again, {name}")
-        base = prepared(directory / name, small_config(steps=CUTS + 1))
+        base = prepared(directory / name, small_config(steps=max(FEWEST, count(CUTS, scale) + 1)))
         for stage in USUAL:
             for cut in range(1, count(CUTS, scale) + 1):
                 way = WAYS[cut % len(WAYS)]

@@ -13,7 +13,7 @@ from minigpt.runs.training import train_stage
 from minigpt.stages.table import STAGES, USUAL
 from minigpt.train.stop import Stop
 
-STEPS = 5  # of the usual stages; the others are stopped twice
+STEPS = 4  # of the usual stages; the others are stopped twice
 WAYS = [
     {"optimizer": "muon", "grad_accumulation": 2, "activation_checkpointing": False},
     {"optimizer": "adamw", "grad_accumulation": 1, "activation_checkpointing": True},

@@ -18,6 +18,7 @@ SIZES = {
     "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "data.world_instructions": 120,
     "data.world_pairs": 60,
 }  # fmt: skip
+QUICK = "mlx"  # the backend that a new process has opened first, where it does not matter which one trains
 STEPS = {"steps": 4, "batch_size": 2, "eval_every": 2, "save_every": 2, "eval_rows": 4, "log_every": 1}
 
 

@@ -7,9 +7,11 @@ import pytest
 from command import tiny
 
 from backends import BACKENDS, get_backend
+from minigpt.parity import controls, models
 from minigpt.parity.controls import broken
 from minigpt.parity.ops import CASES, compare_ops
 from minigpt.parity.reference import Row
+from minigpt.parity.rl import check
 from minigpt.stages.table import STAGES, USUAL
 
 
@@ -68,7 +70,13 @@ def test_questions_that_do_not_fit_the_context_are_not_answered(minigpt, monkeyp
 # ---- parity
 
 
-def test_parity_quick(minigpt):
+def test_parity_quick(minigpt, monkeypatch):
+    """What it prints; tests/parity has all models and mistakes, here are some of them."""
+    right, planted = controls.broken, check.faults()
+    monkeypatch.setattr(models, "MODEL_CASES", models.MODEL_CASES[:2])
+    monkeypatch.setattr(controls, "broken", lambda backend: dict(list(right(backend).items())[::8]))
+    monkeypatch.setattr(controls, "check_models", lambda backend: [])
+    monkeypatch.setattr(check, "faults", lambda: planted[::8])
     result = minigpt("parity", "--quick")
     assert result.code == 0, result.out
     for words in ("Largest differences: operation", "Largest differences: model", "mlx vs torch", "torch vs numpy",

@@ -62,7 +62,7 @@ stop = Stop()
 def report(event):
     if isinstance(event, Step) and event.step == 3:
         stop.signal = 15
-train_stage(open_run(Path(sys.argv[1])), "reverse", get_backend("torch", "cpu"), report, Control(stop))
+train_stage(open_run(Path(sys.argv[1])), "reverse", get_backend("mlx", "cpu"), report, Control(stop))
 """
 
 
@@ -94,7 +94,7 @@ def test_a_stage_is_one_file_and_one_row(minigpt, tmp_path):
     rows, whole, parts = tmp_path / "rows.jsonl", tmp_path / "whole", tmp_path / "parts"
     rows.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    where = ["--backend", "torch", "--no-supervise"]
+    where = ["--backend", "mlx", "--no-supervise"]
     assert "reverse" in minigpt("train", "--help").stdout
     assert "backwards" in minigpt("train", "reverse", "--help").stdout
     planned = json.loads(minigpt("plan", "--preset", "tiny", "--stages", "reverse", *sets, "--json").stdout)
@@ -115,7 +115,7 @@ def test_a_stage_is_one_file_and_one_row(minigpt, tmp_path):
     before = load_file(whole / "pretrain/final/weights.safetensors")
     assert any(np.abs(ends[0][key] - before[key]).max() > 0 for key in before)
 
-    measured = json.loads(minigpt("evaluate", whole, "--json", "--backend", "torch").stdout)
+    measured = json.loads(minigpt("evaluate", whole, "--json", "--backend", "mlx").stdout)
     assert measured["stage"] == "reverse" and measured["loss"] > 0
     minigpt("export", whole, "--to", "hf", "--out", tmp_path / "out", "--no-verify")
     card = (tmp_path / "out/README.md").read_text("utf-8")

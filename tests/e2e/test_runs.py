@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from command import call, contents, environment, finished, journal, process, tiny, weights
+from command import QUICK, call, contents, environment, finished, journal, process, tiny, weights
 
 from minigpt.cli import reporter
 from minigpt.stages.table import USUAL
@@ -208,7 +208,7 @@ def test_ctrl_c(sources, tmp_path):
     """A real signal to the supervisor of a process that trains: the step is saved, the command finishes the run."""
     steps = {f"pretrain__{key}": value for key, value in {"steps": 600, "save_every": 100, "eval_every": 600}.items()}
     flags = ("train", "pretrain", *tiny(**steps, pretrain__eval_rows=1, pretrain__batch_size=1))
-    flags = (*flags, "--data", sources.text, "--run", tmp_path / "run", "--backend", "torch")
+    flags = (*flags, "--data", sources.text, "--run", tmp_path / "run", "--backend", QUICK)
     child = process(*flags, env=environment())
     saved = tmp_path / "run" / "pretrain" / "checkpoints"
     waited = time.monotonic() + 60
@@ -243,7 +243,7 @@ def test_ctrl_c_elsewhere(minigpt, monkeypatch, trained):
 @pytest.mark.parametrize("supervise", [True, False])
 def test_the_log_has_the_whole_story(sources, tmp_path, supervise):
     """What was said, with and without a supervisor, and the error that ended an earlier try."""
-    flags = ("train", "pretrain", *tiny(), "--run", tmp_path / "run", "--backend", "torch")
+    flags = ("train", "pretrain", *tiny(), "--run", tmp_path / "run", "--backend", QUICK)
     watched = [] if supervise else ["--no-supervise"]
     assert finished(process(*flags, *watched, "--data", sources.text, "--time", "soon")).code == 2
     short = ("--set", "tokenizer.vocab_size=900000")

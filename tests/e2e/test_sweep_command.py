@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from command import finished, process
+from command import QUICK, finished, process
 
 from minigpt.experiments.trials import read_outcomes
 
@@ -13,7 +13,7 @@ SWEEP = """
 data = ["{text}"]
 seeds = [1]
 device = "cpu"
-backend = "torch"
+backend = "{backend}"
 jobs = 2
 [base]
 "model.n_layer" = 1
@@ -34,7 +34,7 @@ jobs = 2
 
 
 def written(path, sources, steps):
-    path.write_text(SWEEP.format(text=sources.text, steps=steps))
+    path.write_text(SWEEP.format(text=sources.text, steps=steps, backend=QUICK))
     return path
 
 

@@ -6,13 +6,13 @@ import re
 
 import pyte
 import pytest
-from command import environment, finished, process, tiny
+from command import QUICK, environment, finished, process, tiny
 from terminal import Terminal
 
 if not hasattr(os, "openpty"):
     pytest.skip("needs pseudo-terminals", allow_module_level=True)
 
-LONG = ("--backend", "torch", "--temperature", 5, "--min-p", 0, "--seed", 3)
+LONG = ("--backend", QUICK, "--temperature", 5, "--min-p", 0, "--seed", 3)
 
 
 def test_a_conversation_is_edited_stopped_and_kept(trained, tmp_path):
@@ -65,7 +65,7 @@ def test_the_curve_of_a_training_stands_still(tmp_path):
     screen = pyte.Screen(80, 40)
     stream, frames, fed = pyte.ByteStream(screen), [], 0
     flags = ("--data", "world", "--run", tmp_path / "run", *tiny(pretrain__steps=60, pretrain__eval_every=20))
-    with Terminal("train", "pretrain", *flags, "--backend", "torch", "--no-supervise", columns=80) as terminal:
+    with Terminal("train", "pretrain", *flags, "--backend", QUICK, "--no-supervise", columns=80) as terminal:
         while terminal.process.poll() is None or terminal.read():
             terminal.read()
             stream.feed(terminal.raw[fed:])
@@ -124,7 +124,7 @@ def test_ctrl_c_stops_the_answer_only(trained, tmp_path):
 def test_ctrl_c_without_a_terminal_ends_a_chat(trained):
     import signal
 
-    child = process("chat", trained, "--backend", "torch", stdin=-1)
+    child = process("chat", trained, "--backend", QUICK, stdin=-1)
     while b"/exit" not in child.stderr.readline():
         pass
     child.send_signal(signal.SIGINT)

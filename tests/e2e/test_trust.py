@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from command import call, contents, environment, finished, journal, process, tiny, weights
+from command import QUICK, call, contents, environment, finished, journal, process, tiny, weights
 
 FAULTS = Path(__file__).with_name("faults")
 
 
 def pretraining(sources, run, **settings):
     steps = {f"pretrain__{key}": value for key, value in settings.items()}
-    return ("train", "pretrain", *tiny(**steps), "--data", sources.text, "--run", run, "--backend", "torch")
+    return ("train", "pretrain", *tiny(**steps), "--data", sources.text, "--run", run, "--backend", QUICK)
 
 
 def wait_for(condition, seconds=60):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import environment, finished, process, tiny, weights
+from command import QUICK, environment, finished, process, tiny, weights
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it needs no pretending")
 
@@ -66,7 +66,7 @@ def test_a_training_a_stop_and_a_resume(sources, tmp_path):
     shape = tiny(pretrain__steps=300, pretrain__save_every=10, pretrain__eval_every=50)
 
     def flags(run):
-        return ("train", "pretrain", *shape, "--data", sources.text, "--backend", "torch", "--run", run,
+        return ("train", "pretrain", *shape, "--data", sources.text, "--backend", QUICK, "--run", run,
                 "--max-cpu", "95", "--max-memory", "90%", "--power", "balanced")  # fmt: skip
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -84,7 +84,7 @@ def test_a_training_a_stop_and_a_resume(sources, tmp_path):
     assert undisturbed.code == 0 and weights(whole, "pretrain") == weights(parts, "pretrain")
 
 
-@pytest.mark.parametrize("command", [("doctor", "--json"), ("plan", *tiny(), "--backend", "torch", "--json")])
+@pytest.mark.parametrize("command", [("doctor", "--json"), ("plan", *tiny(), "--backend", QUICK, "--json")])
 def test_the_machine_is_described(tmp_path, command):
     found = finished(pretending(*command))
     assert found.code == 0, found.err

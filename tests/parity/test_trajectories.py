@@ -11,9 +11,9 @@ from minigpt.train import gradients
 
 @pytest.fixture(scope="module")
 def rows(both):
-    """Eight steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
+    """Four steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectories, "STEPS", 8)
+        patch.setattr(trajectories, "STEPS", 4)
         return trajectories.compare_trajectories(both, trajectories.PLAIN_AND_BOTH, trajectories.WAYS[:1])
 
 
