@@ -4,11 +4,12 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backends.base import Backend
+from minigpt.config import Config
 from minigpt.data.forms import WORLD
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard, joined
@@ -40,7 +41,7 @@ class Asked:
 
 def on_files(run: Run, engine: Engine, stage: str, asked: Asked) -> Details:
     """The same on the files that are asked for, by a stage's engine; the single rows are kept."""
-    found = _on_files(run, engine, stage, asked)
+    found = _on_files(run, engine, stage, asked, run)
     _keep(run, stage, asked, found)
     return found
 
@@ -70,10 +71,16 @@ def against(
 def _details(
     run: Run, stage: str | None, held_out_of: tuple[Run, str], backend: Backend, asked: Asked, report: Report
 ) -> Details:
-    """The figures of a run's stage on the rows asked for, or on the held-out rows of a run's stage."""
+    """The figures of a run's stage on the rows asked for, or on the held-out rows of a run's stage.
+
+    Of pairs these are none: there a run that learned the built-in world is asked its questions.
+    """
     stage = run.chosen(stage)
+    owner, kind = held_out_of
+    if not asked.data and STAGES[kind].form.sequences > 1 and WORLD in owner.config.sources(kind).train:
+        asked = replace(asked, data=(WORLD,))
     engine = load_engine(run, stage, backend, asked.bits, report=report)
-    found = _on_files(run, engine, stage, asked) if asked.data else _on_held_out(engine, held_out_of, asked)
+    found = _on_files(run, engine, stage, asked, owner) if asked.data else _on_held_out(engine, held_out_of, asked)
     _keep(run, stage, asked, found)
     return found
 
@@ -92,21 +99,22 @@ def _on_held_out(engine: Engine, held_out_of: tuple[Run, str], asked: Asked) -> 
     return of_text(engine, held_out, training, asked.stride, asked.rows)
 
 
-def _on_files(run: Run, engine: Engine, stage: str, asked: Asked) -> Details:
-    with _shards(run, asked) as shards:
+def _on_files(run: Run, engine: Engine, stage: str, asked: Asked, owner: Run) -> Details:
+    """The figures on the rows of files; what the built-in world asks is as it is for the run `owner`."""
+    with _shards(run, asked, owner.config) as shards:
         whole = shards[0][1] if len(shards) == 1 else joined([shard for _, shard in shards])
         sources = [name for name, shard in shards for _ in range(len(shard))]
         training = run.training_data(stage) if run.data(stage).is_dir() else None
         test = ", ".join(Path(name).name for name in asked.data)
         found = of_text(engine, whole, training, asked.stride, asked.rows, sources=sources, test=test)
-    questions = questions_of([name for name in asked.data if name != WORLD], _downloads(run), asked.rows)
+    questions = questions_of(asked.data, _downloads(run), asked.rows, owner.config.seed)
     if not questions or not answers(stage):
         return found
     return found.with_others(of_answers(engine, questions, samples=asked.samples, test=test))
 
 
 @contextmanager
-def _shards(run: Run, asked: Asked) -> Iterator[list[tuple[str, Shard]]]:
+def _shards(run: Run, asked: Asked, config: Config) -> Iterator[list[tuple[str, Shard]]]:
     """(name, its rows as ids of the run's tokenizer) of each source, in the form that the first one fits."""
     kind = stage_of_source(asked.data[0], _downloads(run))
     if STAGES[kind].form.sequences > 1:
@@ -115,7 +123,7 @@ def _shards(run: Run, asked: Asked) -> Iterator[list[tuple[str, Shard]]]:
     with tempfile.TemporaryDirectory() as directory:
         found = []
         for number, source in enumerate(asked.data):
-            reader = reader_of(run.config, kind, _downloads(run), train=[source], validation=[source], copies=1)
+            reader = reader_of(config, kind, _downloads(run), train=[source], validation=[source], copies=1)
             prepare(reader, run.tokenizer, Path(directory) / str(number), run.config.model.context)
             found.append((Path(source).name, Shard(Path(directory) / str(number) / "validation")))
         yield found

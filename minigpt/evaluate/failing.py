@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from backends.base import Backend
 from minigpt.data.forms import WORLD
-from minigpt.data.world import rows as world
 from minigpt.errors import UsageError
 from minigpt.evaluate.failures import Failures, find_failures, items_of_questions, items_of_shard
-from minigpt.evaluate.questions import Question, questions_of
+from minigpt.evaluate.questions import questions_of
 from minigpt.events import Report, silent
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
@@ -26,17 +25,13 @@ def failures_of(
     engine = load_engine(run, stage, backend, report=report)
     kind = _single(run, stage)
     training = run.training_data(kind) if run.data(kind).is_dir() else None
-    if data:
-        questions = questions_of(data, run.directory / "data" / "downloads", limit)
-        if not questions:
-            raise UsageError(f"{', '.join(data)} has no rows with answers.", "Give rows with a question and an answer.")
-    elif WORLD in run.config.sources(kind).train and STAGES[stage].answers:
-        questions = [
-            Question(row["messages"][:-1], [row["messages"][-1]["content"]], row["task"], row["language"])
-            for row in world.instructions(run.config.seed + 1, limit or 200, "test")
-        ]
-    else:
+    if not data and WORLD in run.config.sources(kind).train and STAGES[stage].answers:
+        data = [WORLD]
+    if not data:
         return find_failures(engine, items_of_shard(engine, run.held_out(kind), limit), training, examples)
+    questions = questions_of(data, run.directory / "data" / "downloads", limit, run.config.seed)
+    if not questions:
+        raise UsageError(f"{', '.join(data)} has no rows with answers.", "Give rows with a question and an answer.")
     return find_failures(engine, items_of_questions(engine, questions), training, examples)
 
 

@@ -33,7 +33,7 @@ def answered(
 
 def _questions(data: Sequence[str], downloads: Path, limit: int | None, seed: int) -> list[Question]:
     if set(data) - {WORLD}:
-        found = questions_of(data, downloads, limit)
+        found = questions_of([name for name in data if name != WORLD], downloads, limit)
         if not found:
             raise UsageError(f"{', '.join(data)} has no rows with answers.", "Give rows with a question and an answer.")
         return found

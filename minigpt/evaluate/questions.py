@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.examples import Conversation, Preference
+from minigpt.data.forms import WORLD
 from minigpt.data.parse.formats import parse_row
 from minigpt.data.read.named import resolve
 from minigpt.data.read.suffixes import is_text
 from minigpt.data.rows import rows_of
+from minigpt.data.world import rows as world
 from minigpt.evaluate.likelihood import likelihoods
 from minigpt.evaluate.text_metrics import same
 from minigpt.generate.engine import Answer, Engine
@@ -23,6 +25,7 @@ GROUPS = {  # how rows name what they belong to
     "task": ("task", "subject", "category"), "language": ("language", "lang"), "source": ("source", "dataset"),
 }  # fmt: skip
 BATCH, LONGEST = 50, 256  # answers at a time, tokens of an answer
+OF_WORLD = 200  # questions, where no number is asked for
 TEMPERATURE = 0.8  # of several answers to one question
 
 
@@ -42,12 +45,18 @@ class Question:
         return "\n".join(message["content"] for message in self.messages)
 
 
-def questions_of(sources: Sequence[str], downloads: Path, limit: int | None = None) -> list[Question]:
+def questions_of(
+    sources: Sequence[str], downloads: Path, limit: int | None = None, seed: int = 0
+) -> list[Question]:
     """The questions of all rows that have an answer, or `limit` of them spread evenly. [] for files of text.
 
-    Raises DataError that names the row for one that cannot be read.
+    The built-in world gives questions of its test, as they are for a run with that seed. Raises DataError that names
+    the row for one that cannot be read.
     """
-    found = list(_questions(sources, downloads))
+    found = list(_questions([name for name in sources if name != WORLD], downloads))
+    if WORLD in sources:
+        rows = world.instructions(seed + 1, limit or OF_WORLD, "test")
+        found += [_of_world(row) for row in rows]
     if limit is None or limit >= len(found):
         return found
     return [found[i] for i in np.linspace(0, len(found) - 1, limit).astype(int)]
@@ -64,6 +73,11 @@ def _questions(sources: Sequence[str], downloads: Path) -> Iterator[Question]:
                 yield Question(example.messages[:-1], _references(example.messages[-1]["content"], value), **named)
             elif isinstance(example, Preference):
                 yield Question(example.prompt, [example.chosen[-1]["content"]], **named)
+
+
+def _of_world(row: dict[str, Any]) -> Question:
+    *messages, answer = row["messages"]
+    return Question(messages, [answer["content"]], row["task"], row["language"])
 
 
 def _references(answer: str, value: Any) -> list[str]:

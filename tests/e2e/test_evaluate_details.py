@@ -67,6 +67,21 @@ def test_a_run_beside_itself_is_equal(minigpt, trained):
     assert "loss: the two are equal" in minigpt("evaluate", trained, *flags).out
 
 
+def test_the_worlds_questions_are_the_same_for_both(minigpt, copy, tmp_path):
+    """Also where the other run draws from another seed."""
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    config = (other / "config.toml").read_text("utf-8")
+    assert config.startswith("seed = ")
+    (other / "config.toml").write_text("seed = 7\n" + config.partition("\n")[2], "utf-8")
+    flags = ["--stage", "sft", "--data", "world", "--rows", 5, "--backend", "torch", "--json"]
+    found = json.loads(minigpt("evaluate", copy, "--against", other / "sft", *flags).out)
+    assert found["first"]["figures"]["exact_match"]["rows"] == 5
+    assert next(one["difference"] for one in found["differences"] if one["name"] == "loss") == 0
+    kept = [(run / "sft" / "evaluation" / "rows.jsonl").read_text("utf-8").splitlines() for run in (copy, other)]
+    questions = [[json.loads(line).get("question") for line in lines] for lines in kept]
+    assert questions[0] == questions[1] and len([one for one in questions[0] if "window" not in one]) == 5
+
+
 def test_pairs_have_no_figures_of_their_own(minigpt, trained):
     minigpt("evaluate", trained, "--stage", "dpo", "--details", "--backend", "torch").refused(2, "pairs", "--data")
 
