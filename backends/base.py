@@ -241,13 +241,15 @@ class Backend(ABC):
         return self.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def visible(
-        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None,
-        window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
+        self, queries: int, keys: int, *, segments: Array | None = None, follows: Array | None = None,
+        positions: Array | None = None, window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
     ) -> Visible:  # fmt: skip
         """What is true of the rows, in the form in which `attention` takes it: causal, and
 
         - `segments` (B, T): the example of each token, where several share a row; a query sees its own one
           (queries = keys);
+        - `follows` (B, T): with segments, the example that a token's own one goes on from and which it sees too, or its
+          own one: several answers may go on from one prompt. `positions` are then those of all tokens (B, T);
         - `positions` (B,) int32: the place of each row's first query among its keys, where rows differ in length;
           otherwise the last query has the place of the last key;
         - `window`: keys that a query sees at most, its own included (Beltagy et al. 2020); 0: all;
@@ -261,9 +263,13 @@ class Backend(ABC):
         query = self.arange(keys - queries, keys)[:, None]  # (Tq, 1)
         if positions is not None:
             query = token_positions(self, positions, queries)[:, None, :, None]  # (B, 1, Tq, 1)
+        if follows is not None:
+            key = positions[:, None, None, :]  # (B, 1, 1, T)
         mask = key <= query  # (Tq, Tk) or (B, 1, Tq, Tk)
         if segments is not None:
-            mask = (segments[:, None, :, None] == segments[:, None, None, :]) & mask  # (B, 1, T, T)
+            own = segments[:, None, :, None] == segments[:, None, None, :]  # (B, 1, T, T)
+            own = own if follows is None else own | (follows[:, None, :, None] == segments[:, None, None, :])
+            mask = own & mask
         if slopes:
             falling = self.concat([self.zeros((1, 1, 1)) + slope for slope in slopes], 0)  # (H, 1, 1); may be traced
             bias = self.where(mask, self.cast(key - query, "float32") * falling, -1e30)
@@ -273,7 +279,7 @@ class Backend(ABC):
         near = key > query - window
         if sinks:
             place = key  # of a key in its text
-            if segments is not None:  # how many keys of its example are not after it
+            if segments is not None and follows is None:  # how many keys of its example are not after it
                 place = self.cast(self.cast(mask, "int32").sum(axis=-1), "int32")[:, :, None, :] - 1  # (B, 1, 1, T)
             near = near | (place < sinks)
         return Visible(mask & near)

@@ -208,8 +208,6 @@ class TokenizerConfig(Section):
 class StageConfig(Section):
     """One training stage. A step computes `batch_size` rows of tokens, in `grad_accumulation` equal micro-batches."""
 
-    local_batches: ClassVar[bool] = True  # whether a batch depends on the step alone, not on the weights
-
     steps: int = Field(1000, ge=1, description="updates of the weights")
     batch_size: int = Field(16, ge=1, description="rows per step; short examples share a row")
     grad_accumulation: int = Field(1, ge=1, description="micro-batches that a step is computed in; the same result")
@@ -262,7 +260,7 @@ class StageConfig(Section):
     @model_validator(mode="after")
     def _rounds_fit(self) -> "StageConfig":
         """Only at the end of a round all processes have the same weights, which can be measured and saved."""
-        if self.outer_every and not self.local_batches:
+        if self.outer_every and self.needs_weights:
             raise ValueError("outer_every must be 0: the batches are made with the weights of all processes")
         every = self.outer_every
         if every and self.shard_moments:
@@ -271,6 +269,13 @@ class StageConfig(Section):
             if getattr(self, name) % every:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a multiple of outer_every = {every}")
         return self
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a batch is made with the weights of its step, as sampled answers are: never ahead of it, and from the
+        same weights in all processes.
+        """
+        return False
 
     @property
     def micro_batch_size(self) -> int:

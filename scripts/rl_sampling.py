@@ -3,10 +3,10 @@
 
     python scripts/rl_sampling.py
 
-At each temperature at least 10,000 tokens are sampled after prompts of unequal lengths, several answers to some of
-them, many rows at a time. What each token was drawn with is held against the training pass over the padded rows. A
-pass at the wrong temperature, and one shifted by a token, must be seen. Prints a table and exits with 1 when a bound is
-broken.
+At each temperature at least 10,000 tokens are sampled after prompts of unequal lengths, several answers to each, many
+rows at a time. What each token was drawn with is held against the training pass over the packed rows, in which the
+answers to a prompt share it. A pass at the wrong temperature, and one shifted by a token, must be seen. Prints a table
+and exits with 1 when a bound is broken.
 """
 
 import sys
@@ -23,11 +23,11 @@ from minigpt.generate.sampling import Sampling
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
-from minigpt.stages.rollouts import laid_out
+from minigpt.stages.packed import laid_out, packed
 from minigpt.text.learn import train_tokenizer
 from minigpt.train.losses import token_losses
 
-TOKENS, ROWS, LONGEST, BOUND = 10_000, 48, 60, 1e-5
+TOKENS, ROWS, GROUP, LONGEST, BOUND = 10_000, 48, 4, 60, 1e-5
 TEMPERATURES = (0.5, 0.8, 1.0, 1.5)
 
 
@@ -55,16 +55,17 @@ def compare(backend: Backend, temperature: float) -> tuple[int, float, float, fl
     engine, draw = Engine(model, weights, tokenizer), np.random.default_rng(1)
     gaps, wrong, shifted = [], [], []
     while sum(map(len, gaps)) < TOKENS:
-        prompts = [draw.integers(4, 260, draw.integers(1, 90)).tolist() for _ in range(ROWS - ROWS // 4)]
-        prompts += prompts[: ROWS // 4]  # several answers to one prompt
+        prompts = [draw.integers(4, 260, draw.integers(1, 90)).tolist() for _ in range(ROWS // GROUP)]
+        prompts = [prompt for prompt in prompts for _ in range(GROUP)]
         samplings = [Sampling(temperature, seed=int(seed)) for seed in draw.integers(0, 2**62, ROWS)]
         answers, drawn = sampled(engine, prompts, samplings)
-        rows = laid_out(model, prompts, answers)
-        own = rows["mask"] > 0
-        arrays = {key: backend.array(x) for key, x in rows.items()}
+        single = laid_out(prompts, answers)
+        where, own = packed(model, single, GROUP), single["mask"] > 0
+        arrays = {key: backend.array(x) for key, x in where.rows(single).items()}
 
-        def passed(at: float, arrays=arrays, own=own) -> np.ndarray:
-            return -backend.numpy(token_losses(model, weights, arrays, arrays["mask"] > 0, at))[own].astype(np.float64)
+        def passed(at: float, where=where, arrays=arrays, own=own) -> np.ndarray:
+            found = backend.numpy(token_losses(model, weights, arrays, arrays["mask"] > 0, at))
+            return -where.back(found)[own].astype(np.float64)
 
         seen, right = np.concatenate(drawn), passed(temperature)
         gaps.append(np.abs(seen - right))

@@ -1,5 +1,6 @@
 """PyTorch for CUDA GPUs and for CPUs."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -207,15 +208,18 @@ class TorchBackend(Backend):
         return rotated(x, positions, theta)
 
     def visible(
-        self, queries: int, keys: int, *, segments: Array | None = None, positions: Array | None = None,
-        window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
+        self, queries: int, keys: int, *, segments: Array | None = None, follows: Array | None = None,
+        positions: Array | None = None, window: int = 0, sinks: int = 0, slopes: tuple[float, ...] = (),
     ) -> Visible:  # fmt: skip
-        if segments is not None and self.device == "cpu" and queries > 1 and not slopes:
+        if segments is not None and follows is None and self.device == "cpu" and queries > 1 and not slopes:
             lengths = lengths_of(segments)
             if lengths is not None and not 0 < window < max(map(max, lengths)):
                 return Examples(lengths=lengths)
-        rows = {"segments": segments, "positions": positions, "window": window, "sinks": sinks, "slopes": slopes}
-        return super().visible(queries, keys, **rows)
+        rows = {"segments": segments, "follows": follows, "positions": positions, "window": window, "sinks": sinks}
+        found = super().visible(queries, keys, **rows, slopes=slopes)
+        if follows is None or slopes or self.device == "gpu":
+            return found
+        return Visible(found.mask, bias=torch.where(found.mask, 0.0, -math.inf))  # once, not in each layer
 
     def attention(
         self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0

@@ -17,6 +17,8 @@ def rotated(x: Array, positions: int | Array, theta: Theta) -> Array:
     """`Backend.rope` of x (B, H, T, D)."""
     if isinstance(positions, int):
         cos, sin = _rows(x.device.type, x.dtype, x.shape[-1], theta, positions, positions + x.shape[2])
+    elif torch.compiler.is_compiling():
+        cos, sin = _computed(x, _places(positions, x.shape[2]), theta)
     else:
         cos, sin = _MADE.rows(x, positions, theta)
     if (x.shape[2] <= FEW and not torch.is_grad_enabled()) or torch.compiler.is_compiling():
@@ -51,6 +53,7 @@ def _rotated(x: Array, cos: Array, sin: Array, sign: float) -> Array:
 def traceable() -> None:
     """A trace takes the rows as they are. Said where something is traced: torch's compiler takes a second to import."""
     torch.compiler.assume_constant_result(_rows)
+    torch.compiler.assume_constant_result(_frequencies)
 
 
 def _rows(
@@ -81,6 +84,23 @@ def _table(device: str, dtype: torch.dtype, width: int, theta: Theta, count: int
         return torch.tensor(np.stack([cos, sin]), device=device).to(dtype)
 
 
+def _places(positions: Array, tokens: int) -> Array:
+    """(B, T): each token's position, from those of the rows' first tokens (B,); (B, T) is returned as it is."""
+    return positions if positions.ndim == 2 else positions[:, None] + torch.arange(tokens, device=positions.device)
+
+
+def _computed(x: Array, places: Array, theta: Theta) -> tuple[Array, Array]:
+    """cos and signed sin (B, 1, T, width) of positions (B, T) that a trace cannot look into to make a table."""
+    angles = places.float()[:, None, :, None] * _frequencies(x.device.type, x.shape[-1], theta)  # (B, 1, T, width / 2)
+    cos, sin = torch.cos(angles), torch.sin(angles)
+    return torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
+
+
+def _frequencies(device: str, width: int, theta: Theta) -> Array:
+    """Radians per position (width / 2,)."""
+    return torch.tensor(rope_frequencies(theta, width // 2), device=device)
+
+
 class _Made:
     """The rows of the positions that were asked for last: all layers of a step ask with the same array."""
 
@@ -92,9 +112,7 @@ class _Made:
         """cos and signed sin (B, 1, T, width) of each row's own positions, given as in `Backend.rope`."""
         key = (positions, x.shape[2], x.dtype, x.shape[-1], theta)
         if self._found is None or self._key[0] is not positions or self._key[1:] != key[1:]:
-            places = positions
-            if positions.ndim == 1:
-                places = positions[:, None] + torch.arange(x.shape[2], device=x.device)
+            places = _places(positions, x.shape[2])
             self._key, self._found = key, _gathered(x.device.type, x.dtype, x.shape[-1], theta, places.long())
         return self._found
 

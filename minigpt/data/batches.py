@@ -127,7 +127,7 @@ class Batches:
 class Ahead:
     """Batches that may be made one step before they are asked for: they are the same, whenever they are made.
 
-    Batches that depend on the weights, which say so with `sampled = True`, are made when they are asked for.
+    Batches that depend on the weights are not (see StageConfig.needs_weights).
     """
 
     def __init__(self, batches: Callable[[int, Any], Batch]):
@@ -139,8 +139,7 @@ class Ahead:
 
     def make(self, step: int) -> None:
         """Have the batch of `step` ready; what was made for another step is let go."""
-        if not getattr(self._batches, "sampled", False):
-            self._made = {step: self._batches(step, None)}
+        self._made = {step: self._batches(step, None)}
 
 
 class WithDropoutKeys:
@@ -148,7 +147,6 @@ class WithDropoutKeys:
 
     def __init__(self, batches: Callable[[int, Any], Batch], seed: int):
         self._batches, self._seed = batches, seed
-        self.sampled = getattr(batches, "sampled", False)
 
     def __call__(self, step: int, weights: Any = None) -> Batch:
         batch = self._batches(step, weights)

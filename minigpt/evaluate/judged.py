@@ -8,7 +8,7 @@ from backends.base import Backend
 from minigpt.data.forms import REQUESTS, WORLD
 from minigpt.errors import UsageError
 from minigpt.evaluate.judging import Judging, Pair
-from minigpt.evaluate.questions import Question, answers_of, questions_of
+from minigpt.evaluate.questions import Question, greedy_answers, questions_of
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import Run
 
@@ -24,8 +24,10 @@ def answered(
     Raises UsageError when no question is left.
     """
     questions = _questions(data, opened[0][0].directory / "data" / "downloads", limit, opened[0][0].config.seed)
-    answers = [answers_of(load_engine(run, stage, backend), questions, longest) for run, stage in opened]
-    pairs = [Pair(one.text, a, b) for one, a, b in zip(questions, *answers, strict=True) if a != b]
+    answers = [greedy_answers(load_engine(run, stage, backend), questions, longest) for run, stage in opened]
+    pairs = [Pair(one.text, a.text.strip(), b.text.strip(), (a.reason != "stop", b.reason != "stop"))
+             for one, a, b in zip(questions, *answers, strict=True)]  # fmt: skip
+    pairs = [pair for pair in pairs if pair.first != pair.second]
     if not pairs:
         raise UsageError("Both models answer every question alike.", "Give other questions, or other models.")
     return Judging(names[0], names[1], pairs)

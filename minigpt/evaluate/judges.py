@@ -25,7 +25,7 @@ Answer B:
 
 Say one letter only: A, B, or T for a tie."""
 
-Judge = Callable[[str, str, str], float]  # (question, left, right) -> 1.0 left, 0.0 right, 0.5 a tie
+Judge = Callable[[Pair], float]  # its first answer stands left: 1.0 left, 0.0 right, 0.5 a tie
 
 
 def judged(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[float], PositionBias]:
@@ -33,21 +33,22 @@ def judged(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[float], PositionBi
 
     Where the two orders disagree the score is their mean, so that a judge who always says "left" changes nothing.
     """
-    orders = [(judge(one.question, one.first, one.second), judge(one.question, one.second, one.first)) for one in pairs]
+    orders = [(judge(one), judge(one.turned)) for one in pairs]
     return [(there + 1 - back) / 2 for there, back in orders], position_bias(orders)
 
 
 def by_reward(scorer: Scorer) -> Judge:
-    """The answer with the higher score is the better one."""
+    """The answer with the higher score is the better one. One that was cut off is scored without an end, as it was."""
 
     @cache  # it is asked in both orders, and scores an answer by itself
-    def score(question: str, answer: str) -> float:
+    def score(question: str, answer: str, cut: bool) -> float:
         prompt = render(scorer.tokenizer, [{"role": "user", "content": question}], generation_prompt=True)[0]
-        ids = [*scorer.tokenizer.encode(answer), scorer.tokenizer.stops[0]]
+        ids = [*scorer.tokenizer.encode(answer), *([] if cut else [scorer.tokenizer.stops[0]])]
         return scorer.scores([prompt], [ids])[0].score
 
-    def judge(question: str, left: str, right: str) -> float:
-        a, b = score(question, left), score(question, right)
+    def judge(pair: Pair) -> float:
+        answers = zip((pair.first, pair.second), pair.cut, strict=True)
+        a, b = (score(pair.question, answer, cut) for answer, cut in answers)
         return 0.5 if a == b else float(a > b)
 
     return judge
@@ -56,8 +57,8 @@ def by_reward(scorer: Scorer) -> Judge:
 def by_endpoint(endpoint: Endpoint) -> Judge:
     """A model behind a URL. Answers that name no letter are ties; raises MiniGPTError where there is none."""
 
-    def judge(question: str, left: str, right: str) -> float:
-        text = ASKED.format(question=question, left=left, right=right)
+    def judge(pair: Pair) -> float:
+        text = ASKED.format(question=pair.question, left=pair.first, right=pair.second)
         said = endpoint.ask([{"role": "user", "content": text}], LONGEST)
         letter = re.search(r"\b([ABT])\b", said) or re.fullmatch(r"\W*([abt])\W*", said)  # "a" may be a word
         return {"A": 1.0, "B": 0.0}.get(letter.group(1).upper() if letter else "T", 0.5)

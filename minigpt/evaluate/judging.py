@@ -23,11 +23,17 @@ CHOICES = {"left": 1.0, "tie": 0.5, "right": 0.0}  # what the one on the left ge
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and both models' answers."""
+    """A question and both models' answers; `cut` says which of them were cut off before their end."""
 
     question: str
     first: str
     second: str
+    cut: tuple[bool, ...] = (False, False)
+
+    @property
+    def turned(self) -> "Pair":
+        """The same with the second answer first."""
+        return Pair(self.question, self.second, self.first, self.cut[::-1])
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def read_pairs(directory: Path) -> Judging | None:
         return None
     try:
         found = json.loads(path.read_text("utf-8"))
-        return Judging(found["first"], found["second"], [Pair(**row) for row in found["pairs"]])
+        pairs = [Pair(**row | {"cut": tuple(row.get("cut", Pair.cut))}) for row in found["pairs"]]
+        return Judging(found["first"], found["second"], pairs)
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path} is damaged.", "Delete it to let both models answer again.") from None
 

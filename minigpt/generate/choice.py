@@ -4,7 +4,9 @@ import numpy as np
 
 from backends.base import Array, Backend
 from minigpt.generate.request import Logprob, Sequence, Token
-from minigpt.generate.sampling import log_softmax, sample
+from minigpt.generate.sampling import log_softmax, probabilities_of_rows, sample
+
+TOGETHER = 2**21  # numbers whose passes do not leave the cache
 
 
 def likeliest(backend: Backend, logits: Array, rows: list[Sequence]) -> Array | None:
@@ -20,15 +22,26 @@ def taken(backend: Backend, logits: Array, rows: list[Sequence]) -> list[Token]:
     """The next token of each row by its logits (B, V). A row where that fails ends by itself."""
     if (tokens := likeliest(backend, logits, rows)) is not None:
         return [row.take(int(token)) for row, token in zip(rows, backend.numpy(tokens), strict=True)]
-    return [next_token(row, scores) for row, scores in zip(rows, backend.numpy(logits), strict=True)]
+    scores = backend.numpy(logits)
+    shares = _shares(scores, rows)
+    return [next_token(row, scores[i], None if shares is None else shares[i]) for i, row in enumerate(rows)]
 
 
-def next_token(row: Sequence, scores: np.ndarray) -> Token:
-    """Choose the token of a row by its logits (V,), and go on by it."""
+def _shares(scores: np.ndarray, rows: list[Sequence]) -> np.ndarray | None:
+    """The probabilities (B, V) of all rows where they can be computed together, and that pays."""
+    if len(rows) == 1 or scores.size > TOGETHER:
+        return None
+    if not all(row.request.sampling.by_temperature and row.matcher is None for row in rows):
+        return None
+    return probabilities_of_rows(scores, [row.request.sampling.temperature for row in rows])
+
+
+def next_token(row: Sequence, scores: np.ndarray, share: np.ndarray | None = None) -> Token:
+    """Choose the token of a row by its logits (V,), and go on by it; `share` (V,) are its probabilities, if known."""
     request = row.request
     try:
         allowed = None if row.matcher is None else _as_wide(row.matcher.allowed(), len(scores))
-        token = sample(scores, request.sampling, row.seen, len(row.ids), allowed)
+        token = sample(scores, request.sampling, row.seen, len(row.ids), allowed, share)
         found = None if request.logprobs is None else _logprob(scores, token, request.logprobs)
         return row.take(token, found)
     except Exception as error:  # whatever it is, it ends this row alone, which says it

@@ -51,6 +51,12 @@ class Sampling:
         return self.temperature == 0 and not self.penalizes
 
     @property
+    def by_temperature(self) -> bool:
+        """Whether a token is drawn from softmax(logits / temperature), and nothing else is done to it."""
+        filters = self.top_k, self.top_p, self.min_p
+        return self.temperature > 0 and filters == (0, 1.0, 0.0) and not self.penalizes
+
+    @property
     def penalizes(self) -> bool:
         """Whether logits are changed by the text so far, or by a bias."""
         return bool(
@@ -102,14 +108,32 @@ def probabilities(
     return share / share.sum()
 
 
+def probabilities_of_rows(logits: np.ndarray, temperatures: Sequence[float]) -> np.ndarray | None:
+    """`probabilities` of rows (B, V) that are drawn `by_temperature`, the same bits in a third of the time; None where
+    a number is not finite.
+    """
+    share = logits.astype(np.float64)
+    with np.errstate(over="ignore"):
+        share /= np.array(temperatures)[:, None]
+    if not np.isfinite(share).all():
+        return None
+    share -= share.max(axis=-1, keepdims=True)
+    np.exp(share, out=share)
+    for _ in range(2):  # softmax, and once more as after filters
+        share /= share.sum(axis=-1, keepdims=True)
+    return share
+
+
 def sample(
-    logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position: int, allowed: np.ndarray | None = None
-) -> int:
+    logits: np.ndarray, sampling: Sampling, seen: Sequence[int], position: int, allowed: np.ndarray | None = None,
+    share: np.ndarray | None = None,
+) -> int:  # fmt: skip
     """The next token for logits (V,): a pure function of them, the settings and the text so far.
 
-    `position` is how many tokens at the end of `seen` are the answer's; `allowed` and errors as in `probabilities`.
+    `position` is how many tokens at the end of `seen` are the answer's; `allowed` and errors as in `probabilities`,
+    which need not be computed where they are known (`share`).
     """
-    share = probabilities(logits, sampling, seen, position, allowed)
+    share = probabilities(logits, sampling, seen, position, allowed) if share is None else share
     if sampling.temperature == 0:
         return int(share.argmax())
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()

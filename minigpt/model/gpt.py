@@ -62,12 +62,15 @@ class GPT:
         return self.logits(weights, self.hidden(weights, ids, **rows))
 
     def hidden(
-        self, weights: Tree, ids: Array, *, segments: Array | None = None, positions: int | Array | None = None,
-        cache: Any = None, lengths: Any = None, last: int = 0, dropout_keys: Array | None = None,
+        self, weights: Tree, ids: Array, *, segments: Array | None = None, follows: Array | None = None,
+        positions: int | Array | None = None, cache: Any = None, lengths: Any = None, last: int = 0,
+        dropout_keys: Array | None = None,
     ) -> Array:  # fmt: skip
         """The last layer's normalized output (B, T, d) for token ids (B, T), or for embeddings (B, T, d).
 
         - `segments` (B, T): the example of each token, where several share a row; a token sees its own example only.
+        - `follows` (B, T): the example that a token's own one goes on from and which it sees as well (see
+          `Backend.visible`); with `positions` (B, T).
         - `positions`: of all rows' first token, of each row's (B,), or of all tokens (B, T), int32; the default is
           what follows the cache. In packed rows rotary positions need no reset, as they depend on distances only.
         - `cache` (see `minigpt.generate.cache`): the tokens continue those that it holds, and are added to it.
@@ -81,7 +84,7 @@ class GPT:
         backend, body, tokens = self.backend, weights["model"], ids.shape[1]
         held = 0 if cache is None else cache.start  # int, or (B,) where the rows differ
         places = held if positions is None else positions
-        queries = self._queries(places, held, tokens, tokens, cache, segments)
+        queries = self._queries(places, held, tokens, tokens, cache, segments, follows)
         answering = queries if not last else self._last(places, held, tokens, lengths, last, cache)
         x = self._dropped(self.embeddings(body, ids, places, segments), dropout_keys, 0)  # (B, T, d)
         embedded = self.embeddings.values(body, ids)
@@ -160,11 +163,14 @@ class GPT:
             return x
         return dropout(self.backend, x, keys ^ (place * 0x9E3779B1 % 2**32 - 2**31), self.dropout)
 
-    def _queries(self, places, held, tokens: int, asking: int, cache, segments=None, chosen=None) -> Queries:
+    def _queries(
+        self, places, held, tokens: int, asking: int, cache, segments=None, follows=None, chosen=None
+    ) -> Queries:
         """The last `asking` of the tokens that follow the `held` ones; `places` are their positions."""
         keys = tokens if cache is None else cache.longest + tokens
         c, held = self.config, None if isinstance(held, int) else held
         rows = {"segments": segments, "positions": held, "slopes": self.slopes}
+        rows |= {} if follows is None else {"follows": follows, "positions": places}
         visible = self.backend.visible(asking, keys, window=c.sliding_window, sinks=c.attention_sinks, **rows)
         everywhere = self.backend.visible(asking, keys, **rows) if c.full_attention_every else visible
         return Queries(places, visible, everywhere, chosen, segments)

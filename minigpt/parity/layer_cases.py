@@ -123,6 +123,15 @@ def attention_cases(draw: Draw) -> Iterator[Case]:
         (q, k, v, segments),
         lambda b, q, k, v, s: [b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s, window=n)) for n in (0, 2)],
     )
+    tree = ([[0, 0, 1, 1, 2], [0, 1, 1, 1, -1]], [[0, 0, 0, 0, 0], [0, 0, 0, 0, -1]],
+            [[0, 1, 2, 3, 2], [0, 1, 2, 3, 0]])  # fmt: skip
+    yield Case(
+        "visible: answers that go on from one prompt",
+        (q, k, v, *(np.array(one, np.int32) for one in tree)),
+        lambda b, q, k, v, s, f, p: [
+            b.attention(q, k, v, 0.7, b.visible(5, 5, segments=s, follows=f, positions=p, window=n)) for n in (0, 2)
+        ],
+    )
     rows = np.array([1, 0], np.int32)  # filled to 2 and 1 of 5 places before the last of three queries
     yield Case("visible: rows of different length", (q[:, :, :3], k, v, rows),
                lambda b, q, k, v, p: b.attention(q, k, v, 0.7, b.visible(3, 5, positions=p)))  # fmt: skip

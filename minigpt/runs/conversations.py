@@ -25,7 +25,8 @@ QUESTIONS, LENGTH, LEAST = 4, 64, 16  # how many; tokens of an answer, and those
 
 
 def keep_conversations(run: Run, backend: Backend, report: Report) -> None:
-    """Write what each stage answers into the run's `conversations.json`; stages that have not changed are kept.
+    """Write what each stage answers into the run's `conversations.json`. Only a model whose answers are not in it yet
+    is loaded.
 
     Nothing is written without a stage that learned from examples, or when an answer fails, which is reported.
     """
@@ -44,7 +45,12 @@ def keep_conversations(run: Run, backend: Backend, report: Report) -> None:
         shard = run.held_out(asked)
         prompts = questions(shard, STAGES[asked].form.sequences, run.config.model.context)
         rows = [_shown(run.tokenizer, prompt, right) for prompt, right in prompts]
+        kept = _kept(before, rows, made)
         for stage in stages if rows else ():
+            if stage in kept:
+                for row, known in zip(rows, before["conversations"], strict=True):
+                    row[stage] = known[stage]
+                continue
             with alone(backend):
                 answers = load_engine(run, stage, backend).answer([prompt for prompt, _ in prompts], GREEDY, LENGTH)
             for row, answer in zip(rows, answers, strict=True):
@@ -53,6 +59,15 @@ def keep_conversations(run: Run, backend: Backend, report: Report) -> None:
         report(Note(f"The stages' answers to held-out questions are missing in the report: {error}"))
         return
     write_whole(path, json.dumps({"made": made, "conversations": rows}, ensure_ascii=False, indent=1))
+
+
+def _kept(before: dict[str, Any], rows: list[dict[str, Any]], made: dict[str, str]) -> set[str]:
+    """The stages whose answers to these very questions were written before, by the model that they have now."""
+    known = before.get("conversations", [])
+    if [(row["question"], row["right"]) for row in known] != [(row["question"], row["right"]) for row in rows]:
+        return set()
+    return {stage for stage, digest in made.items()
+            if before["made"].get(stage) == digest and all(stage in row for row in known)}  # fmt: skip
 
 
 def questions(shard: Shard, sequences: int, context: int) -> list[tuple[list[int], list[int]]]:

@@ -70,14 +70,13 @@ def adapted(
 
 
 class _OverBase:
-    """Batches that are sampled, where they are, with the base and the adapter together."""
+    """Batches that are made with the base and the adapter together."""
 
     def __init__(self, batches: Any, base: Tree):
         self._batches, self._base = batches, base
-        self.sampled = getattr(batches, "sampled", False)
 
     def __call__(self, step: int, adapter: Tree | None = None) -> Batch:
-        return self._batches(step, join(self._base, adapter) if self.sampled else None)
+        return self._batches(step, None if adapter is None else join(self._base, adapter))
 
 
 def dropout_salts(adapter: Tree) -> dict[str, int]:

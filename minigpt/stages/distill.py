@@ -19,6 +19,7 @@ from minigpt.stages.stage import Job, Stage
 from minigpt.text.tokenizer import same_tokenizer
 from minigpt.train.distillation import distances, mixed
 from minigpt.train.loop import Objective
+from minigpt.train.losses import of_rows
 from minigpt.train.measure import totals
 
 START = "start"  # as a teacher: the model that the stage starts from
@@ -38,6 +39,10 @@ class DistillConfig(TuneConfig):
     cross_entropy: float = Field(0.0, ge=0, lt=1, description="share of the given answers' cross-entropy in the loss")
     own_answers: float = Field(0.0, ge=0, le=1, description="share of steps on answers that the student gives itself")
     max_tokens: int = Field(64, ge=1, description="longest answer of its own")
+
+    @property
+    def needs_weights(self) -> bool:
+        return self.own_answers > 0
 
     @model_validator(mode="after")
     def _no_own_answer_is_right(self) -> "DistillConfig":
@@ -92,7 +97,7 @@ def imitation(job: Job) -> Objective:
 
 def logits_of(model: GPT, weights: Tree, batch: Batch, places: Array | None) -> Array:
     """Logits (n, V) at the n places that count (see `at`)."""
-    hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout"))
+    hidden = model.hidden(weights, batch["ids"], **of_rows(batch))
     return model.logits(weights, at(model.backend, hidden, places)[None])[0]
 
 

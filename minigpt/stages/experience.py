@@ -16,19 +16,21 @@ from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.stages.micro_batches import Reader
+from minigpt.stages.packed import READ, laid_out, packed
 from minigpt.stages.questions import answered_and_judged, in_turn, questions_of
-from minigpt.stages.rollouts import READ, SAMPLES, Sampled, laid_out, token_logprobs
+from minigpt.stages.rollouts import SAMPLES, Sampled, token_logprobs
 from minigpt.stages.stage import Job
 from minigpt.stages.value import values
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import TokenRewards, gae, token_rewards, whitened
 from minigpt.train.kl import adapted_coefficient, moved_too_far
-from minigpt.train.losses import losses_after
+from minigpt.train.losses import losses_after, of_rows
 from minigpt.train.policy_losses import token_weights
 from minigpt.train.rewards import Reward
 
 AT_ONCE = 64  # answers that are sampled together
-ROWS = (*READ, "old", "values", "returns", "advantages", "told")  # of a sampling, one per answer
+SINGLE = ("ids", "targets", "mask")  # of a sampling (N, T): each answer in a row of its own, and what was found of
+ROWS = (*SINGLE, "old", "values", "returns", "advantages")  # its tokens
 
 
 class Experience:
@@ -37,8 +39,6 @@ class Experience:
     `latest` are the answers that this process sampled last, `samples` the best and the worst of those that the step
     learns from.
     """
-
-    sampled = True
 
     def __init__(self, job: Job, rewards: list[Reward], reference: Tree):
         self.job, self.config, self.rewards, self.reference = job, job.config, rewards, reference
@@ -64,9 +64,11 @@ class Experience:
         epoch, number = divmod(step - int(found["first"]), self.config.mini_batches)
         order = stream(self.job.seed, "mini", step - number).permutation(self._answers) % self.count
         chosen = np.sort(order[number * self.config.batch_size : (number + 1) * self.config.batch_size])
-        batch = {name: found[name][chosen] for name in ROWS if name in found}
-        batch["told"] = batch["told"] / np.float32(len(chosen))
-        return batch | {"weights": token_weights(batch["mask"], "dapo")}
+        single = {name: found[name][chosen] for name in ROWS}
+        single["weights"] = token_weights(single["mask"], "dapo")
+        batch = packed(self.job.model, single).rows(single)
+        rows = len(batch["ids"])
+        return batch | {"told": np.tile(found["told"][:1] / np.float32(rows), (rows, 1))}
 
     def _sampling(self, step: int, weights: Tree) -> Batch:
         """The answers that a step learns from: those at hand, or new ones."""
@@ -84,7 +86,7 @@ class Experience:
             return True
         if not config.target_kl or not done or done % config.mini_batches:
             return False
-        now, _ = self._of_all(weights, found)
+        now, _ = self._policy_and_values(weights, found)
         d = (now - found["old"]) * found["mask"]
         moved = float((np.exp(d) - 1.0 - d).sum() / max(found["mask"].sum(), 1.0))  # k3, of the sampling model
         return moved_too_far(moved, config.target_kl)
@@ -99,10 +101,10 @@ class Experience:
         answers, scores, single = answered_and_judged(
             self.job, self.rewards, weights, asked, step, at_once=AT_ONCE
         )
-        found = laid_out(self.job.model, [question.ids for question in asked], answers)
+        found = laid_out([question.ids for question in asked], answers)  # (N, T)
         mask, ended = found["mask"], np.array([answer.reason == "stop" for answer in answers])
-        old, told = self._of_all(weights, found)
-        apart = (old - self._logprobs(self.reference, found)) * mask  # (N, T)
+        old, told = self._policy_and_values(weights, found)
+        apart = (old - self._of_all(self._logprobs, self.reference, found)) * mask  # (N, T)
         settings = TokenRewards(coefficient, config.missing_eos_penalty)
         rewards = token_rewards(scores, mask, apart, ended, settings)
         rewards = whitened(rewards, mask, centre=False) if config.whiten_rewards else rewards
@@ -122,18 +124,24 @@ class Experience:
             SAMPLES: np.array(json.dumps(self.latest.best_and_worst())),
         }  # fmt: skip
 
-    def _of_all(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _policy_and_values(self, weights: Tree, found: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(log-probabilities, values) (N, T) of the sampled tokens."""
-        read = self._read(weights, found)
+        read = self._of_all(self._read, weights, found)
         return read[..., 0].copy(), read[..., 1].copy()
+
+    def _of_all(self, reader: Reader, weights: Tree, found: Batch) -> np.ndarray:
+        """What `reader` finds of the tokens (N, T, …); 0 where an answer has none."""
+        single = {name: found[name] for name in SINGLE}
+        where = packed(self.job.model, single)
+        return where.back(reader(weights, where.rows(single)))
 
 
 def _policy_and_values(job: Job) -> Reader:
-    """(weights, batch) -> (N, T, 2): log-probability and value of each token."""
+    """(weights, batch) -> (R, W, 2): log-probability and value of each token."""
     model, temperature = job.model, job.config.temperature
 
     def read(weights: Tree, batch: dict[str, Array]) -> Array:
-        hidden = model.hidden(weights, batch["ids"], segments=batch.get("segments"))
+        hidden = model.hidden(weights, batch["ids"], **of_rows(batch))
         nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, temperature)
         return model.backend.concat([-nll[..., None], values(model, weights, batch, hidden)[..., None]], -1)
 

@@ -12,15 +12,17 @@ from backends.tree import Tree
 from minigpt.data.batches import Batch
 from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
+from minigpt.stages.packed import laid_out, packed
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, laid_out, scored, token_logprobs
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, scored, token_logprobs
 from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
 from minigpt.train.advantages import answer_advantages
 from minigpt.train.kl import kl_estimate
 from minigpt.train.loop import Objective
+from minigpt.train.losses import of_rows
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
@@ -79,14 +81,14 @@ def policy_gradient(job: Job) -> Objective:
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
-        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
-        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
-        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
+        hidden = model.hidden(weights, batch["ids"], **of_rows(batch))  # (R, W, d)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (R, W)
         old = batch["old"] if "old" in batch else backend.stop_gradient(logprobs)  # sampled by these very weights
         mask, reference, advantages = batch["mask"], batch.get("reference"), batch["advantages"]
-        losses = policy_losses(backend, logprobs, old, advantages, mask, settings, reference, entropy)
-        shares = batch["shares"]  # (N, T) sums to 1: metrics are means over all tokens, whatever the loss
-        metrics = policy_metrics(backend, logprobs, old, advantages, mask, shares, settings)
+        segments = batch.get("segments")
+        losses = policy_losses(backend, logprobs, old, advantages, mask, settings, reference, entropy, segments)
+        shares = batch["shares"]  # (R, W) sums to 1: metrics are means over all tokens, whatever the loss
+        metrics = policy_metrics(backend, logprobs, old, advantages, mask, shares, settings, segments)
         metrics["entropy"] = -(logprobs * shares).sum(axis=-1).sum()  # estimated from the sampled tokens
         if reference is not None:
             metrics["kl"] = (kl_estimate(backend, "k3", logprobs, reference) * shares).sum(axis=-1).sum()
@@ -98,21 +100,22 @@ def policy_gradient(job: Job) -> Objective:
 
 
 def policy_batches(job: Job) -> Make:
-    """What makes a batch of the answers of a step: a row for each, with its advantage, and the loss's weights."""
+    """What makes a batch of the answers of a step: packed rows of them, with each token's advantage and weight."""
     config, logprobs = job.config, token_logprobs(job)
     reference = Reference(job) if config.kl_coefficient else None
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         prompts = [one.ids for one in found.questions for _ in found.answers[0]]
         answers = [answer for group in found.answers for answer in group]
-        rows = laid_out(job.model, prompts, answers)
+        rows = laid_out(prompts, answers)  # (N, T)
         ended = np.array([one.reason == "stop" for one in answers])
         mask = (without_unfinished(rows["mask"], ended) if config.mask_unfinished else rows["mask"]).astype(np.float32)
         advantages = answer_advantages(config.advantages, found.rewards).reshape(-1, 1) * np.ones(mask.shape)
-        batch = rows | {
+        single = rows | {
             "mask": mask, "advantages": advantages.astype(np.float32),
             "weights": token_weights(mask, config.loss, config.max_tokens + 1), "shares": token_weights(mask, "dapo"),
         }  # fmt: skip
+        batch = packed(job.model, single, together=len(found.answers[0])).rows(single)  # (R, W)
         if config.updates > 1:
             batch["old"] = logprobs(weights, batch)
         return batch if reference is None else batch | {"reference": logprobs(reference.at(step, weights), batch)}

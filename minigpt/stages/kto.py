@@ -3,7 +3,7 @@
 Kahneman–Tversky optimization (Ethayarajh et al. 2024).
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -32,11 +32,13 @@ class KTOConfig(TuneConfig):
     A batch should hold several answers: its mismatched pairs are made of them.
     """
 
-    local_batches: ClassVar[bool] = False
-
     beta: float = Field(0.1, gt=0, description="strength of the tie to the starting model")
     desirable_weight: float = Field(1.0, ge=0, description="how much answers count that are called good")
     undesirable_weight: float = Field(1.0, ge=0, description="and those that are called bad")
+
+    @property
+    def needs_weights(self) -> bool:
+        return True  # KTO's baseline is a divergence of them
 
 
 def settings_of(config: KTOConfig) -> PreferenceSettings:
@@ -66,8 +68,6 @@ def prospects(job: Job) -> Objective:
 
 class WithBaseline:
     """Batches with KTO's baseline: the divergence that the weights show on the step's mismatched pairs."""
-
-    sampled = True  # they depend on the weights
 
     def __init__(self, job: Job, batches: Batches):
         self._batches = batches

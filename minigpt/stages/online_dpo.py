@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from backends.tree import Tree
-from minigpt.data.batches import Batch, normalized, side_by_side, stacked
+from minigpt.data.batches import Batch, normalized
 from minigpt.data.forms import QUESTIONS
 from minigpt.stages.dpo import PairedConfig, needs_reference, paired_loss
 from minigpt.stages.micro_batches import Reader
+from minigpt.stages.packed import READ, Packed, laid_out, packed
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
-from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, filled
+from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of
 from minigpt.stages.sampled import GroupedConfig, advice_on_answers, check_rewards
 from minigpt.stages.stage import Job, Stage
 from minigpt.stages.warnings import Warnings
@@ -47,24 +48,21 @@ def online_preferences(job: Job) -> Objective:
 
 
 def pair_batches(job: Job) -> Make:
-    """What makes a batch of the answers of a step: a row for each prompt, with its best and its worst answer."""
+    """What makes a batch of the answers of a step: packed rows of prompts, each with its best and its worst answer."""
     reference = Reference(job) if needs_reference(job.config) else None
     logprobs = Reader(
         job.model.backend, lambda weights, batch: sequence_logprobs(job.model, weights, batch),
-        ("ids", "targets", "segments", "spans"), job.config.micro_batch_size,
-    )  # (G, 1, 2): of both answers of each row
+        (*READ, "spans"), job.config.micro_batch_size,
+    )  # (R, P, 2): of both answers of each pair
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
         best, worst = found.rewards.argmax(axis=1), found.rewards.argmin(axis=1)  # (G,)
-        pairs = [
-            [_sequence(question.ids, group[i]) for i in (a, b)]
-            for question, group, a, b in zip(found.questions, found.answers, best, worst, strict=True)
-        ]
-        longest = max(sum(len(ids) - 1 for ids, _ in pair) for pair in pairs)
-        batch = stacked([side_by_side(pair, filled(job.model, longest), 2) for pair in pairs])
-        differ = found.rewards.max(axis=1) > found.rewards.min(axis=1)  # (G,)
-        batch["weights"] = differ.astype(np.float32)[:, None]  # (G, 1): one pair a row
-        batch["reference"] = np.zeros((len(pairs), 1, 2), np.float32)
+        answers = [group[i] for group, *pair in zip(found.answers, best, worst, strict=True) for i in pair]
+        single = laid_out([question.ids for question in found.questions for _ in range(2)], answers)  # (2 G, T)
+        differ = found.rewards.max(axis=1) > found.rewards.min(axis=1)  # (G,): the other pairs teach nothing
+        single["mask"] *= np.repeat(differ, 2).astype(np.float32)[:, None]
+        batch = paired(packed(job.model, single, together=2, pairs=True), single)
+        batch["reference"] = np.zeros((*batch["weights"].shape, 2), np.float32)
         if reference is not None:
             batch["reference"] = logprobs(reference.at(step, weights), batch)
         return normalized(batch)
@@ -72,10 +70,17 @@ def pair_batches(job: Job) -> Make:
     return made
 
 
-def _sequence(prompt: list[int], answer) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, mask) of a prompt and an answer to it, with its end token where it has one."""
-    said = answer.tokens
-    return np.array(prompt + said, np.int32), np.array([0] * len(prompt) + [1] * len(said), np.float32)
+def paired(where: Packed, single: Batch) -> Batch:
+    """The packed rows of answers that stand in pairs, with `spans` (R, 2 P, W) and `weights` (R, P)."""
+    batch, most = where.rows(single), max(1, *(len(held) // 2 for held in where.held))
+    mask, answer = batch.pop("mask"), where.source // where.shape[1]  # (R, W)
+    batch["spans"] = np.zeros((len(mask), 2 * most, mask.shape[1]), np.float32)
+    batch["weights"] = np.zeros((len(mask), most), np.float32)
+    for row, held in enumerate(where.held):
+        batch["weights"][row, : len(held) // 2] = 1.0
+        for place, n in enumerate(held):
+            batch["spans"][row, place] = mask[row] * (answer[row] == n)
+    return batch
 
 
 ONLINE_DPO = Stage(

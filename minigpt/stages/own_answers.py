@@ -5,22 +5,19 @@ from collections.abc import Callable
 import numpy as np
 
 from backends.tree import Tree
-from minigpt.data.batches import Batch, empty_row, normalized, place_example, stacked, stream
+from minigpt.data.batches import Batch, normalized, stream
 from minigpt.errors import DataError
-from minigpt.generate.engine import Answer, Engine
-from minigpt.generate.sampling import Sampling
-from minigpt.stages.questions import as_told, in_turn
+from minigpt.stages.packed import laid_out, packed
+from minigpt.stages.questions import in_turn, sampled
 from minigpt.stages.stage import Job
 
 
 class OwnAnswers:
-    """`given` batches, but for a share `own_answers` of the steps: a row of these holds the prompt of one conversation,
-    up to its last answer, and what the model in training answers, with its end where it has one.
+    """`given` batches, but for a share `own_answers` of the steps. These are packed rows of `batch_size` conversations,
+    up to their last answers, each with what the model in training answers at temperature 1, and its end if it has one.
 
     A batch is a pure function of (weights, seed, step).
     """
-
-    sampled = True
 
     def __init__(self, job: Job, given: Callable[[int], Batch]):
         self._job, self._given, self._prompts = job, given, _prompts(job)
@@ -32,26 +29,10 @@ class OwnAnswers:
             return self._given(step)
         size = self._job.config.batch_size
         prompts = in_turn(self._prompts, step * size, size, self._job.seed)
-        rows = []
-        for prompt, answer in zip(prompts, self._answers(prompts, step, weights), strict=True):
-            row, ids = empty_row(self._job.context), prompt + answer.tokens
-            mask = np.array([0] * len(prompt) + [1] * len(answer.tokens), np.float32)
-            place_example(row, 0, 0, np.array(ids, np.int32), mask)
-            rows.append(row)
-        return normalized(stacked(rows))
-
-    def _answers(self, prompts: list[list[int]], step: int, weights: Tree) -> list[Answer]:
-        """Sampled at temperature 1; several processes share the prompts out, and all of them get all answers."""
-        job, group = self._job, self._job.model.backend.group
-        engine = Engine(job.model, weights, job.tokenizer)
-        seeds = stream(job.seed, "answers", step).integers(0, 2**62, len(prompts))
-
-        def some(part: np.ndarray) -> list[list]:
-            samplings = [Sampling(1.0, seed=int(seeds[i])) for i in part]
-            return as_told(engine.answer_each([prompts[i] for i in part], samplings, job.config.max_tokens))
-
-        parts = np.array_split(np.arange(len(prompts)), min(group.size, len(prompts)))
-        return [Answer(*fields) for found in group.map(some, parts) for fields in found]
+        answers, _ = sampled(self._job, weights, prompts, step)
+        single = laid_out(prompts, answers)
+        batch = packed(self._job.model, single).rows(single)
+        return normalized(batch | {"weights": batch.pop("mask")})
 
 
 def _prompts(job: Job) -> list[list[int]]:

@@ -4,7 +4,7 @@ The model answers prompts, rewards judge the answers, and several epochs of upda
 better than the value model expected. A divergence from the starting model is taken from the reward of each token.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from minigpt.stages.stage import Job, Stage
 from minigpt.stages.value import OWN, first_values, value_shapes, values
 from minigpt.stages.warnings import Warnings
 from minigpt.train.loop import Objective
+from minigpt.train.losses import of_rows
 from minigpt.train.policy_losses import (
     PolicySettings,
     policy_losses,
@@ -35,8 +36,6 @@ class PPOConfig(SampledConfig):
     """`batch_size` counts answers of one update; batch_size · `mini_batches` are sampled at once, and learned from
     `epochs` times.
     """
-
-    local_batches: ClassVar[bool] = False
 
     spike: float = Field(0.0, ge=0, description="a loss above spike x the median of the last 50 + 0.5; 0: never")
     rewards: list[str] = Field([RUN], description="run: this run's reward model; run:PATH, exact, FILE.py:NAME, …")
@@ -79,10 +78,9 @@ def proximal(job: Job) -> Objective:
     held_out = questions_of(job, job.held_out)
 
     def loss(weights, batch):
-        mask, shares = batch["mask"], batch["weights"]  # (N, T) each; shares sum to 1
-        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
-        hidden = model.hidden(weights, batch["ids"], **given)  # (N, T, d)
-        logprobs, entropy = scored(job, weights, hidden, batch)  # (N, T)
+        mask, shares = batch["mask"], batch["weights"]  # (R, W) each; shares sum to 1
+        hidden = model.hidden(weights, batch["ids"], **of_rows(batch))  # (R, W, d)
+        logprobs, entropy = scored(job, weights, hidden, batch)  # (R, W)
         old, advantages = batch["old"], batch["advantages"]
         policy = policy_losses(backend, logprobs, old, advantages, mask, settings, entropy=entropy)
         told = values(model, weights, batch, hidden)

@@ -1,7 +1,7 @@
 """Prompts that a model in training answers, their greedy answers, and what rewards say of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -111,32 +111,49 @@ def answered_and_judged(
     only. `at_once` bounds how many are sampled at the same time. Where a reward fails, all processes raise its error,
     and the answers are kept in UNJUDGED.
     """
-    group, errors = job.model.backend.group, []
-    engine = Engine(job.model, weights, job.tokenizer)
-    seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(asked))
-    samplings = [Sampling(job.config.temperature, seed=int(seed)) for seed in seeds]
+    errors = []
 
-    def some(part: np.ndarray) -> list:
-        questions, answers = [asked[i] for i in part], []
-        for first in range(0, len(part), at_once or len(part)):
-            now = part[first : first + (at_once or len(part))]
-            prompts, settings = [asked[i].ids for i in now], [samplings[i] for i in now]
-            answers += engine.answer_each(prompts, settings, job.config.max_tokens)
+    def judgement(part: np.ndarray, answers: list[Answer]) -> tuple:
         try:
-            return [as_told(answers), *judged(job, rewards, questions, answers)]
+            return judged(job, rewards, [asked[i] for i in part], answers)
         except MiniGPTError as error:
             errors.append(error)
-            return [as_told(answers), error.message, error.hint]
+            return error.message, error.hint
 
-    units = np.arange(len(asked)).reshape(-1, together)
-    parts = group.map(some, [part.reshape(-1) for part in np.array_split(units, min(group.size, len(units)))])
-    answers = [Answer(*fields) for told, _, _ in parts for fields in told]
-    if failed := next((part for part in parts if isinstance(part[1], str)), None):
-        error = errors[0] if errors else MiniGPTError(failed[1], failed[2])
+    prompts = [one.ids for one in asked]
+    answers, found = sampled(job, weights, prompts, step, job.config.temperature, attempt, together, at_once, judgement)
+    if failed := next((part for part in found if isinstance(part[0], str)), None):
+        error = errors[0] if errors else MiniGPTError(*failed)
         error.hint = f"{error.hint} {_left(job, step, asked, answers)}".strip()
         raise error
-    totals, single = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    totals, single = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return answers, totals, single
+
+
+def sampled(
+    job: Job, weights: Tree, prompts: list[list[int]], step: int, temperature: float = 1.0, attempt: int = 0,
+    together: int = 1, at_once: int | None = None,
+    then: Callable[[np.ndarray, list[Answer]], Any] = lambda part, answers: None,
+) -> tuple[list[Answer], list[Any]]:  # fmt: skip
+    """A sampled answer to each of the prompts (N), and what `then` makes of each process's (their numbers, answers).
+
+    Seeds and processes are as in `answered_and_judged`.
+    """
+    group, engine = job.model.backend.group, Engine(job.model, weights, job.tokenizer)
+    seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(prompts))
+    samplings = [Sampling(temperature, seed=int(seed)) for seed in seeds]
+
+    def some(part: np.ndarray) -> list:
+        answers, size = [], at_once or len(part)
+        for now in (part[first : first + size] for first in range(0, len(part), size)):
+            settings = [samplings[i] for i in now]
+            answers += engine.answer_each([prompts[i] for i in now], settings, job.config.max_tokens)
+        return [as_told(answers), then(part, answers)]
+
+    units = np.arange(len(prompts)).reshape(-1, together)
+    parts = [part.reshape(-1) for part in np.array_split(units, min(group.size, len(units)))]
+    told, made = zip(*group.map(some, parts), strict=True)
+    return [Answer(*fields) for one in told for fields in one], list(made)
 
 
 def _left(job: Job, step: int, asked: list[Question], answers: list[Answer]) -> str:

@@ -16,18 +16,16 @@ from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
-from minigpt.model.gpt import GPT
 from minigpt.stages.micro_batches import Reader
+from minigpt.stages.packed import READ
 from minigpt.stages.questions import Question, answered_and_judged, in_turn, questions_of
 from minigpt.stages.stage import Job
 from minigpt.store.durable import whole_file
 from minigpt.train.advantages import informative
-from minigpt.train.losses import losses_after, token_losses
+from minigpt.train.losses import losses_after, token_losses, where_counted
 from minigpt.train.policy_losses import token_entropy
 from minigpt.train.rewards import Reward
 
-WIDTHS = {"cpu": 16, "gpu": 64}  # rows are filled up to a multiple: few shapes to compile, but little filling
-READ = ("ids", "targets", "mask", "segments")  # what a reading of sampled answers needs of them
 SAMPLES = "samples"  # the best and the worst answer, as JSON, beside what a step learns from
 
 
@@ -67,8 +65,6 @@ class Rollouts:
     To the batch are added columns `told` (B, M), whose sums over the rows are the step's `figures` (M names). `latest`
     are the answers that this process sampled last, `samples` the best and the worst of those that the step learns from.
     """
-
-    sampled = True
 
     def __init__(self, job: Job, rewards: list[Reward], make: Make):
         self.job, self.config, self.rewards, self.make = job, job.config, rewards, make
@@ -152,33 +148,8 @@ def oldest_needed(config, step: int) -> int:
     return step - (config.keep_last + 2) * config.save_every - config.updates
 
 
-def filled(model: GPT, longest: int) -> int:
-    """The width of rows that hold `longest` tokens."""
-    some = WIDTHS[model.backend.device]
-    return -(-longest // some) * some
-
-
-def laid_out(model: GPT, prompts: list[list[int]], answers: list[Answer]) -> Batch:
-    """Prompts with their answers as rows: `ids`, `targets` and `mask` (N, T), which is 1 on the answer and its end.
-
-    Nothing that is read of a row depends on the filling after it, but for the balance of experts: for models that have
-    some, `segments` (N, T) says where it is (-1).
-    """
-    rows = [answer.tokens for answer in answers]
-    longest = max(len(p) + len(r) for p, r in zip(prompts, rows, strict=True)) - 1
-    shape = (len(rows), min(filled(model, longest), max(longest, model.config.context)))
-    ids, targets, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-    segments = np.full(shape, -1, np.int32)
-    for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        whole, last = prompt + row, len(prompt) + len(row) - 1
-        ids[n, :last], targets[n, :last] = whole[:-1], whole[1:]
-        mask[n, len(prompt) - 1 : last] = 1.0
-        segments[n, :last] = 0
-    return {"ids": ids, "targets": targets, "mask": mask} | ({"segments": segments} if model.config.experts else {})
-
-
 def token_logprobs(job: Job) -> Reader:
-    """(weights, batch) -> (N, T) log-probabilities of the sampled tokens, at the temperature of sampling."""
+    """(weights, batch) -> (R, W) log-probabilities of the sampled tokens, at the temperature of sampling."""
     model, temperature = job.model, job.config.temperature
 
     def read(weights, batch):
@@ -188,11 +159,15 @@ def token_logprobs(job: Job) -> Reader:
 
 
 def scored(job: Job, weights: Tree, hidden: Array, batch: dict[str, Array]) -> tuple[Array, Array | None]:
-    """(log-probabilities of the sampled tokens, entropies, where the loss reads them), (N, T) each, after hidden states
-    (N, T, d), at the temperature of sampling.
+    """(log-probabilities of the sampled tokens, entropies, where the loss reads them), (R, W) each, after hidden states
+    (R, W, d), at the temperature of sampling.
     """
     model, config, backend = job.model, job.config, job.model.backend
     if not config.entropy_coefficient:
         return -losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, config.temperature), None
-    logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
-    return -backend.token_nll(logits, batch["targets"]), token_entropy(backend, logits)
+
+    def both(hidden: Array, targets: Array) -> list[Array]:
+        logits = backend.cast(model.logits(weights, hidden), "float32") * (1.0 / config.temperature)
+        return [-backend.token_nll(logits, targets), token_entropy(backend, logits)]
+
+    return tuple(where_counted(backend, both, hidden, batch["targets"], batch["mask"] > 0))

@@ -18,6 +18,10 @@ class SampledConfig(TuneConfig):
     max_tokens: int = Field(64, ge=1, description="longest answer")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of the probabilities that are trained")
 
+    @property
+    def needs_weights(self) -> bool:
+        return True
+
 
 class GroupedConfig(SampledConfig):
     """Several answers to each prompt are compared.
@@ -27,7 +31,6 @@ class GroupedConfig(SampledConfig):
     """
 
     rows_are_answers: ClassVar[bool] = False
-    local_batches: ClassVar[bool] = False
 
     group_size: int = Field(8, ge=2, description="answers to one prompt that are compared")
     updates: int = Field(1, ge=1, description="steps that learn from the same answers")

@@ -16,6 +16,7 @@ from minigpt.model.heads import JUDGES, ScoreHead, with_head
 from minigpt.model.lora import Shape, is_adapted
 from minigpt.sections import ModelConfig
 from minigpt.stages.stage import Job
+from minigpt.train.losses import of_rows
 from minigpt.train.rewards import run_of
 
 NAME = "value"
@@ -52,9 +53,8 @@ def first_values(job: Job) -> Tree:
 
 
 def values(model: GPT, weights: Tree, batch: dict[str, Array], hidden: Array) -> Array:
-    """The values (N, T) in float32 before each token; `hidden` (N, T, d) is that of the policy."""
+    """The values (R, W) in float32 before each token; `hidden` (R, W, d) is that of the policy."""
     own = weights[NAME]
     if "model" in own:
-        given = {"segments": batch.get("segments"), "dropout_keys": batch.get("dropout")}
-        hidden = model.hidden(own, batch["ids"], **given)
+        hidden = model.hidden(own, batch["ids"], **of_rows(batch))
     return model.scores(own, hidden)

@@ -18,6 +18,7 @@ WINDOW = 5  # steps whose mean is compared
 FAR = {"token": 0.5, "answer": 10.0}  # nats: answers of 20 tokens are 20,000 times as likely as under the reference
 SHORT = 1 / 3  # of the first steps' length
 REPEATED = re.compile(r"(.{1,30}?)\1{3,}\Z", re.DOTALL)  # a piece four times in a row at the end
+FIGURE = re.compile(r"[.,'’]*\d[\d.,'’]*")  # such a piece within a number: 10000 says nothing twice
 
 
 class Sampling(Protocol):
@@ -90,7 +91,7 @@ class Warnings:
         """An answer that earned more than others."""
         if not text:
             self._say("empty", f"an empty answer {earned}: the model will learn to say nothing. Let it earn nothing.")
-        elif REPEATED.search(text):
+        elif (found := REPEATED.search(text)) and not FIGURE.fullmatch(found[1]):
             what = f"an answer that repeats itself {earned}: {_short(text)}"
             self._say("repeated", f"{what}. Let the reward count what is said once.")
 

@@ -13,7 +13,7 @@ from minigpt.store.stage import StageStore
 from minigpt.train.clock import Clock, never
 from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
 from minigpt.train.loop import Done, Hook, Objective, State, train
-from minigpt.train.outer import OuterSteps, check_local
+from minigpt.train.outer import OuterSteps
 from minigpt.train.sharded import ShardedMoments
 from minigpt.train.stop import Stop
 from minigpt.train.together import Together, check_rows
@@ -32,7 +32,6 @@ def fit(
     it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
     check_rows(config.batch_size, stage, backend.group.size)
-    check_local(stage, config, objective)
     stop, clock = stop or Stop(), Clock(_resting(brake))
     outer = OuterSteps(backend, stage, config, report) if config.outer_every else None
     together = outer or (ShardedMoments if config.shard_moments else Together)(backend, config.transfer)
@@ -44,7 +43,7 @@ def fit(
     chain += [_beside(hook, clock) for hook in hooks]
     chain += [Bounds(stage, brake, checkpoints, report, clock, together)] if brake is not None else []
     chain += [Stops(stage, config.steps, stop, checkpoints, together)]
-    if getattr(objective.batches, "sampled", False):
+    if config.needs_weights:
         objective = replace(objective, batches=_Saving(objective.batches, checkpoints, state))
     with stop.listening():
         train(backend, config, objective, state, chain, clock, checkpoints.go_back, together)
@@ -53,8 +52,6 @@ def fit(
 
 class _Saving:
     """Batches that are sampled: where one fails, as a reward function does, what was learned before it is saved."""
-
-    sampled = True
 
     def __init__(self, batches: Callable[[int, Tree], Batch], checkpoints: Checkpoints, state: State):
         self._batches, self._checkpoints, self._state = batches, checkpoints, state

@@ -87,7 +87,8 @@ def train(
         grads, norm = optimizer.clip(grads)
         if backend.device == "gpu" and state.step + 1 < config.steps:
             backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made
-            batches.make(number + 1)
+            if not config.needs_weights:
+                batches.make(number + 1)
         done = _read(backend, value, norm, metrics, batch, state.health, config, together)
         if done.verdict == "failing":
             go_back(state, done.loss)

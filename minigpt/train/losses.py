@@ -4,10 +4,18 @@ so that the micro-batches of a step add up to exactly the loss of the whole.
 Shapes: B rows, T tokens, P pairs per row, S = 2 P sequences per row.
 """
 
+from collections.abc import Callable
+
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.model.gpt import GPT
 from minigpt.model.linear import QUANTIZED, linear, matrix
+
+
+def of_rows(batch: dict[str, Array]) -> dict[str, Array]:
+    """What `GPT.hidden` is told of a batch's rows."""
+    names = {"segments": "segments", "follows": "follows", "positions": "positions", "dropout": "dropout_keys"}
+    return {told: batch[name] for name, told in names.items() if name in batch}
 
 
 def token_losses(
@@ -19,9 +27,7 @@ def token_losses(
     Logits are computed only where `counted` (B, T) bool is true, not for prompts and the unused ends of rows; other
     tokens get 0. A backend that cannot tell beforehand which they are computes all of them.
     """
-    hidden = model.hidden(
-        weights, batch["ids"], segments=batch.get("segments"), dropout_keys=batch.get("dropout")
-    )  # (B, T, d)
+    hidden = model.hidden(weights, batch["ids"], **of_rows(batch))  # (B, T, d)
     return losses_after(model, weights, hidden, batch["targets"], counted, temperature)
 
 
@@ -29,17 +35,31 @@ def losses_after(
     model: GPT, weights: Tree, hidden: Array, targets: Array, counted: Array | None = None, temperature: float = 1.0
 ) -> Array:
     """The same from hidden states (B, T, d), for those that need them for something else, too."""
-    backend = model.backend
+
+    def losses(hidden: Array, targets: Array) -> list[Array]:
+        return [losses_of_hidden(model, weights, hidden, targets, temperature)]
+
+    return where_counted(model.backend, losses, hidden, targets, counted)[0]
+
+
+def where_counted(
+    backend: Backend, compute: Callable[[Array, Array], list[Array]], hidden: Array, targets: Array,
+    counted: Array | None,
+) -> list[Array]:  # fmt: skip
+    """The arrays (B, T) that compute(hidden (B, T, d), targets (B, T)) gives, computed where `counted` is true, else 0.
+
+    A backend that cannot tell beforehand which tokens these are computes all of them.
+    """
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
     if places is None or not 0 < places.shape[0] < rows * tokens:
-        return losses_of_hidden(model, weights, hidden, targets, temperature)
+        return compute(hidden, targets)
     some = backend.take(hidden.reshape(rows * tokens, -1), places)  # (n, d)
     wanted = backend.take(targets.reshape(-1), places)  # (n,)
-    found = losses_of_hidden(model, weights, some[None], wanted[None], temperature)[0]  # (n,)
     counted = backend.cast(counted.reshape(-1), "int32")
     which = backend.cumsum(counted, 0) * counted  # (B·T,): 1 for the first that counts, and so on, 0 for the others
-    return backend.take(backend.concat([backend.zeros((1,)), found], 0), which).reshape(rows, tokens)
+    found = [backend.concat([backend.zeros((1,)), one[0]], 0) for one in compute(some[None], wanted[None])]
+    return [backend.take(one, which).reshape(rows, tokens) for one in found]
 
 
 def losses_of_hidden(model: GPT, weights: Tree, hidden: Array, targets: Array, temperature: float = 1.0) -> Array:

@@ -12,11 +12,11 @@ from typing import Any
 from backends.base import Array, Backend
 from backends.tree import Tree, count, leaves, map_leaves, names, rebuild
 from minigpt.data.batches import Batch, normalized
-from minigpt.errors import MiniGPTError, UsageError
+from minigpt.errors import MiniGPTError
 from minigpt.events import Note, Report
 from minigpt.sections import StageConfig
 from minigpt.train.health import Health, Verdict
-from minigpt.train.loop import Done, Objective, State
+from minigpt.train.loop import Done, State
 from minigpt.train.together import RANKS, Together, fitting
 
 
@@ -153,16 +153,6 @@ class OuterSteps(Together):
             f"exchanges, {each / steps / 1e3:,.1f} kB a step; gradients at every step would be {plain / each:,.1f} "
             "times as much. "
             f"Checkpoints took {turns * self.saving / 1e6:,.2f} MB beside that."
-        )
-
-
-def check_local(stage: str, config: StageConfig, objective: Objective) -> None:
-    """Raises UsageError where the processes must exchange something to make a batch."""
-    if config.outer_every and getattr(objective.batches, "sampled", False):
-        raise UsageError(
-            f"{stage}.outer_every = {config.outer_every}: the batches of {stage} are made with the weights of all "
-            "processes, which differ between exchanges.",
-            f"Leave {stage}.outer_every at 0.",
         )
 
 

@@ -49,9 +49,10 @@ class PolicySettings:
 
 def policy_losses(
     backend: Backend, logprobs: Array, old: Array, advantages: Array, mask: Array, settings: PolicySettings,
-    reference: Array | None = None, entropy: Array | None = None,
+    reference: Array | None = None, entropy: Array | None = None, segments: Array | None = None,
 ) -> Array:  # fmt: skip
-    """Loss per token (N, T), 0 where `mask` is 0; all arrays are (N, T).
+    """Loss per token (N, T), 0 where `mask` is 0; all arrays are (N, T). A row is one answer, or, with `segments`, has
+    several.
 
     grpo, bnpo, dr_grpo, dapo: -min(ρ A, clip(ρ, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7), with ρ = π/π_old
     of the token or of the answer, cut at `delta` in the first term. cispo: -stop(min(ρ, 1 + high)) A log π (MiniMax
@@ -63,7 +64,7 @@ def policy_losses(
     own, nothing = mask > 0, 0.0 * mask
     logprobs, old, advantages = (backend.where(own, x, nothing) for x in (logprobs, old, advantages))
     log_ratio = logprobs - old  # (N, T)
-    ratio = backend.exp(_bounded(backend, _at_level(backend, log_ratio, mask, settings.ratio), -WIDEST, WIDEST))
+    ratio = _ratio(backend, log_ratio, mask, settings.ratio, segments)
     if settings.loss == "cispo":
         losses = -backend.stop_gradient(_at_most(backend, ratio, 1.0 + settings.clip_high)) * advantages * logprobs
     else:
@@ -126,7 +127,7 @@ def value_losses(backend: Backend, values: Array, old: Array, targets: Array, ma
 
 def policy_metrics(
     backend: Backend, logprobs: Array, old: Array, advantages: Array, mask: Array, weights: Array,
-    settings: PolicySettings,
+    settings: PolicySettings, segments: Array | None = None,
 ) -> dict[str, Array]:  # fmt: skip
     """Weighted means over tokens (`weights` (N, T) sums to 1 over the step): `ratio`, the shares `clip_low` and
     `clip_high` whose gradient the clipping took, and `moved`, the divergence from the sampling policy (k3).
@@ -134,7 +135,7 @@ def policy_metrics(
     own, nothing = mask > 0, 0.0 * mask
     logprobs, old, advantages = (backend.where(own, x, nothing) for x in (logprobs, old, advantages))
     log_ratio = logprobs - old  # (N, T)
-    ratio = backend.exp(_bounded(backend, _at_level(backend, log_ratio, mask, settings.ratio), -WIDEST, WIDEST))
+    ratio = _ratio(backend, log_ratio, mask, settings.ratio, segments)
     none, worse, better = 0.0 * weights, advantages < 0, advantages > 0
     found = {
         "ratio": ratio * weights,
@@ -145,13 +146,20 @@ def policy_metrics(
     return {name: x.sum(axis=-1).sum() for name, x in found.items()}
 
 
-def _at_level(backend: Backend, log_ratio: Array, mask: Array, level: str) -> Array:
-    """(N, T) log-ratio of each token, or of its answer: the mean over the answer's tokens at every place."""
-    if level == "token":
-        return log_ratio
-    lengths = mask.sum(axis=-1, keepdims=True)  # (N, 1)
-    lengths = backend.where(lengths > 0, lengths, 0.0 * lengths + 1.0)
-    return log_ratio.sum(axis=-1, keepdims=True) / lengths + 0.0 * log_ratio
+def _ratio(backend: Backend, log_ratio: Array, mask: Array, level: str, segments: Array | None) -> Array:
+    """(N, T) ratio of each token, or of its answer at every place."""
+    log_ratio = log_ratio if level == "token" else _means(backend, log_ratio, mask, segments)
+    return backend.exp(_bounded(backend, log_ratio, -WIDEST, WIDEST))
+
+
+def _means(backend: Backend, values: Array, mask: Array, segments: Array | None) -> Array:
+    """(N, T) mean of `values` over the tokens of the same answer, which is a row or a segment of it."""
+    if segments is None:
+        lengths, sums = (x.sum(axis=-1, keepdims=True) for x in (mask, values))  # (N, 1) each
+    else:
+        alike = backend.cast(segments[:, :, None] == segments[:, None, :], "float32")  # (N, T, T)
+        lengths, sums = ((alike @ x[..., None])[..., 0] for x in (mask, values))  # (N, T) each
+    return sums / backend.where(lengths > 0, lengths, 0.0 * lengths + 1.0) + 0.0 * values
 
 
 def _clipped_gain(backend: Backend, ratio: Array, advantages: Array, settings: PolicySettings) -> Array:

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from test_packed import answers_in
 
 from minigpt.data.batches import stream
 from minigpt.errors import UsageError
@@ -17,6 +18,7 @@ from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.pipeline import check_possible
 from minigpt.runs.run import Run
 from minigpt.runs.training import prepared, train_stage
+from minigpt.stages.questions import in_turn
 from minigpt.stages.table import STAGES
 from minigpt.train.samples import LENGTH, prompts_of
 
@@ -116,22 +118,23 @@ def test_a_student_may_be_smaller_than_its_teacher(backend, copied, teacher, tmp
 
 
 def test_a_student_may_learn_on_its_own_answers(backend, copied, teacher):
-    """A row is one prompt with what the engine samples there; the distance is that of both models' bare logits."""
+    """Prompts with what the engine samples there; the distance is that of both models' bare logits."""
     run = copied("distill", **(SETTINGS | {"teacher": str(teacher.directory), "own_answers": 1.0, "max_tokens": 8}))
     weights, objective, *_ = prepared(run, STAGES["distill"], backend, run.config.distill, silent)
     batch = objective.batches(3, weights)
-    assert batch["weights"].sum() == pytest.approx(1, abs=1e-6) and len(batch["ids"]) == 4
+    assert batch["weights"].sum() == pytest.approx(1, abs=1e-6) and len(batch["ids"]) < 4  # packed
     model, taught = GPT(run.model_config, backend), teacher.weights("sft", backend)[0]
     engine, nats = Engine(model, weights, run.tokenizer), []
-    for row, seed in enumerate(stream(run.config.seed, "answers", 3).integers(0, 2**62, 4)):
-        own = np.flatnonzero(batch["weights"][row])
-        prompt = batch["ids"][row, : own[0] + 1].tolist()
+    found = {tuple(prompt): answer for prompt, answer, *_ in answers_in(batch | {"mask": batch["weights"]})}
+    seeds = stream(run.config.seed, "answers", 3).integers(0, 2**62, 4)
+    for prompt, seed in zip(in_turn(objective.batches._prompts, 12, 4, run.config.seed), seeds, strict=True):
         assert run.tokenizer.show(prompt).endswith("<|im_start|>assistant\n")
         answer = engine.answer_each([prompt], [Sampling(1.0, seed=int(seed))], 8)[0].tokens
-        assert batch["targets"][row, own].tolist() == answer
-        ids = backend.array(batch["ids"][row : row + 1])
+        assert found.pop(tuple(prompt)) == answer
+        ids = backend.array(np.array([prompt + answer[:-1]], np.int32))
         q, p = (log_softmax(backend.numpy(model(tree, ids))[0]) for tree in (weights, taught))
-        nats += (np.exp(p) * (p - q)).sum(-1)[own].tolist()
+        nats += (np.exp(p) * (p - q)).sum(-1)[len(prompt) - 1 :].tolist()
+    assert not found
     value, _ = objective.loss(weights, {name: backend.array(x) for name, x in batch.items()}, objective.base)
     assert float(value) == pytest.approx(np.mean(nats), rel=1e-3)
 
@@ -140,8 +143,11 @@ def test_own_answers_come_in_their_share_of_the_steps_and_again_after_a_stop(bac
     way = SETTINGS | {"teacher": str(teacher.directory), "own_answers": 0.5, "max_tokens": 4, "save_every": 3}
     whole, parts = (copied("distill", name, **way) for name in ("whole", "parts"))
     weights, objective, *_ = prepared(whole, STAGES["distill"], backend, whole.config.distill, silent)
-    own = [objective.batches(step, weights)["segments"].max() == 0 for step in range(6)]
-    assert 0 < sum(own) < 6
+    batches, given = objective.batches, []
+    batches._given = lambda step, made=batches._given: given.append(step) or made(step)
+    for step in range(6):
+        batches(step, weights)
+    assert 0 < len(given) < 6
     losses = losses_of(whole, "distill", backend)
     assert losses_of(parts, "distill", backend, stop_after=3) + losses_of(parts, "distill", backend) == losses
     with pytest.raises(ValueError, match="no right ones"):

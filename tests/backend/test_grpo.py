@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from test_packed import answers_in, log_probabilities
 
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import Shard
@@ -58,20 +59,20 @@ def test_a_batch_holds_what_was_sampled_and_judged(backend, copied):
     assert all((batch[name] == again[name]).all() for name in batch)
     assert not np.array_equal(batch["targets"], objective.batches(4, weights)["targets"])
     assert batch["weights"].sum() == pytest.approx(1, abs=1e-5)
-    rewards = []
-    for ids, targets, mask in zip(batch["ids"], batch["targets"], batch["mask"], strict=True):
-        places = np.flatnonzero(mask)
-        assert (np.diff(places) == 1).all() and 0 < len(places) <= 17
-        assert (targets[places[:-1]] == ids[places[:-1] + 1]).all()
-        answer = [int(token) for token in targets[places] if token not in run.tokenizer.stops]
-        rewards.append(max(0.0, 1 - abs(len(run.tokenizer.decode(answer).strip()) - 40) / 40))
-        assert run.tokenizer.show([int(t) for t in ids[: places[0] + 1]]).endswith("<|im_start|>assistant\n")
-    groups = np.array(rewards).reshape(2, 8)
-    expected = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
-    found = batch["advantages"][np.arange(16), batch["mask"].argmax(1)]
-    assert np.allclose(found, expected.ravel(), atol=1e-4)
-    assert batch["told"].sum(axis=0)[0] == pytest.approx(np.mean(rewards), abs=1e-5)
-    assert (batch["ids"][:8, :4] == batch["ids"][0, :4]).all()  # the same prompt
+    answers = list(answers_in(batch))
+    groups = {tuple(prompt): [] for prompt, *_ in answers}
+    for prompt, answer, row, places in answers:
+        assert 0 < len(places) <= 17
+        text = run.tokenizer.decode([token for token in answer if token not in run.tokenizer.stops])
+        groups[tuple(prompt)].append((max(0.0, 1 - abs(len(text.strip()) - 40) / 40), batch["advantages"][row, places]))
+        assert run.tokenizer.show(prompt).endswith("<|im_start|>assistant\n")
+    assert [len(group) for group in groups.values()] == [8, 8]
+    for group in groups.values():
+        rewards = np.array([reward for reward, _ in group])
+        expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+        assert all(np.allclose(own, one, atol=1e-4) for (_, own), one in zip(group, expected, strict=True))
+    mean = np.mean([reward for group in groups.values() for reward, _ in group])
+    assert batch["told"].sum(axis=0)[0] == pytest.approx(mean, abs=1e-5)
 
 
 def test_sampled_tokens_are_scored_at_their_temperature(backend, copied):
@@ -80,11 +81,9 @@ def test_sampled_tokens_are_scored_at_their_temperature(backend, copied):
     weights, objective = objective_of(run, backend)
     batch = objective.batches(0, weights)
     model = GPT(run.model_config, backend)
-    logits = backend.numpy(model(weights, backend.array(batch["ids"]))).astype(np.float64) / 0.5
-    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    expected = np.take_along_axis(logs, batch["targets"][..., None].astype(np.int64), -1)[..., 0]
-    own = batch["mask"] > 0
-    assert np.allclose(batch["reference"][own], expected[own], atol=1e-4)
+    for prompt, answer, row, places in answers_in(batch):
+        expected = log_probabilities(backend, model, weights, prompt, answer, 0.5)
+        assert np.allclose(batch["reference"][row, places], expected, atol=1e-4)
     arrays = {name: backend.array(x) for name, x in batch.items()}
     assert float(objective.loss(weights, arrays)[1]["kl"]) == pytest.approx(0, abs=1e-6)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_packed import answers_in, log_probabilities
 from test_resume import interrupted, results
 
 from minigpt.events import Eval, Step
@@ -37,21 +38,22 @@ def test_a_pair_is_the_best_and_the_worst_answer(backend, copied):
     weights, objective = objective_of(run, backend)
     batch, found = objective.batches(1, weights), objective.batches.latest
     assert found.rewards.shape == (4, 8) and batch["weights"].sum() == pytest.approx(1)
-    model, tokenizer = GPT(run.model_config, backend), run.tokenizer
-    logits = {n: backend.numpy(model(weights, backend.array(batch["ids"][n : n + 1]), segments=backend.array(
-        batch["segments"][n : n + 1])))[0].astype(np.float64) for n in range(4)}  # fmt: skip
-    for n, group in enumerate(found.answers):
+    model, expected = GPT(run.model_config, backend), []
+    for question, group, rewards in zip(found.questions, found.answers, found.rewards, strict=True):
         earned = [max(0.0, 1 - abs(len(answer.text.strip()) - 9) / 9) for answer in group]
-        assert found.rewards[n] == pytest.approx(earned)
-        for side, place in ((0, np.argmax(earned)), (1, np.argmin(earned))):
-            own = np.flatnonzero(batch["spans"][n, side])
-            said = [int(t) for t in batch["targets"][n, own]]
-            assert said == group[place].ids + [group[place].stop] * (group[place].stop is not None)
-            assert set(batch["segments"][n, own]) == {side}
-            logs = logits[n] - np.log(np.exp(logits[n]).sum(-1, keepdims=True))
-            assert batch["reference"][n, 0, side] == pytest.approx(logs[own, said].sum(), abs=1e-3)
-        prompt = [int(t) for t in batch["ids"][n, : len(found.questions[n].ids)]]
-        assert prompt == found.questions[n].ids and tokenizer.decode(prompt)
+        assert rewards == pytest.approx(earned) and max(earned) > min(earned)
+        expected.append((question.ids, *(group[at(earned)].tokens for at in (np.argmax, np.argmin))))
+    pairs, read = [], {(row, places[0]): one for *one, row, places in answers_in(
+        batch | {"mask": batch["spans"].sum(axis=1)})}  # fmt: skip
+    for row, pair in np.argwhere(batch["weights"]):
+        (prompt, best), (same, worst) = (read[row, np.flatnonzero(batch["spans"][row, 2 * pair + side])[0]]
+                                         for side in (0, 1))  # fmt: skip
+        assert prompt == same
+        pairs.append((prompt, best, worst))
+        for side, answer in enumerate((best, worst)):
+            logs = log_probabilities(backend, model, weights, prompt, answer)
+            assert batch["reference"][row, pair, side] == pytest.approx(logs.sum(), abs=1e-3)
+    assert sorted(pairs) == sorted(expected)
 
 
 def test_prompts_whose_answers_earn_the_same_teach_nothing(backend, copied):

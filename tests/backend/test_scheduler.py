@@ -254,10 +254,10 @@ def test_the_batch_grows_to_what_is_needed_and_no_further(engine):
 def test_a_row_that_fails_ends_alone(engine, monkeypatch):
     right, sampled = choice.sample, Sampling(1.0, seed=3)
 
-    def fails(scores, sampling, seen, position, allowed):
+    def fails(scores, sampling, seen, position, *given):
         if sampling.seed == 7 and position == 3:
             raise MiniGPTError("This one is broken.")
-        return right(scores, sampling, seen, position, allowed)
+        return right(scores, sampling, seen, position, *given)
 
     requests = [Request([50 + i], replace(sampled, seed=5 + i), 9) for i in range(4)]
     expected = [alone(engine, request) for request in requests]

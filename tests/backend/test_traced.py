@@ -64,6 +64,15 @@ def test_models(traced, case):
     check_alike(*(gradients(backend, case, language_loss, DROPOUT, 0.2) for backend in traced))
 
 
+def test_answers_that_go_on_from_one_prompt(traced):
+    """Positions of all tokens are then given, and no trace can look into them."""
+    told = {"follows": [1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3], "positions": [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]}
+    extra = {name: np.array([row, row], np.int32) for name, row in told.items()}
+    check_alike(*(gradients(backend, MODEL_CASES[6], language_loss, extra, 0.0) for backend in traced))
+    apart = gradients(traced[0], MODEL_CASES[6], language_loss, {}, 0.0)
+    assert apart[0] != pytest.approx(gradients(traced[0], MODEL_CASES[6], language_loss, extra, 0.0)[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "language"])
 def test_losses_of_preferences(traced, name):
     check_alike(*(gradients(backend, MODEL_CASES[6], LOSSES[name], {}, 0.0) for backend in traced))

@@ -5,12 +5,13 @@ import threading
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from minigpt.errors import DataError, MiniGPTError
-from minigpt.evaluate.judges import by_endpoint, judged
+from minigpt.evaluate.judges import by_endpoint, by_reward, judged
 from minigpt.evaluate.judging import (
     Judging,
     Pair,
@@ -24,6 +25,7 @@ from minigpt.evaluate.judging import (
     save_pairs,
 )
 from minigpt.generate.endpoint import Endpoint
+from minigpt.text.learn import train_tokenizer
 from minigpt.watch.judge import judge_page, serve_judging
 
 JUDGING = Judging("a/sft", "b/sft", [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(40)])
@@ -123,10 +125,26 @@ def test_the_page_names_no_model():
 
 
 def test_a_judge_that_always_says_left_decides_nothing():
-    scores, bias = judged(lambda question, left, right: 1.0, JUDGING.pairs)
+    scores, bias = judged(lambda pair: 1.0, JUDGING.pairs)
     assert set(scores) == {0.5} and bias.left.value == 1.0 and bias.steady.value == 0.0
-    scores, bias = judged(lambda question, left, right: float(left < right), JUDGING.pairs)  # "first" < "second"
+    scores, bias = judged(lambda pair: float(pair.first < pair.second), JUDGING.pairs)  # "first" < "second"
     assert set(scores) == {1.0} and bias.left.value == 0.5 and bias.steady.value == 1.0
+
+
+def test_an_answer_that_was_cut_off_is_scored_without_an_end():
+    tokenizer = train_tokenizer("byte", ["a"], 300)
+    seen = []
+
+    def scores(prompts, answers):
+        seen.append(answers[0])
+        return [SimpleNamespace(score=len(answers[0]))]
+
+    judge = by_reward(SimpleNamespace(tokenizer=tokenizer, scores=scores))
+    same = [Pair("q", "yes", "no!", cut) for cut in ((False, False), (True, False), (False, True), (True, True))]
+    assert [judge(pair) for pair in same] == [0.5, 0.0, 1.0, 0.5]
+    assert judged(judge, same[1:2])[0] == [0.0]  # in both orders
+    ends = {tuple(ids[:-1]) if ids[-1] == tokenizer.stops[0] else tuple(ids) for ids in seen}
+    assert len(seen) == 4 and ends == {tuple(tokenizer.encode(text)) for text in ("yes", "no!")}
 
 
 def test_an_endpoint_as_judge():
@@ -150,11 +168,11 @@ def test_an_endpoint_as_judge():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/v1"
     judge = by_endpoint(Endpoint(address, "big", "secret", retries=0))
-    assert [judge("q", "l", "r") for _ in range(6)] == [1.0, 0.0, 0.5, 0.5, 1.0, 0.5]
+    assert [judge(Pair("q", "l", "r")) for _ in range(6)] == [1.0, 0.0, 0.5, 0.5, 1.0, 0.5]
     path, key, body = asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "big"
     assert "Answer A:\nl" in body["messages"][0]["content"]
     server.shutdown()
     server.server_close()
     with pytest.raises(MiniGPTError, match="cannot be reached"):
-        judge("q", "l", "r")
+        judge(Pair("q", "l", "r"))

@@ -11,8 +11,8 @@ from minigpt.events import silent
 from minigpt.sections import StageConfig
 from minigpt.stages.table import STAGES
 from minigpt.train.health import Health
-from minigpt.train.loop import Objective, State
-from minigpt.train.outer import OuterSteps, check_local
+from minigpt.train.loop import State
+from minigpt.train.outer import OuterSteps
 
 SETTINGS = {"steps": 9, "outer_every": 2, "eval_every": 2, "save_every": 2}
 START = {"a": np.array([1.0, -2.0], np.float32), "b": np.array([[0.5]], np.float32)}
@@ -119,16 +119,14 @@ def test_each_process_learns_from_the_mean_over_its_own_rows():
 
 def test_what_does_not_fit_is_refused_by_name():
     for stage, row in STAGES.items():
-        if not row.config.local_batches:
+        if row.config().needs_weights:
             with pytest.raises(UsageError, match=rf"{stage}.*outer_every must be 0"):
                 load_config("tiny", None, [f"{stage}.outer_every=50"])
-    assert sum(row.config.local_batches for row in STAGES.values()) == 6
+    needing = [stage for stage, row in STAGES.items() if row.config().needs_weights]
+    assert needing == ["kto", "online_dpo", "grpo", "ppo"]
+    own = ["distill.teacher=runs/big", "distill.outer_every=50"]
+    load_config("tiny", None, own)
+    with pytest.raises(UsageError, match=r"distill.*outer_every must be 0"):
+        load_config("tiny", None, [*own, "distill.own_answers=0.5"])
     with pytest.raises(UsageError, match=r"pretrain.*eval_every = 100 must be a multiple of outer_every = 30"):
         load_config("tiny", None, ["pretrain.outer_every=30", "pretrain.eval_every=100"])
-
-    def batches(step, weights):
-        return {}
-
-    batches.sampled = True
-    with pytest.raises(UsageError, match="sft.outer_every = 2"):
-        check_local("sft", StageConfig(**SETTINGS), Objective(lambda *x: x, batches, lambda weights: {}))

@@ -66,6 +66,7 @@ def test_answers_that_collapse_in_length(tmp_path):
     ({"Good.": 0.0, " ": 0.4}, "an empty answer earned a reward of 0.4, where others to the same prompt earned 0"),
     ({"Good.": 0.0, "yes yes yes yes yes ": 1.0}, "an answer that repeats itself earned a reward of 1"),
     ({"Good.": 1.0, "Bad.": 1.0}, "all of one prompt earned the same (1 on average)"),
+    ({"Good.": 0.0, "It is 1 1 1 1 1": 1.0}, "an answer that repeats itself earned a reward of 1"),
 ])  # fmt: skip
 def test_what_answers_earn(tmp_path, rewards, words):
     notes = watched(tmp_path, [{}] * 3, lambda step: answers(rewards))
@@ -74,6 +75,7 @@ def test_what_answers_earn(tmp_path, rewards, words):
 
 @pytest.mark.parametrize("rewards", [
     {"Good.": 1.0, "": 0.0}, {"Good.": 1.0, "": -1.0, "no no no no no": 0.0}, {"Good.": 0.0, "ha ha. And so on.": 1.0},
+    {"10000": 1.0, "Bad.": 0.0}, {"It is 1,000,000,000,000": 1.0, "Bad.": 0.0}, {"0.3333": 1.0, "Bad.": 0.0},
 ])  # fmt: skip
 def test_answers_that_earn_nothing_are_no_warning(tmp_path, rewards):
     assert watched(tmp_path, [{}] * 3, lambda step: answers(rewards)) == []

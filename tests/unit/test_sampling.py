@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigpt.errors import UsageError
-from minigpt.generate.sampling import GREEDY, Sampling, probabilities, sample, with_seeds
+from minigpt.generate.sampling import GREEDY, Sampling, probabilities, probabilities_of_rows, sample, with_seeds
 
 NOTHING = np.array([], int)
 
@@ -129,6 +129,21 @@ def test_a_draw_is_a_function_of_logits_settings_and_position():
     other = [sample(logits, Sampling(1.0, seed=6), NOTHING, position) for position in range(40)]
     assert first == again[::-1] and first != other
     assert len(set(first)) > 10  # positions draw anew
+
+
+@pytest.mark.parametrize("width", [2, 7, 129, 1536])
+def test_rows_together_have_the_bits_of_each_alone(width):
+    logits = (np.random.default_rng(width).normal(size=(9, width)) * 6).astype(np.float32)
+    temperatures = [0.3, 1.0, 1.7] * 3
+    found = probabilities_of_rows(logits, temperatures)
+    for row, share, temperature in zip(logits, found, temperatures, strict=True):
+        assert (share == probabilities(row, Sampling(temperature), NOTHING)).all()
+    logits[4, 0] = np.nan
+    assert probabilities_of_rows(logits, temperatures) is None
+    assert probabilities_of_rows(logits[:1], [1e-320]) is None  # the quotients are infinite
+    plain = {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"presence_penalty": 1.0}, {"temperature": 0.0}
+    assert Sampling(0.7).by_temperature and not any(Sampling(**{"temperature": 0.7} | one).by_temperature
+                                                    for one in plain)  # fmt: skip
 
 
 def test_greedy_draws_the_likeliest():
