@@ -91,14 +91,15 @@ def _places(positions: Array, tokens: int) -> Array:
 
 def _computed(x: Array, places: Array, theta: Theta) -> tuple[Array, Array]:
     """cos and signed sin (B, 1, T, width) of positions (B, T) that a trace cannot look into to make a table."""
-    angles = places.float()[:, None, :, None] * _frequencies(x.device.type, x.shape[-1], theta)  # (B, 1, T, width / 2)
+    frequencies = torch.tensor(_frequencies(x.shape[-1], theta), device=x.device)  # (width / 2,)
+    angles = places.float()[:, None, :, None] * frequencies  # (B, 1, T, width / 2)
     cos, sin = torch.cos(angles), torch.sin(angles)
     return torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
 
 
-def _frequencies(device: str, width: int, theta: Theta) -> Array:
-    """Radians per position (width / 2,)."""
-    return torch.tensor(rope_frequencies(theta, width // 2), device=device)
+def _frequencies(width: int, theta: Theta) -> tuple[float, ...]:
+    """Radians per position, width / 2 of them."""
+    return tuple(rope_frequencies(theta, width // 2).tolist())
 
 
 class _Made:

@@ -1,6 +1,7 @@
 """Choosing the next token from logits. On the host in NumPy, so that every backend draws the same tokens."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -136,8 +137,25 @@ def sample(
     share = probabilities(logits, sampling, seen, position, allowed) if share is None else share
     if sampling.temperature == 0:
         return int(share.argmax())
-    draw = np.random.Generator(np.random.Philox(key=[sampling.seed, position])).random()
-    return int(min(np.searchsorted(np.cumsum(share), draw, side="right"), np.flatnonzero(share)[-1]))
+    place = int(np.searchsorted(np.cumsum(share), _draws.one(sampling.seed, position), side="right"))
+    return place if place < len(share) else int(np.flatnonzero(share)[-1])  # the sum of all may end below 1
+
+
+class _Draws(threading.local):
+    """Numbers in [0, 1) from NumPy's Philox. Setting its state takes a fifth of the time of making a new one."""
+
+    def __init__(self) -> None:
+        bits = np.random.Philox(key=[0, 0])
+        self._bits, self._generator, self._first = bits, np.random.Generator(bits), bits.state
+
+    def one(self, seed: int, position: int) -> float:
+        """The first number of the generator with this key."""
+        self._first["state"]["key"] = np.array([seed, position], np.uint64)
+        self._bits.state = self._first
+        return self._generator.random()
+
+
+_draws = _Draws()
 
 
 def _check(scores: np.ndarray) -> None:

@@ -131,6 +131,16 @@ def test_a_draw_is_a_function_of_logits_settings_and_position():
     assert len(set(first)) > 10  # positions draw anew
 
 
+def test_a_draw_is_the_first_number_of_philox_with_this_key():
+    shares = np.full(1000, 1 / 1000)
+    for seed, position in ((0, 0), (7, 3), (7, 4), (2**62 + 11, 500)):
+        draw = np.random.Generator(np.random.Philox(key=[seed, position])).random()
+        found = sample(shares, Sampling(1.0, seed=seed), NOTHING, position, None, shares)
+        assert found == int(np.searchsorted(np.cumsum(shares), draw, side="right"))
+    none = np.array([0.4, 0.0, 0.0])  # rounding may leave the sum below 1
+    assert {sample(none, Sampling(1.0, seed=seed), NOTHING, 0, None, none) for seed in range(20)} == {0}
+
+
 @pytest.mark.parametrize("width", [2, 7, 129, 1536])
 def test_rows_together_have_the_bits_of_each_alone(width):
     logits = (np.random.default_rng(width).normal(size=(9, width)) * 6).astype(np.float32)
