@@ -219,7 +219,7 @@ class TorchBackend(Backend):
         found = super().visible(queries, keys, **rows, slopes=slopes)
         if follows is None or slopes or self.device == "gpu":
             return found
-        return Visible(found.mask, bias=torch.where(found.mask, 0.0, -math.inf))  # once, not in each layer
+        return Visible(bias=torch.where(found.mask, 0.0, -math.inf))  # made once, not in each layer
 
     def attention(
         self, q: Array, k: Array, v: Array, scale: float, visible: Visible = CAUSAL, softcap: float = 0.0

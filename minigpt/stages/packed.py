@@ -88,7 +88,7 @@ def packed(model: GPT, single: Batch, together: int = 1, pairs: bool = False) ->
     pieces = [_pieces(group, starts, sizes, shares) for group in groups]
     lengths = np.array([sum(stop - start for _, start, stop in some) for some in pieces], np.int64)
     width, rows = _cheapest(model, lengths, limit)
-    rows += [[] for _ in range(_count(model, len(rows)) - len(rows))]
+    rows += [[] for _ in range(_count(model, len(rows), len(mask) // (2 if pairs else 1)) - len(rows))]
     shape, source = mask.shape, np.full((len(rows), width), -1, np.int64)
     segments, follows = np.full(source.shape, -1, np.int32), np.full(source.shape, -1, np.int32)
     for row, some in enumerate(rows):
@@ -138,13 +138,13 @@ def _pieces(group: list[int], starts: np.ndarray, sizes: np.ndarray, shares: boo
     return [*opening, *((n, starts[n], sizes[n]) for n in group)]
 
 
-def _count(model: GPT, rows: int) -> int:
+def _count(model: GPT, rows: int, most: int) -> int:
     """How many rows there are for so many full ones: one for each process at least; on a GPU, where each shape is
-    compiled, 1, 2, 3, 4, 6, 8, 12, 16, 24, …
+    compiled, 1, 2, 3, 4, 6, 8, 12, 16, 24, …, or the `most` that a step is planned with.
     """
     rows = max(rows, model.backend.group.size, 1)
     some = 1 << max(0, rows.bit_length() - 2) if model.backend.device == "gpu" else 1
-    return -(-rows // some) * some
+    return max(rows, min(-(-rows // some) * some, most))
 
 
 def _cheapest(model: GPT, lengths: np.ndarray, limit: int) -> tuple[int, list[list[int]]]:

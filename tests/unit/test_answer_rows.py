@@ -93,8 +93,9 @@ def test_a_row_is_no_longer_than_the_context_and_each_process_has_one():
     assert packed(model_of(processes=3), short, 2).source.shape == (3, 16)
     gpu = model_of(context=60)
     gpu.backend.device = "gpu"
-    many = laid_out([[5] * 40] * 10, [Answer([6] * 20, "", "stop", 0)] * 10)
-    assert packed(gpu, many, 5).source.shape == (12, 60)  # few numbers of rows
+    many = laid_out([[5] * 40] * 18, [Answer([6] * 9, "", "stop", 0)] * 18)  # 39 + 2 · 9 tokens
+    assert packed(gpu, many, 6).source.shape == (12, 60)  # 9 rows, but few numbers of them
+    assert packed(gpu, {name: x[:17] for name, x in many.items()}, 1).source.shape == (17, 60)  # as planned
 
 
 def test_pairs_stand_in_one_row():
