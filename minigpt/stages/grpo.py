@@ -12,7 +12,7 @@ from backends.tree import Tree
 from minigpt.data.batches import Batch
 from minigpt.data.forms import QUESTIONS
 from minigpt.errors import MiniGPTError
-from minigpt.stages.packed import laid_out, packed
+from minigpt.stages.packed import laid_out, once, packed
 from minigpt.stages.questions import measure_questions, questions_of, rewards_of, validated
 from minigpt.stages.reference import Reference
 from minigpt.stages.rollouts import Make, Rollouts, Sampled, figures_of, scored, token_logprobs
@@ -115,6 +115,7 @@ def policy_batches(job: Job) -> Make:
             "mask": mask, "advantages": advantages.astype(np.float32),
             "weights": token_weights(mask, config.loss, config.max_tokens + 1), "shares": token_weights(mask, "dapo"),
         }  # fmt: skip
+        single = once(single, together=len(found.answers[0]))
         batch = packed(job.model, single, together=len(found.answers[0])).rows(single)  # (R, W)
         if config.updates > 1:
             batch["old"] = logprobs(weights, batch)

@@ -34,6 +34,23 @@ def laid_out(prompts: list[list[int]], answers: list[Answer]) -> Batch:
     return {"ids": ids, "targets": targets, "mask": mask}
 
 
+def once(single: Batch, together: int) -> Batch:
+    """Of answers to a prompt that are the same, with the same advantages, the first, with the weights of all of them:
+    losses and metrics are linear in `weights` and `shares`. The others get a mask of 0.
+
+    A model that is sure of its answers gives many of them twice.
+    """
+    added, first = {name: single[name].copy() for name in ("mask", "weights", "shares")}, {}
+    for n in range(len(single["mask"])):
+        alike = n // together, *(x[n].tobytes() for name, x in single.items() if name not in ("weights", "shares"))
+        if (known := first.setdefault(alike, n)) != n:
+            for name in ("weights", "shares"):
+                added[name][known] += added[name][n]
+            for x in added.values():
+                x[n] = 0
+    return single | added
+
+
 @dataclass(frozen=True)
 class Packed:
     """Where the tokens of N rows of T tokens, one an answer, stand in R rows of W tokens.

@@ -8,7 +8,7 @@ from minigpt.generate.engine import Answer
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig, RopeScaling
-from minigpt.stages.packed import laid_out, packed
+from minigpt.stages.packed import laid_out, once, packed
 from minigpt.train.auxiliary import with_auxiliary
 from minigpt.train.losses import token_losses
 from minigpt.train.policy_losses import PolicySettings, policy_losses, policy_metrics, token_weights
@@ -101,18 +101,25 @@ def test_losses_and_gradients_are_those_of_single_rows(backend, option):
     PolicySettings("dr_grpo", "token", 0.01, 0.01, delta=1.1, kl="k2", kl_coefficient=0.2),
 ], ids=lambda one: f"{one.loss}, {one.ratio}")  # fmt: skip
 def test_policy_losses_of_packed_answers(backend, settings):
-    """Ratios of whole answers, too: an answer is a segment. Some shares are clipped."""
+    """Ratios of whole answers, too: an answer is a segment, computed once if it was given twice. Some are clipped."""
     model = GPT(ModelConfig(**SHAPE), backend)
     weights = to_backend(backend, random_weights(model.config))
-    single, draw = laid_out(*answers_of()), np.random.default_rng(2)
+    prompts, answers = answers_of()
+    answers[1] = answers[3] = answers[0]  # one answer three times, twice of them with the same advantage
+    single, draw = laid_out(prompts, answers), np.random.default_rng(2)
     mask, rows = single["mask"], len(single["mask"])
     single |= {"weights": token_weights(mask, settings.loss, 12), "shares": token_weights(mask, "dapo"),
                "advantages": (draw.normal(size=(rows, 1)) * np.ones(mask.shape)).astype(np.float32)}  # fmt: skip
+    single["advantages"][3] = single["advantages"][0]
     arrays = {name: backend.array(x) for name, x in single.items()}
     now = -backend.numpy(token_losses(model, weights, arrays))
     single |= {name: (now + draw.normal(0, 0.1, mask.shape)).astype(np.float32) for name in ("old", "reference")}
-    whole = packed(model, single, together=4).rows(single)
-    metrics = []
+    for name in ("old", "reference"):  # are those of the answer
+        single[name][1] = single[name][3] = single[name][0]
+    fewer = once(single, together=4)
+    where = packed(model, fewer, together=4)
+    assert sorted(n for held in where.held for n in held) == [0, 1, 2, *range(4, rows)]
+    whole, metrics = where.rows(fewer), []
 
     def loss(weights, batch):
         logprobs, segments = -token_losses(model, weights, batch, batch["mask"] > 0), batch.get("segments")
