@@ -98,27 +98,33 @@ def packed(model: GPT, single: Batch, together: int = 1, pairs: bool = False) ->
     shares = together > 1 and can_share(model.config)
     groups = [[n for n in range(first, first + together) if sizes[n]] for first in range(0, len(mask), together)]
     groups = [group for group in groups if group]
-    if not pairs and not shares:
-        groups = [[n] for group in groups for n in group]
-    elif not pairs:
-        groups = [part for group in groups for part in _within(group, starts, sizes, limit)]
+    if not pairs:  # what must not stay in one row
+        groups = [part for group in groups for part in _within(group, starts, sizes, limit if shares else 0)]
     pieces = [_pieces(group, starts, sizes, shares) for group in groups]
     lengths = np.array([sum(stop - start for _, start, stop in some) for some in pieces], np.int64)
     width, rows = _cheapest(model, lengths, limit)
     rows += [[] for _ in range(_count(model, len(rows), len(mask) // (2 if pairs else 1)) - len(rows))]
-    shape, source = mask.shape, np.full((len(rows), width), -1, np.int64)
+    source, segments, follows = _places([[pieces[i] for i in some] for some in rows], width, mask.shape[1])
+    held = [[n for i in some for n in groups[i]] for some in rows]
+    return Packed(mask.shape, source, segments, follows if shares else None, held)
+
+
+def _places(rows: list[list[list[tuple[int, int, int]]]], width: int, tokens: int) -> tuple[np.ndarray, ...]:
+    """`source`, `segments` and `follows` (R, W) of the rows' groups of pieces; the first piece of a group is what its
+    others follow.
+    """
+    source = np.full((len(rows), width), -1, np.int64)
     segments, follows = np.full(source.shape, -1, np.int32), np.full(source.shape, -1, np.int32)
-    for row, some in enumerate(rows):
+    for row, groups in enumerate(rows):
         place = segment = 0
-        for group in some:
+        for group in groups:
             first = segment
-            for n, start, stop in pieces[group]:
+            for n, start, stop in group:
                 here = slice(place, place + stop - start)
-                source[row, here] = n * shape[1] + np.arange(start, stop)
-                segments[row, here], follows[row, here] = segment, first if shares else segment
+                source[row, here] = n * tokens + np.arange(start, stop)
+                segments[row, here], follows[row, here] = segment, first
                 place, segment = here.stop, segment + 1
-    held = [[n for group in some for n in groups[group]] for some in rows]
-    return Packed(shape, source, segments, follows if shares else None, held)
+    return source, segments, follows
 
 
 def can_share(config: ModelConfig) -> bool:
