@@ -116,14 +116,14 @@ def _climb(
     data: list[str], out: Path, budget: str, where: flags.Where, svg: Path | None, html: Path | None,
     lang: str | None, json: bool,
 ) -> None:
-    from minigpt.cli import console, reporter
+    from minigpt.cli import console, reporter, stopping
     from minigpt.cli.scaling_tables import as_json, show_climbed
     from minigpt.experiments.ladder import climb
     from minigpt.machine.cgroups import usable_cores
     from minigpt.units import parse_time
 
     said, cores = language(lang), max(1, int(usable_cores()))
-    with reporter.Reporter() as report:
+    with stopping.many_runs(out), reporter.Reporter() as report:
         found = climb(data, out, parse_time(budget, "--budget"), cores, where.backend, where.device, report)
     _draw(found, svg, html, said)
     if json:

@@ -32,14 +32,14 @@ def sweep(file: File, out: Out = None, svg: Svg = None, json: flags.AsJson = Fal
     one of [grid] (every combination), [random] (with trials = N) or [changes] (one at a time, beside the base). The
     same command again goes on where it stopped. A trial that fails is reported; the others go on.
     """
-    from minigpt.cli import console, reporter, tables
+    from minigpt.cli import console, reporter, stopping, tables
     from minigpt.experiments.sweep import read_sweep, run_sweep
     from minigpt.machine.cgroups import usable_cores
 
     read = read_sweep(file)
     directory = out or RUNS / file.stem
     cores = max(1, int(usable_cores()))
-    with reporter.Reporter() as report:
+    with stopping.many_runs(directory), reporter.Reporter() as report:
         rows = run_sweep(read, directory, cores, report)
     if svg is not None:
         _draw(rows, f"{file.stem}: {read.measure}", svg)

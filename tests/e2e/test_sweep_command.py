@@ -45,19 +45,27 @@ def table_of(result):
 
 
 def test_a_sweep_that_is_killed_ends_with_the_same_table(sources, tmp_path):
-    """Also: a rate below 0 is refused by its trial, which is reported, and the others go on."""
+    """Also: a rate below 0 is refused by its trial, which is reported, and the others go on. SIGTERM says what is kept
+    and how the command goes on.
+    """
     file = written(tmp_path / "rates.toml", sources, steps=20)
     whole = finished(process("sweep", file, "--out", tmp_path / "whole", "--json"))
     rows = table_of(whole)
     assert [row["settings"]["pretrain.learning_rate"] for row in rows] == [0.003, 0.001, -1.0]
     assert [row["failed"] for row in rows] == [0, 0, 1] and rows[2]["figure"]["value"] is None
     assert "seed 1: failed:" in whole.err and "learning_rate" in whole.err
-    for seen in ("trials/*.txt", "trials/*/pretrain/checkpoints/step-*", "results.jsonl"):  # how far each one comes
+    seen_first = {"trials/*.txt": signal.SIGKILL, "trials/*/pretrain/checkpoints/step-*": signal.SIGTERM,
+                  "results.jsonl": signal.SIGKILL}  # fmt: skip
+    for seen, number in seen_first.items():  # how far each one comes
         killed = process("sweep", file, "--out", tmp_path / "killed", "--json")
         while killed.poll() is None and not list((tmp_path / "killed").glob(seen)):
             time.sleep(0.05)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.communicate()
+        os.kill(killed.pid, number)
+        told = killed.communicate()[1].decode()
+        if number == signal.SIGTERM:
+            assert killed.returncode == 128 + number, told
+            assert f"minigpt: Stopped. The finished runs are kept in {tmp_path / 'killed'}" in told, told
+            assert f" Go on with: minigpt sweep {file} --out" in told and "Traceback" not in told, told
     assert table_of(finished(process("sweep", file, "--out", tmp_path / "killed", "--json"))) == rows
 
 
