@@ -72,6 +72,10 @@ class Backend(ABC):
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array: ...
 
+    def zeros_like(self, x: Array) -> Array:
+        """float32 zeros in the shape of `x`, shared out between processes as it is."""
+        return self.zeros(tuple(x.shape))
+
     @abstractmethod
     def arange(self, start: int, stop: int) -> Array:
         """int32 values start … stop-1."""

@@ -72,6 +72,8 @@ class Group:
     waiting = False
     sending = 0
     sent = 0  # bytes given to exchanges so far
+    shards = False  # whether `shared_out` is there
+    in_step = False  # whether all must compute the model's passes together, as each has a part of the weights only
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -86,6 +88,27 @@ class Group:
     def spread(self, arrays: Sequence[Array], owners: Sequence[int]) -> list[Array]:
         """Each float array as the process has it that owns it. The old arrays must not be used."""
         return list(arrays)
+
+    # ---- a model of which each process has a part -----------------------------------------------------------
+
+    def shared_out(self, tree: "Tree", layers: str, transfer: str) -> "Tree":
+        """A tree of NumPy arrays, alike in all processes, of which each keeps a part: arrays with the shapes of the
+        whole. `Backend.value_and_grad` and `opened` gather it, the items of the list at the path `layers` one by one;
+        gradients travel as the dtype `transfer`.
+        """
+        raise NotImplementedError
+
+    def opened(self, fn: Callable) -> Callable:
+        """`fn(tree, …)` for a tree that may be shared out: its arrays are whole while `fn` computes."""
+        return fn
+
+    def save(self, tree: "Tree", file: Path) -> None:
+        """Write a tree that is shared out as a safetensors file. Raises OSError where that fails."""
+        raise NotImplementedError
+
+    def load(self, flat: dict[str, Array], directory: Path) -> None:
+        """Fill arrays that are shared out, by their names in the safetensors files of a directory."""
+        raise NotImplementedError
 
     # ---- values ------------------------------------------------------------------------------------------
 
@@ -163,7 +186,10 @@ class Several(Group):
         return self.gather(work() if self.rank == 0 else None)[0]
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        parts = self.gather([work(item) for item in items[self.rank :: self.size]])
+        own = [work(item) for item in items[self.rank :: self.size]]
+        if self.in_step and self.rank >= len(items) % self.size > 0:
+            work(items[-1])  # for those who have one more
+        parts = self.gather(own)
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     @contextmanager

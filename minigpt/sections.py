@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # What settings were once called, by their names now: the configuration of every run made before is still read.
 RENAMED = {
     "accumulation": "grad_accumulation", "checkpointing": "activation_checkpointing", "clip": "grad_clip",
-    "repeatable": "deterministic",
+    "repeatable": "deterministic", "shard_moments": "shard",
 }  # fmt: skip
-RENAMED_VALUES = {("schedule", "hold"): "wsd"}
+RENAMED_VALUES = {
+    ("schedule", "hold"): "wsd", ("shard_moments", True): "moments", ("shard_moments", False): "none",
+}  # fmt: skip
 FORM = "form"  # marks a field: with another value the trained weights would mean nothing
 
 
@@ -24,7 +26,7 @@ def with_new_names(values: dict) -> dict:
         if key in RENAMED and RENAMED[key] in values:
             continue
         value = with_new_names(value) if isinstance(value, dict) else value
-        hashable = isinstance(value, str)
+        hashable = isinstance(value, str | bool)
         found[RENAMED.get(key, key)] = RENAMED_VALUES.get((key, value), value) if hashable else value
     return found
 
@@ -231,7 +233,9 @@ class StageConfig(Section):
     deterministic: bool = Field(False, description="the same bits every time on a CUDA GPU, too; slower")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="that a step computes in")
     transfer: Literal["float32", "bfloat16"] = Field("float32", description="of gradients between several processes")
-    shard_moments: bool = Field(False, description="each of several processes keeps a part of the optimizer's moments")
+    shard: Literal["none", "moments", "full"] = Field(
+        "none", description="what each of several processes keeps a part of: moments, or weights and gradients as well"
+    )
     outer_every: int = Field(0, ge=0, description="steps of each process alone between two exchanges; 0: none alone")
     outer_learning_rate: float = Field(0.7, gt=0, description="of the step that an exchange takes (outer_every)")
     outer_momentum: float = Field(0.6, ge=0, lt=1, description="Nesterov momentum of these steps; many bear 0.9")
@@ -263,11 +267,23 @@ class StageConfig(Section):
         if self.outer_every and self.needs_weights:
             raise ValueError("outer_every must be 0: the batches are made with the weights of all processes")
         every = self.outer_every
-        if every and self.shard_moments:
-            raise ValueError("outer_every and shard_moments cannot go together: each process has moments of its own")
+        if every and self.shard != "none":
+            raise ValueError(
+                f"outer_every and shard = '{self.shard}' cannot go together: each process trains a model of its own"
+            )
         for name in ("eval_every", "save_every") if every else ():
             if getattr(self, name) % every:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a multiple of outer_every = {every}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_shared_out(self) -> "StageConfig":
+        if self.shard != "full":
+            return self
+        if self.needs_weights:
+            raise ValueError("shard cannot be 'full': a batch is sampled, for which a process needs the whole weights")
+        if getattr(self, "lora_rank", 0):
+            raise ValueError("shard = 'full' cannot go with lora_rank: the weights under an adapter are not shared out")
         return self
 
     @property

@@ -7,7 +7,7 @@
     sudo python scripts/parallel.py link                  predicted and measured over throttled links (Linux, as root)
     python scripts/parallel.py hang --calls 3000          MLX's all_sum by three processes (mlx issue 4475)
     python scripts/parallel.py outer --steps 1000         an exchange in 50 steps: traffic and loss against each step
-    python scripts/parallel.py memory --backends torch    what each process holds when the moments are shared out
+    python scripts/parallel.py memory --backends torch    what each process holds when moments or all are shared out
     python scripts/parallel.py overlap                    torch: sums that begin while the backward pass computes
     python scripts/parallel.py manifests --schemas DIR    Kubernetes files against Kubeflow's definitions in a directory
 
@@ -44,7 +44,8 @@ def _equality(directory: Path, arguments: argparse.Namespace) -> int:
     broken = 0
     for backend in arguments.backends:
         (directory / backend).mkdir()
-        cases = [case for case in equality.CASES if case.stage in arguments.stages]
+        cases = [case for case in equality.CASES if case.stage in arguments.stages and backend in case.backends]
+        cases = [case for case in cases if arguments.ways in case.name]
         gaps, told = equality.compared(directory / backend, backend, arguments.processes, arguments.steps, cases)
         cells = [[gap.case.stage, gap.case.name, gap.way, f"{gap.losses:.1e}", f"{gap.weights:.1e}",
                   "equal" if gap.equal else "APART"] for gap in gaps]  # fmt: skip
@@ -56,7 +57,8 @@ def _equality(directory: Path, arguments: argparse.Namespace) -> int:
 
 
 def _kills(directory: Path, arguments: argparse.Namespace) -> int:
-    found = [kills.campaign(directory, backend, arguments.times, arguments.seed) for backend in arguments.backends]
+    words = arguments.times, arguments.seed, arguments.shard
+    found = [kills.campaign(directory, backend, *words) for backend in arguments.backends]
     cells = [[one.backend, one.tried, len(one.lost), f"{one.slowest:.1f} s", "; ".join(one.lost)] for one in found]
     tables.table("Killed and stopped", ("backend", "hits", "lost", "noticed in at most", "what"), cells)
     return sum(len(one.lost) for one in found)
@@ -99,7 +101,7 @@ def _overlap(directory: Path, arguments: argparse.Namespace) -> int:
 
 def _memory(directory: Path, arguments: argparse.Namespace) -> int:
     rows = [row for name in arguments.backends for row in memory.compared(directory, name, arguments.processes)]
-    tables.table("Moments whole and shared out", memory.COLUMNS, rows)
+    tables.table("What is shared out, and the peak of each process", memory.COLUMNS, rows)
     return 0
 
 
@@ -127,6 +129,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stages", default=list(STAGES), metavar="NAMES", help="of equality",
                         type=lambda text: text.split(","))  # fmt: skip
+    parser.add_argument("--shard", default="none", metavar="WHAT", help="of kills: what processes share out")
+    parser.add_argument("--ways", default="", metavar="TEXT", help="of equality: those with this in their name")
     parser.add_argument("--schemas", type=Path, metavar="DIR", help="with Kubeflow's custom resource definitions")
     return parser.parse_args()
 

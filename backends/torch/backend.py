@@ -68,10 +68,14 @@ class TorchBackend(Backend):
 
     def numpy(self, x: Array) -> np.ndarray:
         x = x.detach()
+        x = x.full_tensor() if hasattr(x, "full_tensor") else x  # all processes ask for it then
         return np.array((x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy())
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
         return torch.zeros(shape, dtype=DTYPES[dtype], device=self._device)
+
+    def zeros_like(self, x: Array) -> Array:
+        return torch.zeros_like(x.detach(), dtype=torch.float32)
 
     def arange(self, start: int, stop: int) -> Array:
         return torch.arange(start, stop, dtype=torch.int32, device=self._device)
@@ -141,6 +145,10 @@ class TorchBackend(Backend):
         traced = self.compile(fn) if compiled else fn
 
         def differentiated(weights: Any, *args: Any) -> tuple:
+            if self.group.in_step:
+                from backends.torch import sharded
+
+                return sharded.differentiated(fn, weights, *args)
             inputs = [w.detach().requires_grad_(w.is_floating_point()) for w in tree.leaves(weights)]
             loss, aux = traced(tree.rebuild(weights, inputs), *args)
             wanted = [w for w in inputs if w.requires_grad] if loss.requires_grad else []
@@ -164,7 +172,7 @@ class TorchBackend(Backend):
         return torch.inference_mode()
 
     def compile(self, fn: Callable) -> Callable:
-        return torch.compile(fn) if self.device == "gpu" else fn
+        return torch.compile(fn) if self.device == "gpu" and not self.group.in_step else fn
 
     def sync(self, *trees: Any) -> None:
         if self.device == "gpu":

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +13,16 @@ import torch.distributed as dist
 
 from backends.base import Backend
 from backends.group import Launched, Several
+from backends.torch import sharded
+from backends.tree import Tree
 
 LONG = timedelta(days=30)  # a long pause or evaluation is no failure; who is gone is found by heartbeats
 
 
 class TorchGroup(Several):
     """The default process group of torch.distributed."""
+
+    shards = True
 
     def __init__(self, backend: Backend, launched: Launched):
         super().__init__(backend, launched.rank, launched.size)
@@ -46,6 +51,22 @@ class TorchGroup(Several):
         found = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(found, own)
         return [one.cpu().numpy() for one in found]
+
+    # ---- a model of which each process has a part -----------------------------------------------------------
+
+    def shared_out(self, tree: Tree, layers: str, transfer: str) -> Tree:
+        reduced = None if transfer == "float32" else getattr(torch, transfer)
+        device = "cuda" if self.backend.device == "gpu" else "cpu"
+        return sharded.shared_out(tree, layers, device, reduced)
+
+    def opened(self, fn: Callable) -> Callable:
+        return sharded.opened(fn) if self.in_step else fn
+
+    def save(self, tree: Tree, file: Path) -> None:
+        sharded.save(tree, file)
+
+    def load(self, flat: dict[str, torch.Tensor], directory: Path) -> None:
+        sharded.load(flat, directory)
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # a partner may have left already

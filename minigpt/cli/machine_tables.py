@@ -58,13 +58,16 @@ def shared_block(machine: Any, checks: Sequence[Any], choice: dict, problems: Se
 
 
 def show_plan(name: str, plan: Any) -> None:
-    """The plan of one preset: a column per stage."""
-    where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
+    """The plan of one preset: a column per stage. Of several processes the memory is that of each."""
+    where, several = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}", plan.place.processes > 1
     title = f"{name}: {parameters(plan)}, {plan.flops_per_token / 1e6:,.0f} MFLOP per token, {where}"
+    title += f"; memory of each of {plan.place.processes:,} processes" * several
     rows = [[label, *(value(stage) for stage in plan.stages)] for label, value in ROWS]
+    if several:
+        rows[-1][0] = "time of one process alone"
     table(title, ["", *(stage.stage for stage in plan.stages)], rows)
     budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)} that may be used"
-    took = "" if plan.seconds is None else f", training about {duration(plan.seconds)}"
+    took = "" if plan.seconds is None else f", training{' alone' * several} about {duration(plan.seconds)}"
     note(f"{name}: memory {gigabytes(plan.memory)}{budget}, checkpoints {gigabytes(plan.disk)} of disk{took}.")
     for stage in plan.stages:
         if not stage.fits:
@@ -79,7 +82,7 @@ def show_together(name: str, plan: Any, processes: int, link: Any) -> None:
 
     for one in plan.stages:
         if one.step is None:
-            note(f"{name}: {one.stage} was not measured, as it takes seconds only.")
+            note(f"{name}: {one.stage} was not measured: it takes seconds only, or more memory than one process has.")
             continue
         facts = (one.tokens // max(1, one.steps), one.step, one.update, one.exchange, link)
         alike = [shared(*facts, count, one.every) for count in sorted({1, processes})]

@@ -1,5 +1,6 @@
 """`minigpt plan`: what a run would take here, before it starts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ MaxMemory = Annotated[
     typer.Option("--max-memory", metavar="LIMIT", help="Most memory: percent of the machine's, or a size like 4GB."),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", metavar="N", min=1, help="Also say what so many processes would make of a step.")
+    int, typer.Option("--processes", metavar="N", min=1, help="Of so many: what each needs, what they make of a step.")
 ]
 LinkOption = Annotated[
     str, typer.Option("--link", metavar="SPEED", help="With --processes: what joins them, such as 1Gbit or 100Mbit.")
@@ -38,7 +39,8 @@ Time = Annotated[str | None, typer.Option("--time", metavar="TIME", help="What t
 
 
 @command(
-    "minigpt plan", "minigpt plan --preset auto --time 30m", "minigpt plan --preset small --processes 4 --link 1Gbit"
+    "minigpt plan", "minigpt plan --preset auto --time 30m", "minigpt plan --preset small --processes 4 --link 1Gbit",
+    "minigpt plan --preset medium --processes 8 --set pretrain.shard=full",
 )
 def plan(
     where: flags.Where,
@@ -95,7 +97,7 @@ def plan(
         names, found = (preset,), {preset: choice.plan}
     every = {name: load_config(name, config, sets or []) for name in names}
     if not reason:
-        place = place_of(framework, limits)
+        place = replace(place_of(framework, limits), processes=processes)
         steps = dict.fromkeys(wanted, 0)
         found = {}
         for name, settings in every.items():

@@ -83,7 +83,7 @@ def training(
         plan, report = None, silent
         if group.rank == 0:
             with waiting.working("Planning: how much memory and time this takes here"), alone(framework):
-                plan = plan_of_run(run, stages, framework, limits or Limits(), time)
+                plan = plan_of_run(run, stages, framework, limits or Limits(), time, group.size)
             for line in machine_tables.plan_lines(plan) if plan.stages else ():
                 console.note(line)
             report = stack.enter_context(followed(run, stack.enter_context(reporter.Reporter(speech)), follow))

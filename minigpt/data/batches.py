@@ -181,6 +181,16 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     return [{key: pieces[key][i] for key in batch} for i in range(parts)]
 
 
+def filled(batch: Batch, rows: int) -> Batch:
+    """The batch with copies of its last row, which count for nothing, up to so many rows."""
+    missing = rows - len(batch["ids"])
+    if missing <= 0:
+        return batch
+    more = {key: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for key, x in batch.items()}
+    more["weights"][-missing:] = 0
+    return more
+
+
 def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32) -> list[list[int]]:
     """Put items of `sizes` into rows of `length` in the given order; each goes to the first open row it fits.
 

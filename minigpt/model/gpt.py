@@ -95,6 +95,7 @@ class GPT:
                 training=self.told is not None,  # as it is now: checkpointed layers are computed again later
             )  # fmt: skip
             run = backend.checkpoint(run) if self.checkpointing and cache is None else run
+            run = backend.group.opened(run)
             x, told = run(layer, x) if embedded is None else run(layer, x, embedded)
             if self.told is not None and told:
                 self.told.append(told)

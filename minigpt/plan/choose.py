@@ -79,9 +79,13 @@ def plan_for(
     settings: Config, stages: Mapping[str, int], framework: Backend, place: Place, vocab_size: int = 0,
     rows: Mapping[str, int] | None = None, trivial: float = 0.0,
 ) -> Plan:  # fmt: skip
-    """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations."""
+    """The plan with speeds measured here; not for what does not fit, or has fewer than `trivial` operations.
+
+    A process measures alone: what fits only when it is shared out between several is not measured.
+    """
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, rows)
-    if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
+    alone = make_plan(settings, stages, replace(place, processes=1), lambda *stage: None, vocab_size, rows)
+    if sum(stage.flops for stage in unmeasured.stages) < trivial or not (unmeasured.fits and alone.fits):
         return unmeasured
     others: list[Other] = []
 

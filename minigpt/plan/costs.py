@@ -1,7 +1,7 @@
 """What a training costs: tokens of a step, bytes of state and of checkpoints. Pure functions of a shape."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,12 +17,16 @@ FLOAT = 4  # bytes of weights, gradients and moments: float32 whatever a model c
 
 @dataclass(frozen=True)
 class State:
-    """Bytes that a stage keeps from step to step. `matrices` are the trained bytes that Muon updates."""
+    """Bytes that a stage keeps from step to step. `matrices` are the trained bytes that Muon updates.
+
+    Of several processes, each of which has a part: `gathered` are the bytes of weights that it has whole for a moment.
+    """
 
     weights: int
     trained: int
     matrices: int
     optimizer: int
+    gathered: int = 0
 
 
 def row_width(model: ModelConfig, form: Form) -> int:
@@ -53,6 +57,36 @@ def state_of(model: ModelConfig, config: StageConfig, beside: Beside = None) -> 
     matrices = _bytes(s for name, s in shapes.items() if muon and is_matrix(name, s))
     outer = 2 * trained if config.outer_every else 0  # the common weights, and the momentum of outer steps
     return State(weights, trained, matrices, 2 * trained - matrices + outer)
+
+
+def part_of(state: State, model: ModelConfig, config: StageConfig, processes: int) -> State:
+    """What one of several processes keeps of it (`StageConfig.shard`): a part of the moments, or of everything.
+
+    Of a model that is shared out whole it gathers the leaves outside the layers for a whole pass, and, as FSDP2 does,
+    two layers, the second while the first computes, beside the buffer in which the second arrives.
+    """
+    if processes == 1 or config.shard == "none":
+        return state
+    optimizer = -(-state.optimizer // processes)
+    if config.shard == "moments":
+        return replace(state, optimizer=optimizer)
+    shapes = trained_shapes(model, config)
+    layers = _bytes(shape for name, shape in shapes.items() if ".layers." in name)
+    gathered = _bytes(shapes.values()) - layers + 3 * layers // model.n_layer
+    weights, trained, matrices = (-(-part // processes) for part in (state.weights, state.trained, state.matrices))
+    return State(weights, trained, matrices, optimizer, gathered)
+
+
+def exchanged(trained: int, config: StageConfig, backend: str) -> float:
+    """Bytes that a step exchanges, as those of gradients that a ring adds up and brings back, of `trained` numbers.
+
+    Adding up without bringing back is half of that, and so is bringing weights to all: of moments that are shared out
+    once (MLX, which has no broadcast, adds zeros up), of everything twice in each micro-batch.
+    """
+    gradients = trained * (2.0 if config.transfer == "bfloat16" else 4.0)
+    if config.shard == "moments":
+        return gradients + FLOAT * trained * (0.5 if backend == "torch" else 1.0)
+    return config.grad_accumulation * (gradients / 2 + FLOAT * trained) if config.shard == "full" else gradients
 
 
 def checkpoint_bytes(model: ModelConfig, config: StageConfig, beside: Beside = None) -> int:

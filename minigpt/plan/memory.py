@@ -11,7 +11,7 @@ from backends.updates import MUON_GROUP
 from minigpt.data.forms import Form
 from minigpt.model.gpt import kept_values
 from minigpt.model.heads import head_of
-from minigpt.plan.costs import FLOAT, Beside, row_width, state_of
+from minigpt.plan.costs import FLOAT, Beside, part_of, row_width, state_of
 from minigpt.sections import ModelConfig, StageConfig
 
 
@@ -67,18 +67,21 @@ GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of m
 
 def stage_memory(
     model: ModelConfig, form: Form, config: StageConfig, framework: tuple[str, str], dtype: str, base: int,
-    counted: float = 1.0, beside: Beside = None,
+    counted: float = 1.0, beside: Beside = None, processes: int = 1,
 ) -> Memory:  # fmt: skip
     """The peak of a stage with the given settings; `framework` is (backend, device), `base` bytes before the model.
 
     `counted` is the share of the tokens that are part of the loss: CPUs compute no logits for the others. A second
-    trunk `beside` the model's (see Stage.beside) keeps as much of a step as the model's own.
+    trunk `beside` the model's (see Stage.beside) keeps as much of a step as the model's own. Of several `processes`
+    it is the peak of each: it has its rows of a step, and what `config.shard` leaves it of the rest.
     """
-    habits, state = HABITS[framework], state_of(model, config, beside)
+    whole = state_of(model, config, beside)
+    habits, state = HABITS[framework], part_of(whole, model, config, processes)
     trunks = 1 + any(".layers." in name for name in beside or ())
     narrow = 2 if dtype == "bfloat16" else FLOAT
     width = row_width(model, form)
-    tokens = config.micro_batch_size * width
+    rows = -(-config.batch_size // processes)
+    tokens = -(-rows // min(config.grad_accumulation, rows)) * width
     layer = int(narrow * tokens * kept_values(model, habits, width, not form.stream))
     layer += 2 * tokens * model.d_model * bool(config.dropout)  # which values dropout took, a byte each
     kept, passing = trunks * model.n_layer * layer, habits.passing * layer
@@ -90,18 +93,21 @@ def stage_memory(
         passing = max(0, passing - logits)  # the logits have gone when the layers' turn comes
     activations = int(kept + passing)
     sets = min(habits.lanes, config.micro_batch_size) + (config.grad_accumulation > 1)
-    gradients = state.trained * sets
+    sets += processes > 1 and not state.gathered  # the sums over the processes
+    gradients = state.trained * sets + state.gathered
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
-    peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, state.optimizer))
+    saved = whole.optimizer if config.shard == "moments" else state.optimizer  # the first process has all of them
+    peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, saved))
     fragments = habits.fragmentation * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
     if narrow * tokens * model.d_ff >= habits.returned:
         fragments /= 2  # most of the blocks are of this size
-    slack = habits.slack * (state.weights + state.optimizer + peak)
+    weights = state.weights + state.gathered
+    slack = habits.slack * (weights + state.optimizer + peak)
     work = peak - gradients - activations - logits + int(fragments + slack) + habits.constant
     if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time
         gradients, activations, logits, work = _scaled((gradients, activations, logits), peak)
-    return Memory(base, state.weights, gradients, state.optimizer, activations, logits, work)
+    return Memory(base, weights, gradients, state.optimizer, activations, logits, work)
 
 
 def loss_bytes(model: ModelConfig, config: StageConfig, habits: Habits, tokens: int) -> float:

@@ -10,7 +10,7 @@ from minigpt.data.forms import WORLD, Form
 from minigpt.model.gpt import active_count, flops_per_token, parameter_count
 from minigpt.model.heads import with_head
 from minigpt.model.lora import trained_count
-from minigpt.plan.costs import checkpoint_bytes, disk_bytes, row_width, step_tokens
+from minigpt.plan.costs import checkpoint_bytes, disk_bytes, exchanged, row_width, step_tokens
 from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import Memory, stage_memory
 from minigpt.plan.speed import Speed, slower
@@ -28,6 +28,7 @@ class Place:
     """Where a run would take place. `base` and `budget` are bytes: before the model, and that may be used in all.
 
     `dtype` is what "auto" means there. `cpu` is the share of all cores that may be used on average; None: all of them.
+    Of several `processes` that share each step, memory is that of each.
     """
 
     backend: str
@@ -36,6 +37,7 @@ class Place:
     base: int
     budget: int | None
     cpu: float | None = None
+    processes: int = 1
 
     def dtype_of(self, config: StageConfig) -> str:
         """What a stage with these settings computes in."""
@@ -154,7 +156,8 @@ def _stage(
     form, framework, beside = stage.form, (place.backend, place.device), stage.beside(model, config)
 
     def memory(divided: StageConfig) -> Memory:
-        return stage_memory(model, form, divided, framework, place.dtype_of(config), place.base, counted, beside)
+        return stage_memory(model, form, divided, framework, place.dtype_of(config), place.base, counted, beside,
+                            place.processes)  # fmt: skip
 
     def fits(divided: StageConfig) -> bool:
         return place.budget is None or memory(divided).total <= place.budget
@@ -176,7 +179,7 @@ def _stage(
         steps * tokens * flops_per_token(model, row_width(model, form)), memory(chosen), seconds,
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
         None if speed is None else tokens * speed.token, None if speed is None else speed.update,
-        trained_count(model, config, beside) * (2.0 if config.transfer == "bfloat16" else 4.0),
+        exchanged(trained_count(model, config, beside), chosen, place.backend),
         max(1, config.outer_every),
     )  # fmt: skip
 

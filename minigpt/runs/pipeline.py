@@ -20,6 +20,7 @@ from minigpt.runs.start import stage_before
 from minigpt.runs.training import train_stage
 from minigpt.stages.assemble import STAGES_OWN, Custom
 from minigpt.stages.table import FIRST, STAGES, USUAL
+from minigpt.train.fully_sharded import check_shards
 from minigpt.train.together import check_rows
 
 
@@ -36,6 +37,7 @@ def run_pipeline(
     group = backend.group
     for stage in stages:
         check_rows(run.config.of(stage).batch_size, stage, group.size)
+        check_shards(stage, run.config.of(stage), run.config.model, backend.name, group)
     run = _claimed(run, backend, report, stages, allow_changes)
     group.first(lambda: make_tokenizer(run, stages, report) and None)
     unfinished = group.first(lambda: next((stage for stage in stages if not run.store(stage).finished()), None))

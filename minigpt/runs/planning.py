@@ -1,6 +1,7 @@
 """The plan of what a run still has to do."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from backends.base import Backend
 from minigpt.data.shards import Shard
@@ -12,11 +13,16 @@ from minigpt.runs.run import Run
 from minigpt.stages.table import STAGES
 
 
-def plan_of_run(run: Run, stages: Sequence[str], framework: Backend, limits: Limits, time: str | None) -> Plan:
-    """The plan of what a run still has to do. Raises ResourceError, with what would fit, when it is over the budget."""
+def plan_of_run(
+    run: Run, stages: Sequence[str], framework: Backend, limits: Limits, time: str | None, processes: int = 1
+) -> Plan:
+    """The plan of what a run still has to do, with the memory of each of several `processes`.
+
+    Raises ResourceError, with what would fit, when it is over the budget.
+    """
     settings = run.config
     done = {stage: run.store(stage).steps_kept() for stage in stages if not run.store(stage).finished()}
-    place = place_of(framework, limits, settings.model.d_model)
+    place = replace(place_of(framework, limits, settings.model.d_model), processes=processes)
     rows = {stage: found for stage in done if (found := rows_of(run, stage))}
     plan = plan_for(settings, done, framework, place, _vocabulary(run), rows, 0.0 if time else TRIVIAL)
     refuse(plan, settings, limits, time)

@@ -34,6 +34,7 @@ from minigpt.store.checkpoint import read_state, verify_checkpoint
 from minigpt.store.durable import write_whole
 from minigpt.store.stage import StageStore
 from minigpt.train.fit import fit
+from minigpt.train.fully_sharded import FULL, LAYERS
 from minigpt.train.loop import Hook, Objective
 from minigpt.train.samples import Samples, prompts_of
 
@@ -86,7 +87,7 @@ def prepared(
     """(weights to train, objective, hooks, fingerprint of the frozen weights) of a stage with its starting weights."""
     name, shape, seed = stage.name, run.shape_of(stage.name), run.config.seed
     model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
-    weights = to_backend(backend, starting_weights(run, name, config))
+    weights = _begun(backend, config, starting_weights(run, name, config))
     fingerprint = start_fingerprint(run, name, weights, backend.numpy)
     store, training, held_out = run.store(name), run.training_data(name), run.held_out(name)
     data = {f"{name}'s data in {shard.directory.name}": shard.meta.get("sha256") for shard in (training, held_out)}
@@ -103,8 +104,17 @@ def prepared(
     prompts = prompts_of(held_out, shape.context) if stage.head == WRITES else []
     base = objective.base if is_adapted(config) else None  # a teacher, which distill has there, is no part of the model
     samples = Samples(name, config, model, run.tokenizer, prompts, base, store, report)
-    hooks = [samples, *objective.hooks, *custom.hooks] if backend.group.rank == 0 else [*custom.hooks]
+    hooks: list[Hook] = [*objective.hooks] if backend.group.rank == 0 else []
+    hooks = [samples, *hooks] if backend.group.rank == 0 or backend.group.in_step else hooks
+    hooks += custom.hooks
     return weights, objective, hooks, fingerprint if is_adapted(config) else ""
+
+
+def _begun(backend: Backend, config: StageConfig, weights: Tree) -> Tree:
+    """NumPy weights as arrays of the backend, shared out between the processes where that is wanted."""
+    group = backend.group
+    group.in_step = config.shard == FULL and group.size > 1
+    return group.shared_out(weights, LAYERS, config.transfer) if group.in_step else to_backend(backend, weights)
 
 
 def _settings(

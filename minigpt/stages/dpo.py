@@ -1,6 +1,7 @@
 """Direct preference optimization: push the margin of log-probability towards the preferred answers."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -124,13 +125,14 @@ def reference_logprobs(
     backend, found = model.backend, np.zeros((pairs, 2), np.float32)
     logprobs = backend.compile(lambda w, batch: summed(model, w, batch))
 
-    def of_rows(numbers: range) -> np.ndarray:
+    def of_rows(weights: Tree, numbers: range) -> np.ndarray:
         arrays = {key: backend.array(x) for key, x in stacked([rows.row(0, i) for i in numbers]).items()}
         report(Progress("reference log-probabilities", numbers.stop, rows.count))
         return backend.numpy(logprobs(weights, arrays))  # (B, P, 2)
 
     batches = [range(first, min(first + batch_size, rows.count)) for first in range(0, rows.count, batch_size)]
-    for numbers, values in zip(batches, group.map(of_rows, batches), strict=True):
+    every = group.opened(lambda weights: group.map(partial(of_rows, weights), batches))(weights)
+    for numbers, values in zip(batches, every, strict=True):
         for i, row in zip(numbers, values, strict=True):
             found[rows.rows[i]] = row[: len(rows.rows[i])]
     report(Progress("reference log-probabilities", rows.count, rows.count, finished=True))

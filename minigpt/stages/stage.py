@@ -25,10 +25,11 @@ from minigpt.train.loop import Objective
 class Job:
     """What a stage's objective is made from.
 
-    `weights` are those that training starts from, whole and of the model's backend, and `start` tells them from all
-    others ("" where that does not matter). `directory` is the stage's own, where it may keep what is dear to
-    compute; None: nowhere. `load` opens a finished model of another run ("RUN" or "RUN/STAGE", in 8 bits where that is
-    wanted); without it nothing is opened, and the rows are made up, to measure how long a step takes.
+    `weights` are those that training starts from, of the model's backend (shared out between processes where
+    `StageConfig.shard` says so: `Group.opened` makes them whole), and `start` tells them from all others ("" where that
+    does not matter). `directory` is the stage's own, where it may keep what is dear to compute; None: nowhere. `load`
+    opens a finished model of another run ("RUN" or "RUN/STAGE", in 8 bits where that is wanted); without it nothing is
+    opened, and the rows are made up, to measure how long a step takes.
     """
 
     model: GPT

@@ -17,16 +17,19 @@ from backends.tree import Tree, items, leaves
 from minigpt.errors import CheckpointError, ResourceError
 from minigpt.store.durable import whole_directory
 
+Write = Callable[[Tree, Path], None]  # a tree into a safetensors file
 ELSEWHERE = "choose another --run directory; earlier checkpoints are untouched."
 SPARE = 1 << 20  # bytes of disk beside the arrays: headers, state, manifest, directories
 
 
 def save_checkpoint(
-    directory: Path, trees: dict[str, Tree], state: dict[str, Any], numpy: Callable[[Any], np.ndarray] = np.asarray
-) -> None:
+    directory: Path, trees: dict[str, Tree], state: dict[str, Any], numpy: Callable[[Any], np.ndarray] = np.asarray,
+    write: Write | None = None,
+) -> None:  # fmt: skip
     """Write each tree as NAME.safetensors and the JSON-able `state` into `directory`, replacing it as a whole.
 
-    `numpy` turns a leaf into a NumPy array (`Backend.numpy`).
+    `numpy` turns a leaf into a NumPy array (`Backend.numpy`). Instead, `write` may write the file of a tree, for which
+    it needs as much room again.
 
     Raises ResourceError when the disk has too little room or refuses; what was there before stays then.
     """
@@ -34,11 +37,16 @@ def save_checkpoint(
     from safetensors.numpy import save_file
 
     try:
-        check_room(directory, sum(leaf.nbytes for tree in trees.values() for leaf in leaves(tree)))
+        size = sum(leaf.nbytes for tree in trees.values() for leaf in leaves(tree))
+        check_room(directory, size if write is None else 2 * size)
         with whole_directory(directory) as temporary:
             for name, tree in trees.items():
+                file = temporary / f"{name}.safetensors"
+                if write is not None:
+                    write(tree, file)
+                    continue
                 arrays = {key: np.asarray(numpy(leaf), order="C") for key, leaf in items(tree)}
-                save_file(arrays, temporary / f"{name}.safetensors", metadata={"format": "pt"})
+                save_file(arrays, file, metadata={"format": "pt"})
             (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
             manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")

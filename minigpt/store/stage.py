@@ -12,7 +12,7 @@ from backends.base import Backend
 from backends.tree import Tree, items, map_leaves, rebuild
 from minigpt.errors import CheckpointError
 from minigpt.events import Note, Report, silent
-from minigpt.store.checkpoint import load_checkpoint, read_state, save_checkpoint, verify_checkpoint
+from minigpt.store.checkpoint import Write, load_checkpoint, read_state, save_checkpoint, verify_checkpoint
 from minigpt.store.durable import discard, write_whole
 
 State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": …}}
@@ -58,7 +58,7 @@ class StageStore:
         """(weights, optimizer state, state) of the last whole checkpoint, in the order of the trees given.
 
         In place of `optim` may stand a function from a checkpoint's arrays by name to the tree that they must fit;
-        they stay NumPy arrays then.
+        they and the weights stay NumPy arrays then.
         Without a checkpoint those trees and step 0. Damaged checkpoints are named and set aside. Journal lines of
         later steps are dropped. Raises CheckpointError when there are checkpoints and none is whole.
         """
@@ -100,8 +100,10 @@ class StageStore:
         for later in passed:
             discard(later)
         self._forget_after(state["step"])
-        moments = trees["optim"] if callable(optim) else map_leaves(backend.array, trees["optim"])
-        return map_leaves(backend.array, trees["weights"]), moments, state
+        if callable(optim):
+            return trees["weights"], trees["optim"], state
+        weights, moments = (map_leaves(backend.array, trees[name]) for name in ("weights", "optim"))
+        return weights, moments, state
 
     def _load(self, path: Path, wanted: dict[str, Tree | Fitting]) -> tuple[dict[str, Tree], State]:
         """The trees of a checkpoint in the shape of those `wanted`. Raises CheckpointError when they do not fit."""
@@ -114,19 +116,25 @@ class StageStore:
 
     # ---- saving ------------------------------------------------------------------------------------------
 
-    def save(self, backend: Backend, weights: Tree, optim: Tree, state: State, keep: int = 1) -> Path:
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.directory / "checkpoints" / f"step-{step:06d}"
+
+    def save(
+        self, backend: Backend, weights: Tree, optim: Tree, state: State, keep: int = 1, write: Write | None = None
+    ) -> Path:
         """Write the checkpoint of `state["step"]`, then drop all but the last `keep`, the best and the last good one.
 
-        Nothing is dropped unless the new one reads back whole.
+        Nothing is dropped unless the new one reads back whole. `write` as in `save_checkpoint`.
         """
-        path = self.directory / "checkpoints" / f"step-{state['step']:06d}"
+        path = self.at(state["step"])
         if not self.writes:
             return path
 
         def numpy(leaf: Any) -> np.ndarray:
             return leaf if isinstance(leaf, np.ndarray) else backend.numpy(leaf)
 
-        save_checkpoint(path, {"weights": weights, "optim": optim}, state, numpy)
+        save_checkpoint(path, {"weights": weights, "optim": optim}, state, numpy, write)
         verify_checkpoint(path)
         kept = {*self.checkpoints()[-keep:], self.last_good(), *self.by_loss()[:1]}
         for old in self.checkpoints():

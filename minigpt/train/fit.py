@@ -11,6 +11,7 @@ from minigpt.events import Report, silent
 from minigpt.sections import StageConfig
 from minigpt.store.stage import StageStore
 from minigpt.train.clock import Clock, never
+from minigpt.train.fully_sharded import FULL, FullySharded
 from minigpt.train.hooks import Bounds, Brake, Checkpoints, Reports, Stops
 from minigpt.train.loop import Done, Hook, Objective, State, train
 from minigpt.train.outer import OuterSteps
@@ -34,7 +35,7 @@ def fit(
     check_rows(config.batch_size, stage, backend.group.size)
     stop, clock = stop or Stop(), Clock(_resting(brake))
     outer = OuterSteps(backend, stage, config, report) if config.outer_every else None
-    together = outer or (ShardedMoments if config.shard_moments else Together)(backend, config.transfer)
+    together = outer or _together(backend, config, store)
     checkpoints = Checkpoints(backend, stage, config, objective, store, report, clock, fingerprint, together)
     state = State(weights, together.optimizer(config, weights).init(weights))
     checkpoints.resume(state)
@@ -48,6 +49,13 @@ def fit(
     with stop.listening():
         train(backend, config, objective, state, chain, clock, checkpoints.go_back, together)
     return state.weights
+
+
+def _together(backend: Backend, config: StageConfig, store: StageStore) -> Together:
+    """What the processes share out. One alone has all of it."""
+    if config.shard == FULL and backend.group.size > 1:
+        return FullySharded(backend, store)
+    return (ShardedMoments if config.shard == "moments" else Together)(backend, config.transfer)
 
 
 class _Saving:

@@ -112,8 +112,7 @@ class Checkpoints:
         kept |= {"best": {"loss": self.best[0], "step": self.best[1], "since": self.since}} if self.best[1] else {}
         kept |= {"base": self.fingerprint} if self.fingerprint else {}
         self.together.check_weights(state.weights, state.step)
-        moments = self.together.kept(state.moments)
-        path = self.store.save(self.backend, state.weights, moments, kept, self.config.keep_last)
+        path = self.together.saved(self.store, state.weights, state.moments, kept, self.config.keep_last)
         self.saved = state.step
         self.report(Saved(self.stage, state.step, path))
 
@@ -153,7 +152,8 @@ class Checkpoints:
         self.best, self.since, self.saved = (best["loss"], best["step"]), best["since"], state.step
 
     def _measure(self, state: State) -> dict[str, float]:
-        measured = self.together.group.gather(self.objective.validate(state.weights))[0]
+        group = self.together.group
+        measured = group.gather(group.opened(self.objective.validate)(state.weights))[0]
         self.store.log({"step": state.step} | {f"validation_{name}": value for name, value in measured.items()})
         self.report(Eval(self.stage, state.step, measured))
         if state.step and measured["loss"] < self.best[0] and not state.health.high:

@@ -36,10 +36,10 @@ class Optimizer:
 
     def init(self, weights: Tree) -> Tree:
         """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""
-        shapes = [tuple(w.shape) for w in leaves(weights)]
+        params = leaves(weights)
 
         def zeros(indices: list[int]) -> Tree:
-            return {self.names[i]: self.backend.zeros(shapes[i]) for i in indices}
+            return {self.names[i]: self.backend.zeros_like(params[i]) for i in indices}
 
         return {"first": zeros(sorted(self.adamw + self.muon)), "second": zeros(self.adamw)}
 

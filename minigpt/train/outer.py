@@ -124,7 +124,8 @@ class OuterSteps(Together):
         found: dict[str, Any] = {}
 
         def read() -> dict[str, Any]:
-            found["weights"], optim, state = load(fitting(moments, weights))
+            arrays, optim, state = load(fitting(moments, weights))
+            found["weights"] = arrays if callable(optim) else self._arrays(arrays)
             plain = callable(optim) or RANKS not in optim  # a beginning, or a checkpoint without outer steps
             optim = moments if callable(optim) else self._arrays(optim)
             found.update({RANKS: {"0": optim} if plain else optim[RANKS]})

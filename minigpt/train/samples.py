@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from backends.tree import Tree
 from minigpt.data.shards import MemoryShard
 from minigpt.events import Report, Sampled
 from minigpt.generate.engine import Engine
+from minigpt.generate.request import Answer
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT
 from minigpt.model.lora import join
@@ -49,15 +51,27 @@ class Samples:
         self.model, self.tokenizer, self.prompts, self.base = model, tokenizer, prompts, base
 
     def __call__(self, state: State, done: Done) -> None:
-        every = self.config.sample_every or self.config.eval_every
-        due = state.step % every == 0 or state.step == self.config.steps or take_sample(self.store.directory.parent)
+        every, group = self.config.sample_every or self.config.eval_every, self.model.backend.group
+        due = state.step % every == 0 or state.step == self.config.steps
+        if not due:
+            asked = partial(take_sample, self.store.directory.parent)
+            due = group.first(asked) if group.in_step else asked()
         if self.prompts and due:
             weights = state.weights if self.base is None else join(self.base, state.weights)
             self.take(state.step, weights)
 
     def take(self, step: int, weights: Tree) -> None:
-        """Continue the prompts with these weights, report it and keep it."""
-        answers = Engine(self.model, weights, self.tokenizer).answer(self.prompts, GREEDY, LENGTH)
+        """Continue the prompts with these weights, report it and keep it.
+
+        Where processes have a part of them each, all must call this.
+        """
+
+        def answered(weights: Tree) -> list[Answer]:
+            return Engine(self.model, weights, self.tokenizer).answer(self.prompts, GREEDY, LENGTH)
+
+        answers = self.model.backend.group.opened(answered)(weights)
+        if not self.store.writes:
+            return
         rows: list[dict[str, Any]] = [
             {"step": step, "prompt": self.tokenizer.show(prompt), "text": answer.text}
             for prompt, answer in zip(self.prompts, answers, strict=True)

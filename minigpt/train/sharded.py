@@ -61,7 +61,8 @@ class ShardedMoments(Together):
                  for kind, wanted in self._optimizer.whole.items()}  # fmt: skip
 
         def read() -> dict:
-            found["weights"], optim, state = load(fitting(whole, weights))
+            arrays, optim, state = load(fitting(whole, weights))
+            found["weights"] = arrays if callable(optim) else self._arrays(arrays)
             found["moments"] = None if callable(optim) else optim.get(RANKS, {"0": optim})["0"]
             return {"state": state, "begins": callable(optim)}
 

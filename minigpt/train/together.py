@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from backends.tree import Tree, leaves, map_leaves, names, rebuild
 from minigpt.data.batches import Batch, split
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.sections import StageConfig
+from minigpt.store.stage import StageStore
 from minigpt.train.health import Verdict
 from minigpt.train.optim import Optimizer
 
@@ -72,6 +74,10 @@ class Together:
         """What updates the weights: in all processes alike."""
         return Optimizer(self.backend, config, weights)
 
+    def saved(self, store: StageStore, weights: Tree, moments: Tree, state: dict[str, Any], keep: int) -> Path:
+        """The checkpoint that the first process wrote."""
+        return store.save(self.backend, weights, self.kept(moments), state, keep)
+
     def kept(self, moments: Tree) -> Tree:
         """What a checkpoint keeps of the optimizer: arrays of the backend or of NumPy."""
         return moments
@@ -79,13 +85,15 @@ class Together:
     def loaded(self, load: Callable[[Any], tuple[Tree, Tree, dict]], weights: Tree, moments: Tree) -> tuple:
         """(weights, moments, state) that `load` returns on the first process, which alone reads and tidies the disk.
 
-        It is called with what the optimizer's arrays must fit (see StageStore.resume), which come as NumPy arrays.
+        It is called with what the optimizer's arrays must fit (see StageStore.resume); all come as NumPy arrays.
         """
         found: dict[str, Any] = {}
 
         def read() -> dict:
-            found["weights"], optim, state = load(fitting(moments, weights))
-            found["moments"] = moments if callable(optim) else self._arrays(optim.get(RANKS, {"0": optim})["0"])
+            arrays, optim, state = load(fitting(moments, weights))
+            begins = callable(optim)
+            found["weights"] = arrays if begins else self._arrays(arrays)
+            found["moments"] = moments if begins else self._arrays(optim.get(RANKS, {"0": optim})["0"])
             return state
 
         if self.group.size == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backends import BACKENDS
 from minigpt.cli.launching import launch_command
 from minigpt.errors import MiniGPTError
 from minigpt.events import silent
@@ -22,6 +23,7 @@ from minigpt.store.checkpoint import load_checkpoint
 from several.rank import train_all
 
 LOSS, WEIGHTS = 1e-6, 1e-5
+FULL, TORCH = {"shard": "full"}, ("torch",)
 RANK = Path(__file__).with_name("rank.py")
 
 
@@ -32,10 +34,11 @@ class Case:
     stage: str
     name: str
     settings: dict
+    backends: tuple[str, ...] = BACKENDS
 
     @property
     def directory(self) -> str:
-        return f"{self.stage}-{self.name.replace(' ', '-')}"
+        return f"{self.stage}-{self.name.replace(', ', '-').replace(' ', '-')}"
 
 
 CASES = (
@@ -43,7 +46,7 @@ CASES = (
     Case("pretrain", "adamw, 2 micro-batches, dropout", {"grad_accumulation": 2, "dropout": 0.1}),
     Case("sft", "adamw, checkpointing", {"activation_checkpointing": True}),
     Case("sft", "lora, 2 micro-batches", LORA | {"grad_accumulation": 2}),
-    Case("sft", "muon, moments shared out", {"optimizer": "muon", "shard_moments": True}),
+    Case("sft", "muon, moments shared out", {"optimizer": "muon", "shard": "moments"}),
     Case("dpo", "muon, 3 micro-batches", {"optimizer": "muon", "grad_accumulation": 3}),
     Case("distill", "adamw", {}),
     Case("grpo", "adamw, kl", {"kl_coefficient": 0.05}),
@@ -52,6 +55,13 @@ CASES = (
     Case("process_reward", "adamw", {}),
     Case("online_dpo", "adamw", {}),
     Case("ppo", "adamw", {}),
+    Case("pretrain", "muon, full, 2 micro-batches", {"optimizer": "muon", "grad_accumulation": 2} | FULL, TORCH),
+    Case("pretrain", "adamw, full, dropout", {"dropout": 0.1} | FULL, TORCH),
+    Case("sft", "adamw, full, checkpointing", {"activation_checkpointing": True} | FULL, TORCH),
+    Case("dpo", "muon, full, 3 micro-batches", {"optimizer": "muon", "grad_accumulation": 3} | FULL, TORCH),
+    Case("distill", "adamw, full", FULL, TORCH),
+    Case("reward", "adamw, full", FULL, TORCH),
+    Case("process_reward", "adamw, full", FULL, TORCH),
 )
 
 

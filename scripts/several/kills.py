@@ -34,10 +34,13 @@ class Campaign:
     lost: list[str] = field(default_factory=list)
 
 
-def campaign(directory: Path, backend: str, times: int, seed: int) -> Campaign:
-    """Hit a training `times` times with SIGKILL or SIGSTOP; then ask it to stop and look at its checkpoints."""
+def campaign(directory: Path, backend: str, times: int, seed: int, shard: str = "none") -> Campaign:
+    """Hit a training `times` times with SIGKILL or SIGSTOP; then ask it to stop and look at its checkpoints. `shard` is
+    what the processes share out.
+    """
     found, rng, run = Campaign(backend), random.Random(seed), directory / f"kills-{backend}"
-    words = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+    settings = SETTINGS | {"pretrain.shard": shard}
+    words = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "minigpt", "train", "pretrain", "--run", str(run), "--preset", "tiny", "--data",
                "world", "--backend", backend, "--processes", "2", "--restarts", str(times + 5), *words]  # fmt: skip
     errors = directory / f"kills-{backend}.txt"

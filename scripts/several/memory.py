@@ -1,6 +1,7 @@
-"""What moments that are shared out save: memory that each process takes more for updates of the same weights.
+"""What each of several processes takes at its peak: with all of a model, with a part of the moments, with a part of
+everything; beside what `minigpt plan` says.
 
-As a program: `memory.py BACKEND FILE shared|whole`, alone or under a launcher.
+As a program: `memory.py BACKEND FILE WAY`, alone or under a launcher, where WAY is a value of StageConfig.shard.
 """
 
 import gc
@@ -15,55 +16,82 @@ import numpy as np
 from backends import get_backend
 from backends.group import launched
 from minigpt.cli.launching import launch_command
-from minigpt.machine.processes import resident
-from minigpt.sections import StageConfig
+from minigpt.data.batches import normalized
+from minigpt.data.forms import TEXTS
+from minigpt.machine.processes import max_resident, resident, restart_peak
+from minigpt.model.gpt import GPT, init_weights, parameter_count, to_backend
+from minigpt.plan.memory import stage_memory
+from minigpt.sections import ModelConfig, StageConfig
+from minigpt.store.stage import StageStore
+from minigpt.train.fully_sharded import FULL, LAYERS, FullySharded
+from minigpt.train.gradients import accumulated
+from minigpt.train.losses import language_loss
 from minigpt.train.sharded import ShardedMoments
 from minigpt.train.together import Together
 
-LAYERS, WIDTH = 24, 1024  # 25 million parameters: 101 MB of float32
-COLUMNS = ("backend", "processes", "moments", "more in each process", "expected")
+SHAPE = ModelConfig(n_layer=24, d_model=384, n_head=6, n_kv_head=6, d_ff=1056, context=64, vocab_size=1024)
+WAYS = {"torch": ("none", "moments", FULL), "mlx": ("none", "moments")}
+ROWS, STEPS = 4, 3
+COLUMNS = ("backend", "processes", "shared out", "peak of each process", "planned")
 HERE = Path(__file__)
 
 
 def compared(directory: Path, backend: str, counts: list[int]) -> list[list[str]]:
     """A row for each number of processes and way."""
-    size, rows, file = 4 * LAYERS * WIDTH**2, [], directory / "memory.json"
+    rows, file = [], directory / "memory.json"
     for count in counts:
-        for way in ("whole", "shared"):
+        for way in WAYS[backend]:
             path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
             command = launch_command(backend, count, [str(HERE), backend, str(file), way])
             subprocess.run(command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
                            stdin=subprocess.PIPE, check=True)  # fmt: skip
             found = json.loads(file.read_text("utf-8"))
-            expected = 2 * size / (count if way == "shared" else 1)
+            planned = stage_memory(SHAPE, TEXTS, settings(way), (backend, "cpu"), "float32", 0, processes=count).total
             told = ", ".join(f"{bytes_ / 1e6:,.0f} MB" for bytes_ in found)
-            rows.append([backend, str(count), way, told, f"{expected / 1e6:,.0f} MB"])
+            rows.append([backend, str(count), way, told, f"{planned / 1e6:,.0f} MB"])
     return rows
 
 
+def settings(way: str) -> StageConfig:
+    return StageConfig(steps=10, batch_size=ROWS, shard=way)
+
+
 def main(name: str, file: Path, way: str) -> None:
-    backend = get_backend(name, "cpu")
+    backend, config = get_backend(name, "cpu"), settings(way)
     backend.group = group = backend.grouped(launched())
-    rng = np.random.default_rng(1)
-
-    def matrices() -> dict:
-        drawn = (rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) for _ in range(LAYERS))
-        return {"model": {"layers": [{"w": backend.array(x)} for x in drawn]}}
-
-    weights, grads = matrices(), matrices()
-    backend.sync(weights, grads)
-    before = resident()
-    config = StageConfig(steps=10, grad_clip=0.0)
-    optimizer = (ShardedMoments if way == "shared" else Together)(backend).optimizer(config, weights)
-    moments = optimizer.init(weights)
-    for step in range(2):
-        clipped, _ = optimizer.clip(grads)
-        weights, moments = optimizer.update(weights, clipped, moments, step)
-        backend.sync(weights, moments)
+    group.in_step = way == FULL
+    group.gather(None)
     gc.collect()
-    found = group.gather(resident() - before)
+    before = resident()
+    start = init_weights(SHAPE, 1)
+    weights = group.shared_out(start, LAYERS, "float32") if group.in_step else to_backend(backend, start)
+    del start
+    ways = {"none": Together, "moments": ShardedMoments, FULL: lambda backend: FullySharded(backend, StageStore(file))}
+    model, together = GPT(SHAPE, backend), ways[way](backend)
+    optimizer = together.optimizer(config, weights)
+    moments = optimizer.init(weights)
+
+    def loss(weights, batch):
+        return language_loss(model, weights, batch), {}
+
+    gradient = backend.value_and_grad(loss)
+    ids = np.random.default_rng(1).integers(0, SHAPE.vocab_size, (ROWS, SHAPE.context + 1)).astype(np.int32)
+    counted = np.ones((ROWS, SHAPE.context), np.float32)
+    batch = normalized({"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": counted})
+    backend.sync(weights, moments)
+    gc.collect()
+    restart_peak()
+    for step in range(STEPS):
+        result = accumulated(backend, gradient, weights, together.rows(batch), 1)
+        grads, _ = optimizer.clip(together.summed(*result)[2])
+        del result
+        weights, moments = optimizer.update(weights, grads, moments, step)
+        backend.sync(weights, moments)
+        del grads
+    found = group.gather(max_resident() - before)
     if group.rank == 0:
         file.write_text(json.dumps(found), "utf-8")
+        print(f"{parameter_count(SHAPE):,} parameters, {way}", file=sys.stderr)
     group.close()
 
 

@@ -21,7 +21,8 @@ from several import equality
 from several.rank import Stopped
 
 STEPS, HALF = 4, 2
-CASES = [case for case in equality.CASES if case.name not in ("adamw", "adamw, checkpointing")]  # a slice
+LEFT_OUT = ("adamw", "adamw, checkpointing", "adamw, full", "adamw, full, dropout")
+CASES = [case for case in equality.CASES if case.name not in LEFT_OUT]  # a slice
 OUTER = [equality.Case("sft", f"outer {name}", {"outer_every": HALF}) for name in ("whole", "resumed", "handed over")]
 EXACT = 4e-6  # DPO's sums of log-probabilities are near -300, where float32 has steps of 3e-5, times beta
 
@@ -58,11 +59,12 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
     """Every second case is handed over to one process in the middle."""
     if backend.device == "gpu":
         pytest.skip("two processes need two GPUs")
+    cases = [case for case in CASES if backend.name in case.backends]
     places = [tmp_path / name for name in ("alone", "together")]
     base = equality.prepared(tmp_path, backend.name, STEPS)
     for place, count in zip(places, (1, 2), strict=True):
         place.mkdir()
-        jobs = equality.copies(base, place, CASES, STEPS, HALF)
+        jobs = equality.copies(base, place, cases, STEPS, HALF)
         if count == 2:
             jobs = [job | {"stop_after": HALF} if i % 2 else job for i, job in enumerate(jobs)]
             whole, *parts = equality.copies(base, place, OUTER, STEPS, HALF)
@@ -70,10 +72,10 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
             equality.trained(place, backend.name, 2, [*jobs, whole, *halves, parts[0]])
             jobs = [job | {"stop_after": None} for job in jobs[1::2]] + [parts[1]]
         equality.trained(place, backend.name, 1, jobs)
-    for gap in equality.gaps(CASES, "2 processes", *places):
+    for gap in equality.gaps(cases, "2 processes", *places):
         assert gap.losses <= (EXACT if gap.case.stage == "dpo" else equality.LOSS), gap
         assert gap.weights <= equality.WEIGHTS, gap
-    assert equality.same_bits(CASES, places[0], places[0]) == []
+    assert equality.same_bits(cases, places[0], places[0]) == []
     check_outer_steps(backend, base, tmp_path, places[1])
 
 

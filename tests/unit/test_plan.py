@@ -9,7 +9,7 @@ from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
 from minigpt.model.gpt import flops_per_token, kept_values, parameter_count
 from minigpt.model.lora import trained_count
-from minigpt.plan.costs import checkpoint_bytes, state_of
+from minigpt.plan.costs import checkpoint_bytes, exchanged, state_of
 from minigpt.plan.fit import DIVISION, divisions, fit
 from minigpt.plan.memory import HABITS, stage_memory
 from minigpt.plan.plan import Place, expected_rows, make_plan, model_with_vocabulary
@@ -97,6 +97,38 @@ def test_an_adapter_is_cheaper_than_the_model():
     assert state.weights == 4 * parameter_count(model) + state.trained and packed.weights < state.weights / 4
     plans = [stage_memory(model, CONVERSATIONS, c, ("torch", "cpu"), "float32", 0) for c in (full, adapter)]
     assert plans[1].total < plans[0].total and plans[1].gradients + plans[1].optimizer < 1e6
+
+
+def test_several_processes_share_rows_and_what_is_shared_out():
+    """Eight rows for four; a layer's leaves, and those outside the layers, by hand."""
+    model, config = settings({})
+    d, f, q, k = 256, 704, 256, 128
+    layer, outside = 4 * (2 * d * q + 2 * d * k + 3 * d * f + 2 * d), 4 * (2048 * d + d)
+    size = 4 * layer + outside
+    assert size == 4 * parameter_count(model)
+
+    def memory(processes, shard="none"):
+        wanted = config.model_copy(update={"shard": shard})
+        return stage_memory(model, TEXTS, wanted, ("torch", "cpu"), "float32", 0, processes=processes)
+
+    alone, plain, moments, full = memory(1), memory(4), memory(4, "moments"), memory(4, "full")
+    assert plain.activations == alone.activations // 4 and plain.gradients == 2 * size, "and their sums"
+    assert (plain.weights, moments.weights) == (size, size)
+    assert (plain.optimizer, moments.optimizer, full.optimizer) == (2 * size, size / 2, size / 2)
+    gathered = outside + 3 * layer
+    assert (full.weights, full.gradients) == (size / 4 + gathered, size / 4 + gathered)
+    assert full.total < moments.total < plain.total and memory(1, "full").total == alone.total
+
+
+def test_what_a_step_exchanges_by_counting_turns():
+    """Around a ring of N, one turn of N - 1 brings (N - 1) / N of the bytes to each; a sum for all takes two."""
+    def turns(backend="torch", **settings):
+        return exchanged(100, StageConfig(**settings), backend) / (400 / 2)
+
+    assert turns() == 2 and turns(transfer="bfloat16") == 1
+    assert turns(shard="moments") == 3 and turns("mlx", shard="moments") == 4
+    assert turns(shard="full") == 3 and turns(shard="full", grad_accumulation=2) == 6
+    assert turns(shard="full", transfer="bfloat16") == 2.5
 
 
 # ---- fitting -------------------------------------------------------------------------------------------------

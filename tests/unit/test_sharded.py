@@ -77,5 +77,5 @@ def test_a_checkpoint_has_all_moments_and_gives_each_process_its_own():
 
 
 def test_outer_steps_have_moments_of_their_own():
-    with pytest.raises(UsageError, match="outer_every and shard_moments cannot go together"):
+    with pytest.raises(UsageError, match="outer_every and shard = 'moments' cannot go together"):
         load_config("tiny", None, ["pretrain.outer_every=50", "pretrain.shard_moments=true"])
