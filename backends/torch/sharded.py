@@ -6,6 +6,7 @@ called with the function that is to be computed on them. Saved and read by torch
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ from torch import nn
 from backends.group import PartnerLost
 from backends.tree import Tree, items, leaves, map_leaves, rebuild
 
+KEPT, LARGE = -3, 1 << 18  # glibc's M_MMAP_THRESHOLD; bytes of a block that goes back to the system when it is freed
+FILE = 1 << 25  # bytes of a process's file, about
 BROKEN = ("gloo", "nccl", "connection", "socket")  # words of an exchange that failed, in any letters
 
 
@@ -63,6 +66,8 @@ def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    if device == "cpu":
+        _give_back_at_once()
     mesh, policy = init_device_mesh(device, (dist.get_world_size(),)), MixedPrecisionPolicy(reduce_dtype=reduced)
 
     def sharded(module: Leaves, outermost: bool = False) -> Shared:
@@ -78,6 +83,14 @@ def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None
     inner = [sharded(Leaves(layer)) for layer in node[place[-1]]]
     node[place[-1]] = []
     return sharded(Leaves(outside, inner, place), outermost=True)
+
+
+def _give_back_at_once() -> None:
+    """Let glibc return large blocks as soon as they are freed: gathered arrays come and go between lasting ones, and
+    the holes that they leave took half as much memory again.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system
+        ctypes.CDLL(None).mallopt(KEPT, LARGE)
 
 
 def _copied(tree: Tree, place: Sequence[str]) -> Tree:
@@ -132,18 +145,29 @@ def partners() -> Iterator[None]:
 
 def save(tree: Tree, file: Path) -> None:
     """Write a tree of DTensors as one safetensors file: each process its rows, which the first one then joins, without
-    having more of them in memory than a few. Raises OSError where that fails.
+    ever having them in memory at once. Raises OSError where that fails.
     """
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files as join
 
-    beside = file.with_suffix("")
-    writer = dcp.HuggingFaceStorageWriter(str(beside), save_distributed=True, enable_consolidation=True)
+    beside, flat = file.with_suffix(""), {name: x.detach() for name, x in items(tree)}
+    writer = dcp.HuggingFaceStorageWriter(str(beside / "parts"), in_files(flat), save_distributed=True)
     with failing():
-        dcp.save({name: x.detach() for name, x in items(tree)}, storage_writer=writer)
+        dcp.save(flat, storage_writer=writer)
     if dist.get_rank() == 0:
+        join(str(beside / "parts"), str(beside), dict.fromkeys(flat, 1))
         [joined] = beside.glob("*.safetensors")
         os.replace(joined, file)
         shutil.rmtree(beside)
+
+
+def in_files(flat: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The number of each array's file: a process has a copy of a whole one in memory while it writes."""
+    found, held = {}, 0
+    for name, x in flat.items():
+        found[name] = 1 + held // FILE
+        held += x.nbytes // dist.get_world_size()
+    return found
 
 
 def load(flat: dict[str, torch.Tensor], directory: Path) -> None:

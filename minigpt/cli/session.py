@@ -45,7 +45,7 @@ def training(
     from minigpt.runs.claim import new_run
     from minigpt.runs.control import Control
     from minigpt.runs.group import alone, joined
-    from minigpt.runs.pipeline import check_possible
+    from minigpt.runs.pipeline import check_possible, check_processes
     from minigpt.runs.planning import plan_of_run
     from minigpt.store.lock import locked
     from minigpt.train.stop import Stop
@@ -70,6 +70,7 @@ def training(
             stack.enter_context(framework_messages(directory / "log.txt"))
         same = {"stages": list(stages), "settings": settings.model_dump(mode="json")}
         group = stack.enter_context(joined(directory, framework, same, console.aloud))
+        check_processes(settings, stages, framework)
         if group.size > 1:
             console.note(f"{group.size} processes train together, started by {found.launcher}.")
         if verbose and not is_run(directory):

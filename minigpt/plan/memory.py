@@ -62,6 +62,7 @@ HABITS = {
     ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.0, 4.0, 2.2, 6.0, 0.0, 0.06, 20_000_000, lanes=2, strip=64),
     ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
 }  # fmt: skip
+SHARDING = 46_000_000  # bytes that torch's FSDP2 takes as a library (measured)
 GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of matrices
 
 
@@ -98,13 +99,15 @@ def stage_memory(
     casts = model.n_layer and (state.weights // 2 if narrow == 2 else 0)  # weights in bfloat16, kept for backwards
     computing = gradients + activations + logits + casts
     saved = whole.optimizer if config.shard == "moments" else state.optimizer  # the first process has all of them
-    peak = max(computing, gradients + update_bytes(model, state), 2 * max(state.trained, saved))
+    copies = 0 if state.gathered else 2 * max(state.trained, saved)  # for a checkpoint: FSDP2's parts go bit by bit
+    peak = max(computing, gradients + update_bytes(model, state), copies)
     fragments = habits.fragmentation * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
     if narrow * tokens * model.d_ff >= habits.returned:
         fragments /= 2  # most of the blocks are of this size
     weights = state.weights + state.gathered
     slack = habits.slack * (weights + state.optimizer + peak)
-    work = peak - gradients - activations - logits + int(fragments + slack) + habits.constant
+    constant = habits.constant + SHARDING * (state.gathered > 0)
+    work = peak - gradients - activations - logits + int(fragments + slack) + constant
     if work < 0:  # the peak is elsewhere: what does not fit under it was never there at the same time
         gradients, activations, logits, work = _scaled((gradients, activations, logits), peak)
     return Memory(base, weights, gradients, state.optimizer, activations, logits, work)

@@ -35,9 +35,7 @@ def run_pipeline(
     """
     check_possible(run, stages)
     group = backend.group
-    for stage in stages:
-        check_rows(run.config.of(stage).batch_size, stage, group.size)
-        check_shards(stage, run.config.of(stage), run.config.model, backend.name, group)
+    check_processes(run.config, stages, backend)
     run = _claimed(run, backend, report, stages, allow_changes)
     group.first(lambda: make_tokenizer(run, stages, report) and None)
     unfinished = group.first(lambda: next((stage for stage in stages if not run.store(stage).finished()), None))
@@ -67,6 +65,13 @@ def _claimed(run: Run, backend: Backend, report: Report, stages: Sequence[str], 
         lambda: claim(run, backend, report, stages, allow_changes).config.model_dump(mode="json")
     )
     return Run(run.directory, build_config(values))
+
+
+def check_processes(config: Config, stages: Sequence[str], backend: Backend) -> None:
+    """Raises UsageError when the processes cannot share out these stages as the settings say."""
+    for stage in stages:
+        check_rows(config.of(stage).batch_size, stage, backend.group.size)
+        check_shards(stage, config.of(stage), config.model, backend.name, backend.group)
 
 
 def check_possible(run: Run, stages: Sequence[str]) -> None:

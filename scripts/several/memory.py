@@ -1,5 +1,5 @@
 """What each of several processes takes at its peak: with all of a model, with a part of the moments, with a part of
-everything; beside what `minigpt plan` says.
+everything; a few steps and a checkpoint, beside what `minigpt plan` says.
 
 As a program: `memory.py BACKEND FILE WAY`, alone or under a launcher, where WAY is a value of StageConfig.shard.
 """
@@ -18,6 +18,7 @@ from backends.group import launched
 from minigpt.cli.launching import launch_command
 from minigpt.data.batches import normalized
 from minigpt.data.forms import TEXTS
+from minigpt.machine.ceiling import give_back
 from minigpt.machine.processes import max_resident, resident, restart_peak
 from minigpt.model.gpt import GPT, init_weights, parameter_count, to_backend
 from minigpt.plan.memory import stage_memory
@@ -61,13 +62,14 @@ def main(name: str, file: Path, way: str) -> None:
     backend.group = group = backend.grouped(launched())
     group.in_step = way == FULL
     group.gather(None)
-    gc.collect()
     before = resident()
     start = init_weights(SHAPE, 1)
     weights = group.shared_out(start, LAYERS, "float32") if group.in_step else to_backend(backend, start)
     del start
-    ways = {"none": Together, "moments": ShardedMoments, FULL: lambda backend: FullySharded(backend, StageStore(file))}
-    model, together = GPT(SHAPE, backend), ways[way](backend)
+    ways = {"none": lambda backend, store: Together(backend), "moments": lambda backend, store: ShardedMoments(backend),
+            FULL: FullySharded}  # fmt: skip
+    store = StageStore(file.with_name(f"{way}-{group.size}"), writes=group.rank == 0)
+    model, together = GPT(SHAPE, backend), ways[way](backend, store)
     optimizer = together.optimizer(config, weights)
     moments = optimizer.init(weights)
 
@@ -80,6 +82,7 @@ def main(name: str, file: Path, way: str) -> None:
     batch = normalized({"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": counted})
     backend.sync(weights, moments)
     gc.collect()
+    give_back(backend)
     restart_peak()
     for step in range(STEPS):
         result = accumulated(backend, gradient, weights, together.rows(batch), 1)
@@ -88,6 +91,7 @@ def main(name: str, file: Path, way: str) -> None:
         weights, moments = optimizer.update(weights, grads, moments, step)
         backend.sync(weights, moments)
         del grads
+    together.saved(store, weights, moments, {"step": STEPS, "metrics": {"loss": 0.0}}, 1)
     found = group.gather(max_resident() - before)
     if group.rank == 0:
         file.write_text(json.dumps(found), "utf-8")
