@@ -70,6 +70,7 @@ def train_stage(
     began, rested, kept, peak = time.perf_counter(), control.rested, store.steps_kept(), Peak(backend)
     weights, objective, hooks, fingerprint = prepared(run, stage, backend, config, report, custom)
     fit(backend, name, config, weights, objective, store, report, control.stop, control.brake, hooks, fingerprint)
+    group.in_step = False
     final = Path(group.first(lambda: str(store.finish(name, report, completion(run, name)))))
     seconds, best = time.perf_counter() - began, read_state(final)["step"]
     report(StageFinished(name, final, seconds, best_step=best, last_step=store.steps_kept()))
