@@ -1,5 +1,6 @@
 """Do several processes train the same model as one? Each stage, in its ways of training, from the same start."""
 
+import itertools
 import json
 import os
 import shutil
@@ -182,5 +183,8 @@ def compared(
         for what, place in again.items():
             different = same_bits(cases, together, place)
             told.append(f"{backend}, {count} processes, {what}: {different or 'the same bits'}")
+    for one, other in itertools.permutations(counts, 2):
+        handed = ran(f"{one}-{other}", (one, half), (other, None))
+        rows += gaps(cases, f"{one}, {other} from step {half}", alone, handed)
     return rows, told
 
