@@ -22,8 +22,6 @@ LONG = timedelta(days=30)  # a long pause or evaluation is no failure; who is go
 class TorchGroup(Several):
     """The default process group of torch.distributed."""
 
-    shards = True
-
     def __init__(self, backend: Backend, launched: Launched):
         super().__init__(backend, launched.rank, launched.size)
         kind = "nccl" if backend.device == "gpu" else "gloo"
@@ -53,6 +51,10 @@ class TorchGroup(Several):
         return [one.cpu().numpy() for one in found]
 
     # ---- a model of which each process has a part -----------------------------------------------------------
+
+    @property
+    def shards(self) -> bool:
+        return sharded.possible()
 
     def shared_out(self, tree: Tree, layers: str, transfer: str) -> Tree:
         reduced = None if transfer == "float32" else getattr(torch, transfer)

@@ -59,6 +59,17 @@ class Shared(dict):
         self.module, self.outermost = module, outermost
 
 
+def possible() -> bool:
+    """Whether this version of torch has what is needed."""
+    try:
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint import _consolidate_hf_safetensors  # noqa: F401
+        from torch.distributed.fsdp import FSDPModule
+    except ImportError:
+        return False
+    return hasattr(dcp, "HuggingFaceStorageReader") and hasattr(FSDPModule, "set_force_sum_reduction_for_comms")
+
+
 def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None) -> Shared:
     """A tree of NumPy arrays, alike in all processes, shared out between them. The items of the list at the path
     `layers` ("model.layers") are gathered one by one, all else for a whole pass. Gradients travel as `reduced`.

@@ -84,8 +84,8 @@ def check_shards(stage: str, config: StageConfig, model: ModelConfig, backend: s
         return
     if not group.shards:
         raise UsageError(
-            f"{stage}.shard = '{FULL}': {backend} has nothing like torch's FSDP2, which shares a model out.",
-            f"Give --backend torch, or {stage}.shard = 'moments'.",
+            f"{stage}.shard = '{FULL}': this {backend} has no FSDP2, which shares a model out.",
+            f"Give --backend torch (tried with 2.13), or {stage}.shard = 'moments'.",
         )
     if model.experts:
         raise UsageError(

@@ -71,7 +71,7 @@ def test_what_cannot_be_shared_out_is_refused_with_the_reason():
     with pytest.raises(UsageError, match=r"pretrain.*outer_every and shard = 'full' cannot go together"):
         load_config("tiny", None, ["pretrain.shard=full", "pretrain.outer_every=50"])
     two = Several(None, 0, 2)
-    with pytest.raises(UsageError, match=r"pretrain.shard = 'full': mlx has nothing like torch's FSDP2"):
+    with pytest.raises(UsageError, match=r"pretrain.shard = 'full': this mlx has no FSDP2"):
         check_shards("pretrain", FULL, ModelConfig(), "mlx", two)
     two.shards = True
     check_shards("pretrain", FULL, ModelConfig(), "torch", two)
