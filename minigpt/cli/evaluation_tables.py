@@ -118,7 +118,7 @@ def _show_details(found: "Details", grouped: bool) -> None:
 
 
 def value_and_interval(figure: "Figure") -> tuple[str, str]:
-    """Both with four digits; a dash for an interval that one row alone cannot give."""
+    """Both with their first digits; a dash for an interval that one row alone cannot give."""
     return _shown(figure.value), _between(figure.low, figure.high)
 
 
@@ -132,12 +132,17 @@ def _interval_and_rows(figure: dict | None) -> list[str]:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.4f}"
+    return "–" if value is None or not math.isfinite(value) else _digits(value)
 
 
 def _between(low: float | None, high: float | None) -> str:
     known = None not in (low, high) and math.isfinite(low) and math.isfinite(high)
-    return f"{low:.4f} to {high:.4f}" if known else "–"
+    return f"{_digits(low)} to {_digits(high)}" if known else "–"
+
+
+def _digits(value: float) -> str:
+    """Four decimals of small numbers, fewer of large ones: intervals of two figures stand in 80 columns."""
+    return f"{value:,.{max(0, 4 - 2 * (abs(value) >= 10) - (abs(value) >= 100) - (abs(value) >= 1000))}f}"
 
 
 def _show_reliability(bins: Sequence[dict]) -> None:

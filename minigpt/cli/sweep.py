@@ -12,6 +12,7 @@ from minigpt.cli.command import command
 from minigpt.runs.finding import RUNS
 
 if TYPE_CHECKING:
+    from minigpt.evaluate.intervals import Figure
     from minigpt.experiments.sweep import Row
 
 File = Annotated[Path, Argument(metavar="FILE", help="What to try: a TOML file.")]
@@ -47,7 +48,7 @@ def sweep(file: File, out: Out = None, svg: Svg = None, json: flags.AsJson = Fal
     if json:
         console.print_json([asdict(row) for row in rows])
         return
-    columns = ("settings", "runs", read.measure, "95 % interval", "to baseline", "95 % interval", "p (Holm)")
+    columns = ("settings", "runs", read.measure, "± 95 %", "to baseline", "± 95 %", "p (Holm)")
     tables.table("", columns, [_cells(row) for row in rows])
     console.note(f"All runs and results are in {directory}.")
 
@@ -65,12 +66,13 @@ def _draw(rows: "list[Row]", title: str, path: Path) -> None:
 def _cells(row: "Row") -> list[str]:
     figure, difference = row.figure, row.difference
     runs = f"{figure.rows}" + (f" (+{row.failed} failed)" if row.failed else "")
-    apart = ["", ""] if difference is None else [f"{difference.value:+.4f}", _interval(difference.low, difference.high)]
+    apart = ["", ""] if difference is None else [f"{difference.value:+.4f}", _half(difference)]
     value = f"{figure.value:.4f}" if figure.rows else "-"
     p = "" if math.isnan(row.p) else f"{row.p:.2g}"
-    return [row.label, runs, value, _interval(figure.low, figure.high), *apart, p]
+    return [row.label, runs, value, _half(figure), *apart, p]
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{low:.4f} to {high:.4f}" if math.isfinite(low) and math.isfinite(high) else "-"
-
+def _half(figure: "Figure") -> str:
+    """Half the t interval, which lies around its mean; a dash where one run alone gives none."""
+    half = (figure.high - figure.low) / 2
+    return f"{half:.4f}" if math.isfinite(half) else "–"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -228,20 +229,38 @@ def show_parity(rows: Sequence[Any]) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wrap: Sequence[int] = (0,)) -> None:
     """A table on stdout, never wider than it: the columns in `wrap` are on the left and break their lines.
 
-    The others are on the right and stay whole.
+    The others are on the right and stay whole; where there is little room, their headings have several lines.
     """
     head = any(columns)
     lines, gap = (box.SIMPLE_HEAD, 1) if head else (None, 2)
+    cells = [[Text(str(cell)) for cell in row] for row in rows]
+    widths = [max((row[number].cell_len for row in cells), default=0) for number in range(len(columns))]
+    room = out.width - (gap + 1) * len(columns)
+    if sum(max(cell_len(column), width) for column, width in zip(columns, widths, strict=True)) > room:
+        folded = [_folded(column, width) for column, width in zip(columns, widths, strict=True)]
+        columns = [column if number in wrap else folded[number] for number, column in enumerate(columns)]
     shown = Table(box=lines, show_header=head, pad_edge=False, padding=(0, gap, 0, 0))
     for number, column in enumerate(columns):
         left = number in wrap
         shown.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    for row in rows:
-        shown.add_row(*(Text(str(cell)) for cell in row))
+    for row in cells:
+        shown.add_row(*row)
     if title:
         out.print(Text(title, "bold"), soft_wrap=False)
     out.print(shown, soft_wrap=False)
     out.print()
+
+
+def _folded(heading: str, width: int) -> str:
+    """A heading in lines as long as the widest cell, or its longest word; words end at spaces and after underscores."""
+    lines: list[str] = []
+    for word in re.findall(r"[^\s_]+_?", heading):
+        joint = "" if lines and lines[-1].endswith("_") else " "
+        if lines and cell_len(lines[-1] + joint + word) <= width:
+            lines[-1] += joint + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _one_line(text: str, longest: int = 120, nothing: str = "(nothing)") -> str:
