@@ -34,10 +34,12 @@ class _DataConfig(Section):
     def of(self, stage: Stage) -> Sources:
         """What the stage is to learn from."""
         world = stage.form.world
+        beside = world.beside if world else None
         return Sources(
             getattr(self, stage.name), getattr(self, f"{stage.name}_validation"), self.validation_fraction,
             self.skip_bad, getattr(self, world.setting) if world else 0,
             self.pretrain_copies if stage.form.stream else 1, self.bpe_dropout,
+            getattr(self, beside.setting) if beside else 0,
         )  # fmt: skip
 
     def keys_of(self, stage: Stage) -> list[str]:
@@ -45,7 +47,8 @@ class _DataConfig(Section):
         keys = ["validation_fraction", stage.name, f"{stage.name}_validation"]
         keys += ["pretrain_copies", "bpe_dropout"] * stage.form.stream
         sources = getattr(self, stage.name) + getattr(self, f"{stage.name}_validation")
-        return keys + [stage.form.world.setting] * (WORLD in sources)
+        worlds = [stage.form.world, stage.form.world.beside] if WORLD in sources else []
+        return keys + [world.setting for world in worlds if world]
 
 
 def _data_fields() -> dict[str, Any]:
@@ -57,6 +60,8 @@ def _data_fields() -> dict[str, Any]:
         fields[f"{stage.name}_validation"] = (list[str], Field([], description=own))
     for world in (stage.form.world for stage in STAGES.values() if stage.form.world):
         fields.setdefault(world.setting, (int, Field(world.count, ge=1, description=world.describes)))
+        if beside := world.beside:
+            fields.setdefault(beside.setting, (int, Field(beside.count, ge=0, description=beside.describes)))
     return fields
 
 

@@ -15,6 +15,7 @@ from minigpt.data.parse.fields import EXAMPLES
 from minigpt.data.scored import RIGHT, WRONG, PairScores, StepScores, line_ends
 from minigpt.data.shards import Shard
 from minigpt.data.world import rows as world
+from minigpt.data.world.lessons import lessons
 from minigpt.errors import DataError
 from minigpt.text.chatml import render
 from minigpt.text.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ class World:
     describes: str
     tokens: int = 0  # of a row on average with the vocabulary of the preset tiny; 0: not needed
     counted: float = 1.0  # share of the tokens that are part of the loss
+    beside: "World | None" = None  # other training rows that it draws as well, if their setting says how many
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,13 @@ TEXTS = Form(
     rows=TextRows,
     held_out=lambda shard, context, seed: ValidationText(shard, context),
     stream=True,
-    world=World(world.texts, "world_texts", 20_000, "texts that the built-in world writes"),
+    world=World(
+        world.texts, "world_texts", 20_000, "texts that the built-in world writes",
+        beside=World(
+            lambda seed, count, split: lessons(seed, count), "world_lessons", 0,
+            "lessons beside them: questions in a row, with their answers",
+        ),
+    ),
 )
 # Questions without one right answer, for people and models that compare answers: of no stage.
 REQUESTS = World(world.requests, "", 200, "everyday requests of the built-in world")

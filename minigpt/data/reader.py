@@ -35,6 +35,7 @@ class Sources:
     world_rows: int = 0
     copies: int = 1  # of the training text, every second one with BPE-dropout
     bpe_dropout: float = 0.1
+    world_beside: int = 0  # rows that the world draws beside these (see World)
 
 
 @dataclass
@@ -122,10 +123,13 @@ class Reader:
 
         `held_out` 0 omits the held-out rows, 1 the others.
         """
-        draw, count = self.form.world.draw, self.sources.world_rows
-        wanted = [("train", count, 0.0)] * (held_out < 1) + [("test", count // 20 + 1, 1.0)] * (held_out > 0)
-        for split, rows, own in wanted:
-            drawn = (Row(f"{WORLD}:{i}", row) for i, row in enumerate(draw(self.seed, rows, split), 1))
+        world, count = self.form.world, self.sources.world_rows
+        wanted = [(world, "train", count, 0.0)] * (held_out < 1)
+        wanted += [(world, "test", count // 20 + 1, 1.0)] * (held_out > 0)
+        if world.beside and held_out < 1:
+            wanted.append((world.beside, "train", self.sources.world_beside, 0.0))
+        for drawing, split, rows, own in wanted:
+            drawn = (Row(f"{WORLD}:{i}", row) for i, row in enumerate(drawing.draw(self.seed, rows, split), 1))
             yield from self._parsed(drawn, own)
 
     def reject(self, error: RowError) -> None:

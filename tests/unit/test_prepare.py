@@ -196,6 +196,15 @@ def test_the_world_brings_its_own_split(tmp_path, stage, per_row):
     assert (result.bad, result.dropped, result.cut) == (0, 0, 0)
 
 
+def test_lessons_come_beside_the_worlds_texts(tmp_path):
+    """They are added to the training texts when they are asked for, and nothing else changes."""
+    few = {"world_texts": 40}
+    _, alone, held_out, _ = prepared(tmp_path, "pretrain", ["world"], 512, **few)
+    result, train, validation, _ = prepared(tmp_path, "pretrain", ["world"], 512, world_lessons=25, **few)
+    assert (len(alone), len(train), result.in_both) == (40, 65, 0)
+    assert shown(train)[:40] == shown(alone) and shown(validation) == shown(held_out)
+
+
 def test_the_world_beside_own_validation_sources(tmp_path):
     """What a user names as validation is the validation, and nothing else is."""
     own = [rows_file(tmp_path / "own.jsonl", [chat("Own?", "Yes")])]

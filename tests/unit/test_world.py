@@ -8,16 +8,18 @@ import pytest
 
 from minigpt.data.world import rows as world
 from minigpt.data.world import words
+from minigpt.data.world.lessons import QUESTIONS, lessons
 from minigpt.data.world.tasks import HELD_OUT, MAX_OPERAND, held_out
 
 STREAMS = (world.instructions, world.requests, world.preferences)
+TEXTS = (world.texts, lessons)  # which have no test split of their own
 TASKS = ("read", "arithmetic", "translate", "story", "name")
 
 
 @cache
 def rows(stream, split="train"):
     """Rows drawn once and shared by the tests of this file."""
-    return list(stream(1, 1500) if stream is world.texts else stream(1, 1500, split))
+    return list(stream(1, 1500) if stream in TEXTS else stream(1, 1500, split))
 
 
 def strings(row):
@@ -29,7 +31,7 @@ def strings(row):
 @cache
 def all_text(split):
     """Everything that a model is trained on, or everything that the test asks and answers."""
-    streams = (*STREAMS, world.texts) if split == "train" else STREAMS
+    streams = (*STREAMS, *TEXTS) if split == "train" else STREAMS
     return "\n".join(text for stream in streams for row in rows(stream, split) for text in strings(row))
 
 
@@ -64,14 +66,16 @@ def test_a_seed_decides_everything():
     for stream in STREAMS:
         for split in ("train", "test"):
             assert list(stream(5, 30, split)) == list(stream(5, 30, split)) != list(stream(6, 30, split))
-    assert list(world.texts(5, 30)) == list(world.texts(5, 30)) != list(world.texts(6, 30))
+    for stream in TEXTS:
+        assert list(stream(5, 30)) == list(stream(5, 30)) != list(stream(6, 30))
 
 
 def test_fewer_rows_are_a_prefix_of_more():
     for stream in STREAMS:
         for split in ("train", "test"):
             assert list(stream(2, 40, split)) == list(islice(stream(2, 200, split), 40))
-    assert list(world.texts(2, 40)) == list(islice(world.texts(2, 200), 40))
+    for stream in TEXTS:
+        assert list(stream(2, 40)) == list(islice(stream(2, 200), 40))
 
 
 def test_one_combination_in_six_is_held_out_on_every_machine():
@@ -192,6 +196,20 @@ def test_reading_answers_follow_from_the_text():
         assert answer == READERS[language](question), question
         checked += 1
     assert checked > 500
+
+
+def test_lessons_ask_about_their_text_and_answer_right():
+    """The same readers answer each question of a lesson from what stands before it."""
+    asked = []
+    for (text,) in map(strings, rows(lessons)):
+        lines, language = text.split("\n"), "en" if text.isascii() else "zh"
+        if not re.search("^(Text|Read|短文|读一读)", text):
+            continue  # of the four ways to begin, two that no other lesson has
+        answers = range(len(lines) - 1, 0, -2)
+        for end in answers:
+            assert lines[end] == READERS[language]("\n".join(lines[:end])), text
+        asked.append(len(answers))
+    assert len(asked) > 200 and 2 <= min(asked) < max(asked) == QUESTIONS["read"]
 
 
 def read_english(prompt):

@@ -43,7 +43,12 @@ def conversation(rng: random.Random, language: str, turns: int = 1) -> list[Exch
     if task == "read":
         return read(rng, language, turns)
     drawn = [task] + [rng.choice(tuple(_SINGLE)) for _ in range(turns - 1)]
-    return [_SINGLE[each](rng, language) for each in drawn]
+    return [single(rng, language, each) for each in drawn]
+
+
+def single(rng: random.Random, language: str, task: str) -> Exchange:
+    """One exchange of a task that needs no text before it: any but "read"."""
+    return _SINGLE[task](rng, language)
 
 
 # ---- read
@@ -69,11 +74,16 @@ def read(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
 
 def facts(rng: random.Random, language: str, size: int) -> list[Fact]:
     """`size` facts that share no name, thing, colour or place."""
+    return [_fact(rng, kind, language, *row) for kind, *row in told(rng, size)]
+
+
+def told(rng: random.Random, size: int) -> list[tuple[str, Word, Word, Word, Word]]:
+    """What `size` facts are about: kind, name, thing, colour and place of each, none of them twice."""
     kinds = rng.choices(tuple(patterns.FACTS), k=size)
     if rng.random() < 0.5:
         kinds = kinds[:1] * size  # facts of one kind: the question's form alone gives nothing away
     columns = [rng.sample(column, size) for column in (words.NAMES, words.NOUNS, words.COLOURS, words.PLACES)]
-    return [_fact(rng, kind, language, *row) for kind, *row in zip(kinds, *columns, strict=True)]
+    return list(zip(kinds, *columns, strict=True))
 
 
 def _fact(rng: random.Random, kind: str, language: str, *row: Word) -> Fact:
