@@ -115,6 +115,7 @@ class ModelConfig(Section):
     balance_coefficient: float = Field(0.01, ge=0, description="strength of that")
     router_z: float = Field(0.001, ge=0, description="weight of the loss that keeps the router's logits small")
     rope_scaling: RopeScaling = Field(RopeScaling(), description="positions stretched beyond the trained context")
+    first_weights: Literal["random", "induction"] = Field("random", description="induction: heads that look back")
 
     @model_validator(mode="before")
     @classmethod
@@ -169,11 +170,23 @@ class ModelConfig(Section):
         yield (0 < self.sliding_window <= self.attention_sinks,
                f"attention_sinks = {self.attention_sinks} must be fewer than sliding_window = {self.sliding_window}")
         yield from self._senseless_experts()
+        yield from self._senseless_induction()
         parts = 2 * max(1, self.token_shift)
         yield (self.token_shift > 0 and self.d_model % parts > 0,
                f"d_model = {self.d_model} cannot be divided by {parts}, for token_shift = {self.token_shift}")
         yield (self.token_shift > 0 and self.convolution > 0,
                "token_shift and convolution both let attention read the tokens before: choose one")  # fmt: skip
+
+    def _senseless_induction(self) -> Iterator[tuple[bool, str]]:
+        """What keeps a model from beginning with heads that look back (see minigpt.model.induction)."""
+        if self.first_weights != "induction":
+            return
+        begins = "first_weights = 'induction' needs "
+        yield self.n_layer < 2, begins + "two layers"
+        yield self.positions != "rope" or self.rope_fraction < 1, begins + "rotary positions of whole heads"
+        yield not self.qk_norm or self.qk_norm_whole, begins + "norms of each head's queries and keys: qk_norm = true"
+        yield self.norm != "rms" or self.norm_placement == "post", begins + "an RMSNorm before the attention"
+        yield self.n_kv_head * self.head_dim >= self.d_model, begins + "n_kv_head * head_dim below d_model"
 
     def _senseless_experts(self) -> Iterator[tuple[bool, str]]:
         few, fixed = self.experts_per_token > self.experts, self.router in ("softmax", "sigmoid")

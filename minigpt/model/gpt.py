@@ -21,6 +21,7 @@ from minigpt.model.attention import Attention, Queries
 from minigpt.model.embeddings import Embeddings
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.heads import head_of, scores
+from minigpt.model.induction import induction_start
 from minigpt.model.linear import dropout
 from minigpt.model.moe import MoE, active_shapes
 from minigpt.model.norms import Norm, norm_places
@@ -243,13 +244,17 @@ def init_weights(config: ModelConfig, seed: int) -> Tree:
     """Random float32 NumPy weights: the same on every backend and machine for the same seed.
 
     Each layer says how its leaves begin (`start`). Each leaf draws from its own Philox stream, so that a new leaf
-    changes no other.
+    changes no other. With `first_weights` "induction" the attention of the first two layers begins otherwise.
     """
     flat = {}
     for name, layer, leaf, shape in _leaves(config):
         stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
         flat[name] = layer.start(config, leaf, shape, stream)
-    return unflatten(flat)
+    weights = unflatten(flat)
+    if config.first_weights == "induction":
+        stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(b"induction")]))
+        weights = induction_start(config, weights, stream)
+    return weights
 
 
 def to_backend(backend: Backend, weights: Tree, dtype: str | None = None) -> Tree:

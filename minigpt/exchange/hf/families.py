@@ -19,7 +19,8 @@ SIZES = {
     "n_layer", "n_head", "n_kv_head", "d_model", "d_ff", "head_dim", "context", "vocab_size", "rope_theta", "norm_eps",
     "tie_embeddings", "max_positions",
 }  # fmt: skip
-TRAINING = {"predict_ahead", "ahead_weight", "capacity_factor", "balance", "balance_coefficient", "router_z"}
+TRAINING = {"predict_ahead", "ahead_weight", "capacity_factor", "balance", "balance_coefficient", "router_z",
+            "first_weights"}  # fmt: skip
 PLAIN = {
     "norm", "positions", "feed_forward", "qk_norm", "qkv_bias", "output_bias", "mlp_bias", "sliding_window",
     "rope_scaling",

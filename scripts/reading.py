@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""What makes the small model read, and when: the preset tiny on the built-in world, one change at a time, over seeds.
+
+    python scripts/reading.py --seeds 2 --out reading.md                   all rows: ten CPU minutes each
+    python scripts/reading.py --only "as it is" lessons --every 100        two of them, measured more often
+
+To read is to bind: "Tom is in the park. Lily is in the zoo. Where is Lily?" has two places, and one of them is hers.
+The binding score asks for that alone. A text has three facts; an answer has the word of the fact that is asked for, or
+of another one. Is the right answer the likeliest? 0 is guessing, 1 is always. It is taken as training goes on, in the
+form of each stage: lines of text in pretraining, a conversation in SFT. The table has it beside the demo's five tasks
+(exact match on held-out combinations). Trainings are kept in --directory, so that the same command goes on where it
+was interrupted.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends import get_backend
+from backends.base import Backend
+from minigpt.data.world import patterns, tasks, words
+from minigpt.evaluate.likelihood import likelihoods
+from minigpt.evaluate.world import evaluate_world
+from minigpt.generate.engine import Engine, chat_prompt
+from minigpt.library import train_stage
+from minigpt.model.gpt import GPT
+from minigpt.runs.loading import load_engine
+from minigpt.runs.run import open_run
+from minigpt.stages.table import STAGES
+from minigpt.store.durable import write_whole
+
+PARTICLES = "的了在是有里一个只条匹根块件把支顶辆盏面本杯给去找谢和"
+PLAIN = "as it is"
+Settings = dict[str, dict[str, Any]]
+ALONE: Settings = {"tokenizer": {"alone": PARTICLES}}
+LESSONS: Settings = {"data": {"world_texts": 7_000, "world_lessons": 15_000}}
+# Row -> settings beside the preset's.
+ROWS: dict[str, Settings] = {
+    PLAIN: {},
+    "words": ALONE,
+    "lessons": LESSONS,
+    "words, lessons": ALONE | LESSONS,
+}
+# What each question of patterns.FACTS looks up: with these words of another fact its answer is wrong.
+LOOKED_UP = {"own": (("name",), ("colour",), ("colour", "noun")), "thing": (("place",), ("noun",)),
+             "person": (("place",), ("name",))}  # fmt: skip
+FACTS = 3
+TASKS = tuple(tasks.SHARES)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A text with a question and three answers, of which the first is right."""
+
+    prompt: str
+    answers: list[str]
+
+
+def probes(count: int, seed: int = 1) -> Iterator[Probe]:
+    """Draws questions about held-out combinations."""
+    rng = random.Random(f"{seed} binding")
+    while count:
+        language, kind = rng.choice(words.LANGUAGES), rng.choice(tuple(patterns.FACTS))
+        slots = [tasks.fact_slots(kind, *row) for _, *row in tasks.told(rng, FACTS)]
+        asked = slots[rng.randrange(FACTS)]
+        if not tasks.held_out(tasks.combinations(**asked)[0]):
+            continue
+        sentence, questions = patterns.FACTS[kind][language]
+        (question, answer), roles = rng.choice(list(zip(questions, LOOKED_UP[kind], strict=True)))
+        told = words.SPACE[language].join(tasks.fill(sentence, language, **one) for one in slots)
+        others = [asked | {role: one[role] for role in roles} for one in slots if one is not asked]
+        prompt = rng.choice(patterns.READ[language]).format(text=told, question=tasks.fill(question, language, **asked))
+        yield Probe(prompt, [tasks.fill(answer, language, **one) for one in (asked, *others)])
+        count -= 1
+
+
+def binding(engine: Engine, asked: Sequence[Probe], chat: bool) -> float:
+    """The share of probes whose right answer is the likeliest, on a scale from guessing (0) to always (1)."""
+    tokenizer, context = engine.tokenizer, engine.model.config.context
+    pairs = []
+    for probe in asked:
+        for answer in probe.answers:
+            if chat:
+                ids, _ = chat_prompt(tokenizer, [{"role": "user", "content": probe.prompt}], context, 0)
+                pairs.append((ids, tokenizer.encode(answer)))
+            else:
+                ids, whole = (tokenizer.prompt(f"{probe.prompt}\n{end}") for end in ("", answer))
+                pairs.append((whole[: len(ids)], whole[len(ids) :]))
+    scores = np.array([one.logprob for one in likelihoods(engine, pairs)]).reshape(-1, FACTS)
+    right = float((scores.argmax(axis=1) == 0).mean())
+    return (right - 1 / FACTS) / (1 - 1 / FACTS)
+
+
+def trained(arguments: argparse.Namespace, backend: Backend, name: str, seed: int) -> dict[str, Any]:
+    """One training: {"binding": {stage: {step: score}}, task: share, …}, or what is kept of it."""
+    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    kept = directory / "reading.json"
+    if kept.exists():
+        return json.loads(kept.read_text("utf-8"))
+    curves: dict[str, dict[int, float]] = {}
+    for stage in ("pretrain", "sft"):
+        own = {key: value for key, value in ROWS[name].get(stage, {}).items()}
+        if arguments.steps:
+            own["steps"] = arguments.steps
+        settings: Settings = {"seed": seed} | {key: value for key, value in ROWS[name].items() if key not in STAGES}
+        for setting in arguments.sets:
+            section, key, value = setting.replace("=", ".", 1).split(".", 2)
+            settings[section] = settings.get(section, {}) | {key: json.loads(value)}
+        hook = _measuring(arguments, backend, directory, stage, curves.setdefault(stage, {}), f"{name}, seed {seed}")
+        train_stage(stage, directory, data=["world"], settings=settings, hooks=[hook], backend=backend, **own)
+    figures = evaluate_world(load_engine(open_run(directory), "sft", backend), seed + 1, arguments.questions)
+    found = {"binding": curves} | {task: figures[f"exact_match_{task}"] for task in TASKS}
+    write_whole(kept, json.dumps(found))
+    return found
+
+
+def _measuring(
+    arguments: argparse.Namespace, backend: Backend, directory: Path, stage: str, curve: dict[int, float], title: str
+) -> Callable:
+    """A hook that takes the binding score every so many steps and at the last one."""
+    asked = list(probes(arguments.probes))
+
+    def hook(state: Any, done: Any) -> None:
+        run = open_run(directory)
+        if state.step % arguments.every and state.step != run.config.of(stage).steps:
+            return
+        engine = Engine(GPT(run.shape_of(stage), backend), state.weights, run.tokenizer)
+        curve[state.step] = round(binding(engine, asked, chat=stage == "sft"), 3)
+        print(f"{title}: {stage} step {state.step}: binding {curve[state.step]:.2f}", flush=True)
+
+    return hook
+
+
+def line(name: str, found: Sequence[dict[str, Any]]) -> str:
+    """A row of the table: the binding score after each stage and the tasks, each as the mean over seeds (lowest)."""
+    ends = [[list(one["binding"][stage].values())[-1] for one in found] for stage in ("pretrain", "sft")]
+    shares = [[100 * one[task] for one in found] for task in TASKS]
+    whole = [sum(column) / len(TASKS) for column in zip(*shares, strict=True)]
+    cells = [f"{np.mean(values):.2f} ({min(values):.2f})" for values in ends]
+    cells += [f"{np.mean(values):.0f} ({min(values):.0f})" for values in (*shares, whole)]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", default=list(ROWS))
+    found.add_argument("--seeds", type=int, default=2)
+    found.add_argument("--steps", type=int, help="of each stage, instead of the preset's")
+    found.add_argument("--every", type=int, default=200, help="steps between two binding scores")
+    found.add_argument("--probes", type=int, default=200, help="questions of a binding score")
+    found.add_argument("--questions", type=int, default=300, help="of the table")
+    found.add_argument("--set", nargs="+", default=[], dest="sets", metavar="A.B=JSON", help="for all trainings")
+    found.add_argument("--backend", default="torch")
+    found.add_argument("--directory", type=Path, default=Path("runs/reading"))
+    found.add_argument("--out", help="a Markdown file for the table")
+    return found
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    backend = get_backend(arguments.backend)
+    lines = [
+        f"| change | binding, text | binding, chat | {' | '.join(TASKS)} | all five |",
+        "| --- | --- | --- | " + "--- | " * len(TASKS) + "--- |",
+    ]
+    for name in arguments.only:
+        lines.append(line(name, [trained(arguments, backend, name, seed) for seed in range(1, arguments.seeds + 1)]))
+        print(lines[-1], flush=True)
+    if arguments.out:
+        write_whole(Path(arguments.out), "\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
