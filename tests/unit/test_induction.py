@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minigpt.exchange.hf.architectures import model_type_of
 from minigpt.model.gpt import init_weights
 from minigpt.model.induction import DISTANCES
 from minigpt.sections import ModelConfig
@@ -64,6 +65,7 @@ def test_the_second_layer_attends_to_what_followed_the_token_before(config, low,
 
 def test_all_other_weights_begin_as_without_it():
     begun, plain = init_weights(CONFIG, 3)["model"], init_weights(RANDOM, 3)["model"]
+    assert model_type_of(CONFIG) == model_type_of(RANDOM) == "qwen3"  # other tools read both alike
     assert np.array_equal(begun["embed_tokens"]["weight"][:, 1:], plain["embed_tokens"]["weight"][:, 1:])
     for number, (one, other) in enumerate(zip(begun["layers"], plain["layers"], strict=True)):
         for name in other["mlp"]:
