@@ -35,17 +35,25 @@ from minigpt.runs.run import open_run
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import write_whole
 
-PARTICLES = "的了在是有里一个只条匹根块件把支顶辆盏面本杯给去找谢和"
+PARTICLES = "的了在是有里一个只条匹根块件把支顶辆盏面本杯给去找谢和买送"
 PLAIN = "as it is"
 Settings = dict[str, dict[str, Any]]
 ALONE: Settings = {"tokenizer": {"alone": PARTICLES}}
 LESSONS: Settings = {"data": {"world_texts": 7_000, "world_lessons": 15_000}}
+# A high rate turns the start into noise before it is used; a slow pretraining is undone by an SFT that is not slower.
+SLOWLY: Settings = {
+    "pretrain": {"matrix_learning_rate": 0.01}, "sft": {"matrix_learning_rate": 0.006, "learning_rate": 0.0012},
+}  # fmt: skip
+BEGUN: Settings = {"model": {"first_weights": "induction"}}
 # Row -> settings beside the preset's.
 ROWS: dict[str, Settings] = {
     PLAIN: {},
     "words": ALONE,
     "lessons": LESSONS,
     "words, lessons": ALONE | LESSONS,
+    "words, lessons, slowly": ALONE | LESSONS | SLOWLY,
+    "words, slowly, begun": ALONE | SLOWLY | BEGUN,
+    "words, lessons, slowly, begun": ALONE | LESSONS | SLOWLY | BEGUN,
 }
 # What each question of patterns.FACTS looks up: with these words of another fact its answer is wrong.
 LOOKED_UP = {"own": (("name",), ("colour",), ("colour", "noun")), "thing": (("place",), ("noun",)),

@@ -7,7 +7,7 @@ small model in a small training does not find it at all. Here training begins wi
 shapes and the computation are those of any model, so that every other program reads the result.
 
 - All embeddings get the same number in channel 0, which queries and keys of layer 0 turn into patterns of positions
-  alone: head h looks DISTANCES[h] tokens back. What it finds is written into directions of its own.
+  alone: head h looks h + 1 tokens back. What it finds is written into directions of its own.
 - In layer 1 keys read these directions and queries the token itself, so that a head attends to places before which the
   token stood; values and output copy the token there. Only rotary pairs that turn slowly take part, so that the
   distance does not matter.
@@ -18,7 +18,6 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.sections import ModelConfig
 
-DISTANCES = 1, 2, 4, 6, 3, 5, 7, 8  # "Tom has a red kite": from the thing to its colour, to its owner; and in Chinese
 CONSTANT = 0.5  # of channel 0, in lengths of an embedding
 SHARP = 2.5, 2.0  # weights of the norms of queries and keys: how far the best place's score is above the others
 FAST, SLOW = 0.02, 0.06  # radians per token: pairs that tell positions apart, and pairs that hardly turn
@@ -43,14 +42,14 @@ def induction_start(config: ModelConfig, weights: Tree, rng: np.random.Generator
 
 
 def _look_back(config: ModelConfig, layer: Tree, read: np.ndarray, written: list[np.ndarray]) -> None:
-    """Head h attends DISTANCES[h] tokens back, whatever stands there, and writes a part of it."""
+    """Head h attends h + 1 tokens back, whatever stands there, and writes a part of it."""
     turning = _frequencies(config)
     taking_part, half = (turning > FAST).astype(float), len(turning)
     keys = np.zeros((config.n_kv_head, config.head_dim, config.d_model))
     keys[:, :half, 0] = taking_part  # the angle 0, which rotary positions make s · f at position s
     queries = np.zeros((config.n_head, config.head_dim, config.d_model))
     for head in range(config.n_head):  # the angle (t - back) · f at position t
-        angle = DISTANCES[head % len(DISTANCES)] * turning
+        angle = (head + 1) * turning
         queries[head, :half, 0] = taking_part * np.cos(angle)
         queries[head, half:, 0] = -taking_part * np.sin(angle)
     _set(layer, q_proj=LARGE * queries, k_proj=LARGE * keys, v_proj=read)
@@ -60,7 +59,7 @@ def _look_back(config: ModelConfig, layer: Tree, read: np.ndarray, written: list
 def _look_for(
     config: ModelConfig, layer: Tree, read: np.ndarray, written: list[np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Group k attends to places DISTANCES[k] tokens before which the token at hand stood, and copies what is there."""
+    """Group k attends to places k + 1 tokens before which the token at hand stood, and copies what is there."""
     slow = np.tile(_frequencies(config) < SLOW, 2)[:, None]
     shared, width = config.n_head // config.n_kv_head, config.head_dim
     queries = np.zeros((config.n_kv_head, shared, width, config.d_model))
