@@ -208,7 +208,7 @@ TEXTS = Form(
         world.texts, "world_texts", 20_000, "texts that the built-in world writes",
         beside=World(
             lambda seed, count, split: lessons(seed, count), "world_lessons", 0,
-            "lessons beside them: questions in a row, with their answers",
+            "lessons that it writes beside its texts: questions in a row, with their answers",
         ),
     ),
 )
