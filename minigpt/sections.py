@@ -184,6 +184,8 @@ class ModelConfig(Section):
         begins = "first_weights = 'induction' needs "
         yield self.n_layer < 2, begins + "two layers"
         yield self.positions != "rope" or self.rope_fraction < 1, begins + "rotary positions of whole heads"
+        yield self.rope_scaling.kind != "none", begins + "rotary positions that are not stretched"
+        yield self.token_shift > 0, begins + "queries and keys of one token: token_shift = 0"
         yield not self.qk_norm or self.qk_norm_whole, begins + "norms of each head's queries and keys: qk_norm = true"
         yield self.norm != "rms" or self.norm_placement == "post", begins + "an RMSNorm before the attention"
         yield self.n_kv_head * self.head_dim >= self.d_model, begins + "n_kv_head * head_dim below d_model"
@@ -294,7 +296,7 @@ class StageConfig(Section):
         if self.shard != "full":
             return self
         if self.needs_weights:
-            raise ValueError("shard cannot be 'full': a batch is sampled, for which a process needs the whole weights")
+            raise ValueError("shard cannot be 'full': a batch is made with the whole weights")
         if getattr(self, "lora_rank", 0):
             raise ValueError("shard = 'full' cannot go with lora_rank: the weights under an adapter are not shared out")
         return self

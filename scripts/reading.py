@@ -15,6 +15,7 @@ was interrupted.
 import argparse
 import json
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,13 @@ def binding(engine: Engine, asked: Sequence[Probe], chat: bool) -> float:
 
 def trained(arguments: argparse.Namespace, backend: Backend, name: str, seed: int) -> dict[str, Any]:
     """One training: {"binding": {stage: {step: score}}, task: share, …}, or what is kept of it."""
-    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
-    kept = directory / "reading.json"
+    asked = (arguments.steps, arguments.every, arguments.probes, arguments.questions, arguments.sets)
+    label = f"{name}-{seed}-{zlib.crc32(repr(asked).encode()):08x}"
+    directory = arguments.directory / "".join(c if c.isalnum() else "-" for c in label)
+    kept, points = directory / "reading.json", directory / "binding.json"
     if kept.exists():
         return json.loads(kept.read_text("utf-8"))
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[str, float]] = json.loads(points.read_text("utf-8")) if points.exists() else {}
     for stage in ("pretrain", "sft"):
         own = {key: value for key, value in ROWS[name].get(stage, {}).items()}
         if arguments.steps:
@@ -120,7 +123,7 @@ def trained(arguments: argparse.Namespace, backend: Backend, name: str, seed: in
         for setting in arguments.sets:
             section, key, value = setting.replace("=", ".", 1).split(".", 2)
             settings[section] = settings.get(section, {}) | {key: json.loads(value)}
-        hook = _measuring(arguments, backend, directory, stage, curves.setdefault(stage, {}), f"{name}, seed {seed}")
+        hook = _measuring(arguments, backend, points, stage, curves, f"{name}, seed {seed}")
         train_stage(stage, directory, data=["world"], settings=settings, hooks=[hook], backend=backend, **own)
     figures = evaluate_world(load_engine(open_run(directory), "sft", backend), seed + 1, arguments.questions)
     found = {"binding": curves} | {task: figures[f"exact_match_{task}"] for task in TASKS}
@@ -129,18 +132,20 @@ def trained(arguments: argparse.Namespace, backend: Backend, name: str, seed: in
 
 
 def _measuring(
-    arguments: argparse.Namespace, backend: Backend, directory: Path, stage: str, curve: dict[int, float], title: str
-) -> Callable:
-    """A hook that takes the binding score every so many steps and at the last one."""
-    asked = list(probes(arguments.probes))
+    arguments: argparse.Namespace, backend: Backend, points: Path, stage: str, curves: dict[str, dict[str, float]],
+    title: str,
+) -> Callable:  # fmt: skip
+    """A hook that takes the binding score every so many steps and at the last one, and keeps it in a file."""
+    asked, curve = list(probes(arguments.probes)), curves.setdefault(stage, {})
 
     def hook(state: Any, done: Any) -> None:
-        run = open_run(directory)
+        run = open_run(points.parent)
         if state.step % arguments.every and state.step != run.config.of(stage).steps:
             return
         engine = Engine(GPT(run.shape_of(stage), backend), state.weights, run.tokenizer)
-        curve[state.step] = round(binding(engine, asked, chat=stage == "sft"), 3)
-        print(f"{title}: {stage} step {state.step}: binding {curve[state.step]:.2f}", flush=True)
+        score = curve[str(state.step)] = round(binding(engine, asked, chat=stage == "sft"), 3)
+        write_whole(points, json.dumps(curves))
+        print(f"{title}: {stage} step {state.step}: binding {score:.2f}", flush=True)
 
     return hook
 

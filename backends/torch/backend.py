@@ -68,7 +68,10 @@ class TorchBackend(Backend):
 
     def numpy(self, x: Array) -> np.ndarray:
         x = x.detach()
-        x = x.full_tensor() if hasattr(x, "full_tensor") else x  # all processes ask for it then
+        if hasattr(x, "full_tensor"):
+            from backends.torch import sharded
+
+            x = sharded.whole(x)
         return np.array((x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy())
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:

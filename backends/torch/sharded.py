@@ -151,6 +151,14 @@ def partners() -> Iterator[None]:
         raise
 
 
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """An array, gathered from all processes where it is shared out: all ask for it then."""
+    if not hasattr(x, "full_tensor"):
+        return x
+    with partners():
+        return x.full_tensor()
+
+
 # ---- on disk -----------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.optim.adamw import adamw
 
+from backends.torch.sharded import whole
 from backends.updates import MUON_GROUP, NEWTON_SCHULZ, Updates, by_shape
 
 Array = torch.Tensor
@@ -85,11 +86,6 @@ def own(arrays: list[Array]) -> list[Array]:
     """Of arrays that are shared out this process's rows, in the same memory; others as they are."""
     with torch.no_grad():
         return [x.detach().to_local() if hasattr(x, "to_local") else x for x in arrays]
-
-
-def whole(x: Array) -> Array:
-    """A matrix, gathered from all processes where it is shared out."""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def rows_of(update: Array, like: Array) -> Array:

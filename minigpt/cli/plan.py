@@ -92,7 +92,7 @@ def plan(
     names, reason = PRESETS if preset == "all" else (preset,), ""
     if preset == "auto":
         with waiting.working("Measuring the presets, the largest first"):
-            choice = largest_preset(config, sets, wanted, framework, limits, time)
+            choice = largest_preset(config, sets, wanted, framework, limits, time, processes)
         preset, reason, time = choice.preset, choice.reason, None if choice.steps else time
         names, found = (preset,), {preset: choice.plan}
     every = {name: load_config(name, config, sets or []) for name in names}

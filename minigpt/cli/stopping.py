@@ -1,4 +1,4 @@
-"""Commands that train many runs: what a signal leaves, and how the command goes on."""
+"""Commands that train many runs: what a signal leaves."""
 
 import signal
 from collections.abc import Iterator

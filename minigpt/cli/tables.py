@@ -233,10 +233,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wra
     """
     head = any(columns)
     lines, gap = (box.SIMPLE_HEAD, 1) if head else (None, 2)
-    cells = [[Text(str(cell)) for cell in row] for row in rows]
+    cells = [[Text(str(cell)) for cell in [*row, *[""] * (len(columns) - len(row))]] for row in rows]
     widths = [max((row[number].cell_len for row in cells), default=0) for number in range(len(columns))]
     room = out.width - (gap + 1) * len(columns)
-    if sum(max(cell_len(column), width) for column, width in zip(columns, widths, strict=True)) > room:
+    wanted = [max(width, *map(cell_len, column.split("\n"))) for column, width in zip(columns, widths, strict=True)]
+    if sum(wanted) > room:
         folded = [_folded(column, width) for column, width in zip(columns, widths, strict=True)]
         columns = [column if number in wrap else folded[number] for number, column in enumerate(columns)]
     shown = Table(box=lines, show_header=head, pad_edge=False, padding=(0, gap, 0, 0))
@@ -254,7 +255,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wra
 def _folded(heading: str, width: int) -> str:
     """A heading in lines as long as the widest cell, or its longest word; words end at spaces and after underscores."""
     lines: list[str] = []
-    for word in re.findall(r"[^\s_]+_?", heading):
+    for word in re.findall(r"_*[^\s_]+_*|_+", heading):
         joint = "" if lines and lines[-1].endswith("_") else " "
         if lines and cell_len(lines[-1] + joint + word) <= width:
             lines[-1] += joint + word

@@ -191,6 +191,14 @@ def filled(batch: Batch, rows: int) -> Batch:
     return more
 
 
+def with_rows(batch: Batch, rows: int) -> Batch:
+    """The batch with rows of zeros, of which nothing counts, up to so many."""
+    missing = rows - len(batch["ids"])
+    if missing <= 0:
+        return batch
+    return {key: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) for key, x in batch.items()}
+
+
 def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32) -> list[list[int]]:
     """Put items of `sizes` into rows of `length` in the given order; each goes to the first open row it fits.
 

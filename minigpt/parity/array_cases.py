@@ -16,6 +16,7 @@ def array_cases(draw: Draw) -> Iterator[Case]:
     yield fixed("array: uint16 becomes int32", (), lambda b: b.array(np.array([3, 65535], np.uint16)), "int32")
     yield fixed("array: list as bfloat16", (), lambda b: b.array([1.0, 2.5], "bfloat16"), "bfloat16")
     yield fixed("zeros", (), lambda b: [b.zeros((2, 3)), b.zeros((1,), "int32")], ("float32", "int32"))
+    yield fixed("zeros_like", (x,), lambda b, x: b.zeros_like(x))
     yield fixed("arange", (), lambda b: b.arange(3, 9), "int32")
 
     odd = draw.positive(8) * np.float32(1.001)  # not exact in 16 bits

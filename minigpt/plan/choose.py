@@ -85,8 +85,10 @@ def plan_for(
     """
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, rows)
     alone = make_plan(settings, stages, replace(place, processes=1), lambda *stage: None, vocab_size, rows)
-    if sum(stage.flops for stage in unmeasured.stages) < trivial or not (unmeasured.fits and alone.fits):
+    if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
         return unmeasured
+    if not alone.fits:
+        return replace(unmeasured, note="The time was not measured: one process alone cannot hold the model.")
     others: list[Other] = []
 
     def speed_of(model: ModelConfig, stage: Stage, config: StageConfig) -> Speed:
@@ -144,21 +146,24 @@ def _smaller(settings: Config, plan: Plan) -> str:
 
 def largest_preset(
     file: Path | None, sets: Sequence[str] | None, stages: Sequence[str], framework: Backend, limits: Limits,
-    time: str | None,
-) -> Choice:
-    """The largest preset whose training fits the memory and the time; else the smallest, with the steps that fit."""
+    time: str | None, processes: int = 1,
+) -> Choice:  # fmt: skip
+    """The largest preset whose training fits the memory and the time; else the smallest, with the steps that fit.
+
+    Memory is that of each of several `processes`; time is measured by one alone, which must hold the model.
+    """
     allowed = parse_time(time) if time is not None else AUTO_TIME
     every = {name: load_config(name, file, sets or []) for name in reversed(PRESETS)}
-    place = place_of(framework, limits)
+    place = replace(place_of(framework, limits), processes=processes)
     why: list[str] = []
     for name, settings in every.items():
         plan = plan_for(settings, dict.fromkeys(stages, 0), framework, place)
-        if plan.fits and plan.seconds <= allowed:
+        if plan.fits and plan.seconds is not None and plan.seconds <= allowed:
             took = f"about {duration(plan.seconds)} and {gigabytes(plan.memory)}"
             return Choice(name, "; ".join([f"{took} for {', '.join(stages)}", *why]), plan, {})
-        lack = f"take {duration(plan.seconds)}" if plan.fits else f"need {gigabytes(plan.memory)}"
+        lack = f"take {duration(plan.seconds)}" if plan.seconds is not None else f"need {gigabytes(plan.memory)}"
         why.append(f"{name} would {lack}")
-    steps = fewer_steps(plan, MARGIN * allowed) if plan.fits else {}
+    steps = fewer_steps(plan, MARGIN * allowed) if plan.seconds is not None else {}
     shown = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
     fitted = f"with the steps that fit {duration(allowed)} ({shown}), though its own would take"
     reason = f"the smallest, {fitted} {duration(plan.seconds)}" if steps else "the smallest"

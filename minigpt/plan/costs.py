@@ -96,12 +96,13 @@ def checkpoint_bytes(model: ModelConfig, config: StageConfig, beside: Beside = N
 
 
 def disk_bytes(model: ModelConfig, stages: dict[str, StageConfig], beside: Mapping[str, Beside] | None = None) -> int:
-    """Bytes of the checkpoints that a run keeps: the last ones, the best, one being written, and the final weights.
+    """Bytes of the checkpoints that a run keeps: the last ones, the best, one being written (twice, where all processes
+    write their part of it), and the final weights.
 
     `beside` says of some stages what they train beside the model.
     """
     more = beside or {}
-    kept = sum((config.keep_last + 2) * checkpoint_bytes(model, config, more.get(name))
+    kept = sum((config.keep_last + 2 + (config.shard == "full")) * checkpoint_bytes(model, config, more.get(name))
                for name, config in stages.items())  # fmt: skip
     return kept + len(stages) * FLOAT * parameter_count(model)
 

@@ -50,6 +50,7 @@ def measure(
     model = with_head(model, stage.head)
     rows = _sample(backend, model, stage, config, seconds)
     depths = sorted({min(SHALLOW, model.n_layer), min(DEEP, model.n_layer)})
+    model = model.model_copy(update={"first_weights": "random"})  # any will do, for a model of one layer, too
     timed = [_timed(backend, model.model_copy(update={"n_layer": n}), stage, config, dtype, rows) for n in depths]
     per_token = 1 / (rows * row_width(model, stage.form))
     found = [_extrapolated([getattr(s, name) for s in timed], depths, model.n_layer)

@@ -67,7 +67,7 @@ def _kept(before: dict[str, Any], rows: list[dict[str, Any]], made: dict[str, st
     if [(row["question"], row["right"]) for row in known] != [(row["question"], row["right"]) for row in rows]:
         return set()
     return {stage for stage, digest in made.items()
-            if before["made"].get(stage) == digest and all(stage in row for row in known)}  # fmt: skip
+            if before.get("made", {}).get(stage) == digest and all(stage in row for row in known)}  # fmt: skip
 
 
 def questions(shard: Shard, sequences: int, context: int) -> list[tuple[list[int], list[int]]]:

@@ -37,16 +37,12 @@ class EventStream(Response):
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         async def all_of_it() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            ready: list[bytes] = []
             try:
                 async for part in self.events:
-                    ready.append(part)
-                    if self.call.inbox.empty():  # else the next is there, too: a busy server sends them together
-                        await send({"type": "http.response.body", "body": b"".join(ready), "more_body": True})
-                        ready.clear()
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
             except Refused as refusal:
-                ready.append(self.failed(refusal))
-            await send({"type": "http.response.body", "body": b"".join(ready)})
+                await send({"type": "http.response.body", "body": self.failed(refusal), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
         try:
             await unless_gone(HTTPRequest(scope, receive), all_of_it())

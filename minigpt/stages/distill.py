@@ -84,7 +84,7 @@ def imitation(job: Job) -> Objective:
             found = measured(weights, {key: model.backend.array(x) for key, x in batch.items()}, frozen)
             return [float(batch["weights"].sum()), float(found["distance"]), float(found["cross_entropy"])]
 
-        batches = in_order(held_out, config.micro_batch_size, config.eval_rows)
+        batches = in_order(held_out, job.rows_at_once, config.eval_rows)
         tokens, distance, nats = totals(model.backend.group.map(part, batches), 3)
         means = {"distance": distance / max(tokens, 1.0), "cross_entropy": nats / max(tokens, 1.0)}
         perplexity = math.exp(min(means["cross_entropy"], 700.0))

@@ -71,7 +71,7 @@ def preferences(job: Job) -> Objective:
 
     def validate(weights):
         return evaluate_preferences(
-            job.model, weights, held_out, config.loss, settings, config.micro_batch_size, config.eval_rows
+            job.model, weights, held_out, config.loss, settings, job.rows_at_once, config.eval_rows
         )
 
     return Objective(paired_loss(job), Batches(training, config.batch_size, job.seed), validate)
@@ -99,7 +99,7 @@ def _pair_rows(job: Job, shard) -> PairRows:
     if not needs_reference(job.config):
         return rows
     kept = None if job.directory is None else job.directory / f"reference_{shard.directory.name}"
-    size = job.config.micro_batch_size
+    size = job.rows_at_once
     reference = reference_logprobs(job.model, job.weights, rows, kept, size, job.report, job.start)
     return PairRows(shard, job.context, job.seed, reference)
 

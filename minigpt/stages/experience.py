@@ -145,7 +145,7 @@ def _policy_and_values(job: Job) -> Reader:
         nll = losses_after(model, weights, hidden, batch["targets"], batch["mask"] > 0, temperature)
         return model.backend.concat([-nll[..., None], values(model, weights, batch, hidden)[..., None]], -1)
 
-    return Reader(model.backend, read, READ, job.config.micro_batch_size)
+    return Reader(model.backend, read, READ, job.rows_at_once)
 
 
 class _Kept:

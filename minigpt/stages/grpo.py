@@ -91,7 +91,8 @@ def policy_gradient(job: Job) -> Objective:
         metrics = policy_metrics(backend, logprobs, old, advantages, mask, shares, settings, segments)
         metrics["entropy"] = -(logprobs * shares).sum(axis=-1).sum()  # estimated from the sampled tokens
         if reference is not None:
-            metrics["kl"] = (kl_estimate(backend, "k3", logprobs, reference) * shares).sum(axis=-1).sum()
+            apart = backend.where(mask > 0, kl_estimate(backend, "k3", logprobs, reference), 0.0)
+            metrics["kl"] = (apart * shares).sum(axis=-1).sum()
         return (losses * batch["weights"]).sum(axis=-1).sum(), metrics | figures_of(rollouts.figures, batch["told"])
 
     job.note(FIRST_LOSS)

@@ -60,7 +60,7 @@ def prospects(job: Job) -> Objective:
         return (losses * batch["weights"]).sum(), _metrics(config.beta, policy - reference, batch)
 
     def validate(weights):
-        return evaluate_labelled(model, weights, held_out, config.beta, settings, config.micro_batch_size,
+        return evaluate_labelled(model, weights, held_out, config.beta, settings, job.rows_at_once,
                                  config.eval_rows)  # fmt: skip
 
     return Objective(loss, WithBaseline(job, Batches(training, config.batch_size, job.seed)), validate)
@@ -73,7 +73,7 @@ class WithBaseline:
         self._batches = batches
         self._logprobs = Reader(
             job.model.backend, lambda weights, batch: answer_logprobs(job.model, weights, batch),
-            ("ids", "targets", "segments", "spans"), job.config.micro_batch_size,
+            ("ids", "targets", "segments", "spans"), job.rows_at_once,
         )  # (B, S)
 
     def __call__(self, step: int, weights: Tree) -> Batch:
@@ -125,7 +125,7 @@ def _rows(job: Job, shard: Any) -> LabelledRows:
     """The answers, with the reference's log-probabilities."""
     rows = LabelledRows(shard, job.context, job.seed)
     kept = None if job.directory is None else job.directory / f"reference_{shard.directory.name}"
-    size = job.config.micro_batch_size
+    size = job.rows_at_once
     reference = reference_logprobs(job.model, job.weights, rows, kept, size, job.report, job.start, both_logprobs)
     return LabelledRows(shard, job.context, job.seed, reference)
 

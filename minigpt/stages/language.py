@@ -17,7 +17,7 @@ def next_token(job: Job) -> Objective:
         return language_loss(model, weights, batch), {}
 
     def validate(weights):
-        return evaluate_language(model, weights, held_out, job.tokenizer, config.micro_batch_size, config.eval_rows)
+        return evaluate_language(model, weights, held_out, job.tokenizer, job.rows_at_once, config.eval_rows)
 
     return Objective(loss, Batches(job.form.rows(job.training, job.context, seed), config.batch_size, seed), validate)
 

@@ -52,7 +52,7 @@ def pair_batches(job: Job) -> Make:
     reference = Reference(job) if needs_reference(job.config) else None
     logprobs = Reader(
         job.model.backend, lambda weights, batch: sequence_logprobs(job.model, weights, batch),
-        (*READ, "spans"), job.config.micro_batch_size,
+        (*READ, "spans"), job.rows_at_once,
     )  # (R, P, 2): of both answers of each pair
 
     def made(step: int, weights: Tree, found: Sampled) -> Batch:
@@ -72,6 +72,7 @@ def pair_batches(job: Job) -> Make:
 
 def paired(where: Packed, single: Batch) -> Batch:
     """The packed rows of answers that stand in pairs, with `spans` (R, 2 P, W) and `weights` (R, P)."""
+    assert all(len(held) % 2 == 0 for held in where.held), "a pair has two answers"
     batch, most = where.rows(single), max(1, *(len(held) // 2 for held in where.held))
     mask, answer = batch.pop("mask"), where.source // where.shape[1]  # (R, W)
     batch["spans"] = np.zeros((len(mask), 2 * most, mask.shape[1]), np.float32)

@@ -180,4 +180,10 @@ def _cheapest(model: GPT, lengths: np.ndarray, limit: int) -> tuple[int, list[li
         return min(-(-longest // some) * some, limit), [[i] for i in order]
     wide = {min(-(-int(longest * times) // some) * some, limit) for times in (1, 1.5, 2, 3, 4)}
     found = [(width, pack(lengths, order, width)) for width in sorted(wide)]
-    return min(found, key=lambda one: len(one[1]) * one[0] * (1 + one[0] / (2 * model.config.d_model)))
+    shares = model.backend.group.size  # the processes' work is that of the one with most rows
+
+    def cost(one: tuple[int, list[list[int]]]) -> float:
+        width, rows = one
+        return -(-len(rows) // shares) * width * (1 + width / (2 * model.config.d_model))
+
+    return min(found, key=cost)

@@ -32,7 +32,7 @@ def judging(job: Job) -> Objective:
         return (step_losses(backend, scores, labels) * counted).sum(), metrics
 
     def validate(weights):
-        return figures(*scored_steps(model, weights, held_out, config.micro_batch_size, config.eval_rows))
+        return figures(*scored_steps(model, weights, held_out, job.rows_at_once, config.eval_rows))
 
     return Objective(loss, Batches(training, config.batch_size, job.seed), validate)
 

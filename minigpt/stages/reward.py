@@ -45,7 +45,7 @@ def ranking(job: Job) -> Objective:
         return (losses * batch["weights"]).sum(), metrics
 
     def validate(weights):
-        chosen, rejected, margins = scored_pairs(model, weights, held_out, config.micro_batch_size, config.eval_rows)
+        chosen, rejected, margins = scored_pairs(model, weights, held_out, job.rows_at_once, config.eval_rows)
         gap = chosen - rejected - margins
         losses = np.logaddexp(0.0, -gap) + config.centering * (chosen + rejected) ** 2
         return {"loss": float(losses.mean())} | figures(chosen, rejected)

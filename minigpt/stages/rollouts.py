@@ -14,7 +14,7 @@ import numpy as np
 
 from backends.base import Array
 from backends.tree import Tree
-from minigpt.data.batches import Batch, stream
+from minigpt.data.batches import Batch, stream, with_rows
 from minigpt.generate.engine import Answer
 from minigpt.stages.micro_batches import Reader
 from minigpt.stages.packed import READ
@@ -83,7 +83,7 @@ class Rollouts:
             with np.load(path) as kept:
                 batch = dict(kept)
             self.samples = json.loads(str(batch.pop(SAMPLES, "[]")))
-            return batch
+            return with_rows(batch, group.size)
         self.latest = self._sampled(step, weights)
         self.samples = self.latest.best_and_worst()
         batch = self.make(step, weights, self.latest)
@@ -155,7 +155,7 @@ def token_logprobs(job: Job) -> Reader:
     def read(weights, batch):
         return -token_losses(model, weights, batch, batch["mask"] > 0, temperature)
 
-    return Reader(model.backend, read, READ, job.config.micro_batch_size)
+    return Reader(model.backend, read, READ, job.rows_at_once)
 
 
 def scored(job: Job, weights: Tree, hidden: Array, batch: dict[str, Array]) -> tuple[Array, Array | None]:

@@ -51,6 +51,11 @@ class Job:
         return self.model.config.context
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows that are measured or read at once: each of several processes has no more of them than of a step's."""
+        return max(1, self.config.micro_batch_size // self.model.backend.group.size)
+
+    @property
     def made_up(self) -> bool:
         """Whether nothing is trained, and only the time of a step is measured."""
         return self.load is None

@@ -29,7 +29,7 @@ def save_checkpoint(
     """Write each tree as NAME.safetensors and the JSON-able `state` into `directory`, replacing it as a whole.
 
     `numpy` turns a leaf into a NumPy array (`Backend.numpy`). Instead, `write` may write the file of a tree, for which
-    it needs as much room again.
+    it needs as much room again for a while.
 
     Raises ResourceError when the disk has too little room or refuses; what was there before stays then.
     """
@@ -37,8 +37,8 @@ def save_checkpoint(
     from safetensors.numpy import save_file
 
     try:
-        size = sum(leaf.nbytes for tree in trees.values() for leaf in leaves(tree))
-        check_room(directory, size if write is None else 2 * size)
+        sizes = [sum(leaf.nbytes for leaf in leaves(tree)) for tree in trees.values()]
+        check_room(directory, sum(sizes) + (max(sizes) if write is not None else 0))
         with whole_directory(directory) as temporary:
             for name, tree in trees.items():
                 file = temporary / f"{name}.safetensors"
@@ -51,10 +51,15 @@ def save_checkpoint(
             manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
     except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
-        raise ResourceError(
-            f"The checkpoint {directory} could not be written: {getattr(error, 'strerror', None) or error}.",
-            f"Free some space or {ELSEWHERE}",
-        ) from None
+        raise unwritten(directory, error) from None
+
+
+def unwritten(directory: Path, error: Exception) -> ResourceError:
+    """What is said of a checkpoint that the disk refused."""
+    return ResourceError(
+        f"The checkpoint {directory} could not be written: {getattr(error, 'strerror', None) or error}.",
+        f"Free some space or {ELSEWHERE}",
+    )
 
 
 def check_room(directory: Path, size: int, what: str = "checkpoint", otherwise: str = ELSEWHERE) -> None:

@@ -14,6 +14,7 @@ from backends.tree import Tree, items
 from minigpt.data.batches import Batch, filled, split
 from minigpt.errors import UsageError
 from minigpt.sections import ModelConfig, StageConfig
+from minigpt.store.checkpoint import unwritten
 from minigpt.store.stage import StageStore
 from minigpt.train.optim import Optimizer
 from minigpt.train.together import RANKS, Together, fitting
@@ -56,9 +57,13 @@ class FullySharded(Together):
         """Each process writes its rows; the first one joins them, so that whoever reads them finds whole arrays."""
         if self.group.rank == 0:
             return store.save(self.backend, weights, moments, state, keep, self._write)
-        for tree in (weights, moments):
-            self._write(tree)
-        return store.at(state["step"])
+        path = store.at(state["step"])
+        try:
+            for tree in (weights, moments):
+                self._write(tree)
+        except OSError as error:
+            raise unwritten(path, error) from None
+        return path
 
     def _write(self, tree: Tree, file: Path | None = None) -> None:
         self.group.save(tree, Path(self.group.first(lambda: str(file))))

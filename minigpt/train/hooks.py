@@ -94,12 +94,14 @@ class Checkpoints:
         saving = state.step % self.config.save_every == 0 or state.step == self.config.steps
         if not saving and state.step % self.config.eval_every:
             return
-        measured, best = UNMEASURED, self.best
+        measured, best, failed = UNMEASURED, self.best, True
         try:
             measured = self._measure(state)
             self._watch(state)
+            failed = False
         finally:  # an evaluation that fails costs no training
-            if saving or state.ended or (self.best != best):
+            alone = failed and self.backend.group.in_step  # the others may be in a pass, and cannot save with this one
+            if (saving or state.ended or self.best != best) and not alone:
                 self.save(state, measured)
             self.clock.restart()
 

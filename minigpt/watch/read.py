@@ -38,11 +38,12 @@ def unless_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
         except OSError:
             return read(path)
         mark = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if path not in kept or kept[path][0] != mark:
+        known = kept.get(path)  # other threads read, too
+        if known is None or known[0] != mark:
             if len(kept) >= MOST_KEPT:
                 kept.clear()
-            kept[path] = mark, read(path)
-        return kept[path][1]
+            known = kept[path] = mark, read(path)
+        return known[1]
 
     return read_again
 

@@ -187,7 +187,7 @@ def scripted(engine, monkeypatch, *scripts):
         sequence.script = waiting.pop(0)
         return sequence
 
-    def next_token(row, scores):
+    def next_token(row, scores, share=None):
         assert scores.shape == (CONFIG.vocab_size,)
         place = len(row.ids)
         return row.take(row.script[place] if place < len(row.script) else 100)

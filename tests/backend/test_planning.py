@@ -43,7 +43,7 @@ DEPTHS = [(name, layers) for name in STAGES for layers in ((1, 2, 12) if name in
 def test_speed_is_measured_for_any_depth(backend, name, layers):
     """A deep model is not measured whole; what it costs is at least what its three layers cost."""
     stage = STAGES[name]
-    model = MODEL.model_copy(update={"n_layer": layers})
+    model = MODEL.model_copy(update={"n_layer": layers, "first_weights": "induction" if layers > 1 else "random"})
     speed = measure(backend, model, stage, stage.config(**dict(stage.checked) | {"batch_size": 2}), "float32", 0.05)
     assert min(speed.forward, speed.token, speed.update) > 0
 

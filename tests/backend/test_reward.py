@@ -202,11 +202,10 @@ def test_a_reward_model_rewards_answers(backend, judging, tmp_path):
     run = Run(run.directory, run.config.with_section("grpo", rewards=[f"run:{run.directory}/reward"]))
     weights, objective, *_ = prepared(run, STAGES["grpo"], backend, run.config.grpo, silent)
     batch, scorer = objective.batches(0, weights), load_scorer(run, "reward", backend)
-    found = []
-    for ids, targets, mask in zip(batch["ids"], batch["targets"], batch["mask"], strict=True):
-        first, last = np.flatnonzero(mask)[[0, -1]]
-        prompt, answer = [int(t) for t in ids[: first + 1]], [int(t) for t in targets[first : last + 1]]
-        found.append(scorer.scores([prompt], [answer])[0].score)
+    sampled = objective.batches.latest
+    pairs = zip(sampled.questions, sampled.answers, strict=True)
+    found = [scorer.scores([one.ids], [answer.tokens])[0].score for one, group in pairs for answer in group]
+    assert len(found) == 8
     assert batch["told"].sum(axis=0)[0] == pytest.approx(np.mean(found), abs=1e-5)
     scorer.tokenizer = learn_bytes()
     with pytest.raises(UsageError, match="has another tokenizer"):

@@ -129,7 +129,7 @@ def test_a_stop_token_among_the_draft_tokens(engine, monkeypatch, end):
     ids = [*range(101, 101 + end), IM_END, *range(120, 150)]
     for module in (choice, scheduler):
         monkeypatch.setattr(module, "likeliest", lambda *_: None)
-        monkeypatch.setattr(module, "next_token", lambda row, scores: row.take(ids[len(row.ids)]))
+        monkeypatch.setattr(module, "next_token", lambda row, *scores: row.take(ids[len(row.ids)]))
     speculation = Speculation(lambda *_: Oracle([50, 51, *ids]))
     answer = engine.streamed([50, 51], GREEDY, 30, speculation)
     assert (answer.ids, answer.reason) == (ids[:end], "stop")

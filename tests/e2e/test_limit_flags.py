@@ -13,7 +13,7 @@ from test_trust import pretraining
         (["--max-memory", "4"], 2, "Write --max-memory 4GB or --max-memory 4%."),
         (["--power", "loud"], 2, "There is no power level 'loud'."),
         (["--max-memory", "900TB"], 2, "is not a part of this machine's memory of"),
-        (["--max-memory", "150MB"], 4, "--max-memory allows 150 MB, and Python and torch alone need"),
+        (["--max-memory", "150MB"], 4, "--max-memory allows 150 MB, and Python and mlx alone need"),
     ],
 )
 def test_what_cannot_be_is_refused(minigpt, sources, tmp_path, flags, code, words):

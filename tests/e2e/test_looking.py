@@ -43,6 +43,7 @@ def test_compare(minigpt, copy, tmp_path):
     assert found["runs"] == ["copy", "other"] and set(found["settings"]) == {"seed"}
     assert (tmp_path / "c.html").read_text("utf-8").count("<polyline") >= 4
     minigpt("compare", copy).refused(2, "nothing to compare")
+    assert "none" in minigpt("compare", copy, shutil.copytree(copy, tmp_path / "same")).out  # no setting differs
 
 
 def test_inspect(minigpt, copy, tmp_path):

@@ -11,9 +11,9 @@ from minigpt.train import gradients
 
 @pytest.fixture(scope="module")
 def rows(both):
-    """Four steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
+    """Six steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectories, "STEPS", 4)
+        patch.setattr(trajectories, "STEPS", 6)
         return trajectories.compare_trajectories(both, trajectories.PLAIN_AND_BOTH, trajectories.WAYS[:1])
 
 

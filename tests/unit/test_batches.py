@@ -19,6 +19,7 @@ from minigpt.data.batches import (
     pack,
     split,
     stacked,
+    with_rows,
 )
 from minigpt.data.shards import Shard, ShardWriter
 from minigpt.errors import DataError
@@ -294,3 +295,12 @@ def test_a_batch_without_any_weight_stays_at_zero():
 )  # fmt: skip
 def test_evaluation_takes_all_rows_or_some_spread_evenly(limit, expected):
     assert in_order(Numbered(), 4, limit) == expected
+
+
+def test_rows_of_zeros_make_a_batch_large_enough_for_its_processes():
+    batch = {"ids": np.ones((2, 3), np.int32), "told": np.ones((2, 1), np.float32)}
+    found = with_rows(batch, 4)
+    assert {key: x.tolist() for key, x in found.items()} == {
+        "ids": [[1] * 3, [1] * 3, [0] * 3, [0] * 3], "told": [[1.0], [1.0], [0.0], [0.0]],
+    }  # fmt: skip
+    assert found["ids"].dtype == np.int32 and with_rows(batch, 2) is batch

@@ -62,9 +62,9 @@ def test_a_run_from_before_keeps_its_moments_shared_out():
 def test_what_cannot_be_shared_out_is_refused_with_the_reason():
     for stage, row in STAGES.items():
         if row.config().needs_weights:
-            with pytest.raises(UsageError, match=rf"{stage}.*a batch is sampled, for which a process needs the whole"):
+            with pytest.raises(UsageError, match=rf"{stage}.*a batch is made with the whole weights"):
                 load_config("tiny", None, [f"{stage}.shard=full"])
-    with pytest.raises(UsageError, match=r"distill.*a batch is sampled"):
+    with pytest.raises(UsageError, match=r"distill.*a batch is made with"):
         load_config("tiny", None, ["distill.teacher=runs/big", "distill.shard=full", "distill.own_answers=0.5"])
     with pytest.raises(UsageError, match=r"sft.*shard = 'full' cannot go with lora_rank"):
         load_config("tiny", None, ["sft.shard=full", "sft.lora_rank=4"])
