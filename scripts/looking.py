@@ -2,7 +2,7 @@
 """What looking at runs costs, and whether other tools read what runs write.
 
     python scripts/looking.py many             200 runs of 100,000 points: listed and compared, time and memory
-    python scripts/looking.py cost --pairs 40  a step with and without --watch, in turns; wants a quiet machine
+    python scripts/looking.py cost --pairs 130 a step with and without --watch, in turns; wants a quiet machine
     python scripts/looking.py tensorboard --python VENV/bin/python   its reader gives the numbers of metrics.jsonl
     python scripts/looking.py trackers --python VENV/bin/python      wandb and trackio, offline, read back
 
@@ -26,8 +26,8 @@ def main() -> int:
     parser.add_argument("what", choices=["many", "cost", "tensorboard", "trackers"])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--points", type=int, default=100_000)
-    parser.add_argument("--pairs", type=int, default=40, help="of stretches of one training, with and without the page")
-    parser.add_argument("--stretch", type=float, default=8.0, help="seconds of each")
+    parser.add_argument("--pairs", type=int, default=130, help="of stretches, with and without the page")
+    parser.add_argument("--stretch", type=float, default=2.0, help="seconds of each")
     parser.add_argument("--python", default=sys.executable, help="a Python with the other tools")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="looking-") as directory:
