@@ -17,6 +17,7 @@ from backends.group import Group, Launched
 from backends.quantized import Quantized
 from backends.runtime import Runtime
 from backends.torch import rows as torch_rows
+from backends.torch import sharded
 from backends.torch.attention import Examples, attention_by_example, lengths_of
 from backends.torch.autograd import ChunkedNLL, RMSNorm, inverse_size, unshared
 from backends.torch.quantized import TorchQuantized
@@ -67,11 +68,7 @@ class TorchBackend(Backend):
         return x if dtype is None else x.to(DTYPES[dtype])
 
     def numpy(self, x: Array) -> np.ndarray:
-        x = x.detach()
-        if hasattr(x, "full_tensor"):
-            from backends.torch import sharded
-
-            x = sharded.whole(x)
+        x = sharded.whole(x.detach())
         return np.array((x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy())
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
@@ -149,8 +146,6 @@ class TorchBackend(Backend):
 
         def differentiated(weights: Any, *args: Any) -> tuple:
             if self.group.in_step:
-                from backends.torch import sharded
-
                 return sharded.differentiated(fn, weights, *args)
             inputs = [w.detach().requires_grad_(w.is_floating_point()) for w in tree.leaves(weights)]
             loss, aux = traced(tree.rebuild(weights, inputs), *args)

@@ -111,8 +111,9 @@ def plan_lines(plan: Any) -> list[str]:
     where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
     budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)}"
     parts = ", ".join(f"{one.stage} {duration(one.seconds)}" for one in plan.stages if one.seconds is not None)
-    took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else ""
-    took = took or ("time unknown" if plan.note else "a few seconds")
+    took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else (
+        "time unknown" if plan.note else "a few seconds"
+    )
     lines = [f"Plan: {parameters(plan)}, {where}; memory {gigabytes(plan.memory)}{budget}; {took}."]
     return lines + [
         f"{one.stage}: computed with {divided(one.division)} to fit the memory; the result stays the same."

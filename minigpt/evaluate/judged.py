@@ -34,8 +34,8 @@ def answered(
 
 
 def _questions(data: Sequence[str], downloads: Path, limit: int | None, seed: int) -> list[Question]:
-    if set(data) - {WORLD}:
-        found = questions_of([name for name in data if name != WORLD], downloads, limit)
+    if files := [name for name in data if name != WORLD]:
+        found = questions_of(files, downloads, limit)
         if not found:
             raise UsageError(f"{', '.join(data)} has no rows with answers.", "Give rows with a question and an answer.")
         return found

@@ -84,10 +84,10 @@ def plan_for(
     A process measures alone: what fits only when it is shared out between several is not measured.
     """
     unmeasured = make_plan(settings, stages, place, lambda *stage: None, vocab_size, rows)
-    alone = make_plan(settings, stages, replace(place, processes=1), lambda *stage: None, vocab_size, rows)
     if sum(stage.flops for stage in unmeasured.stages) < trivial or not unmeasured.fits:
         return unmeasured
-    if not alone.fits:
+    alone = replace(place, processes=1)
+    if alone != place and not make_plan(settings, stages, alone, lambda *stage: None, vocab_size, rows).fits:
         return replace(unmeasured, note="The time was not measured: one process alone cannot hold the model.")
     others: list[Other] = []
 
