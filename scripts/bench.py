@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """MiniGPT beside the tools that a user would take instead: the same work, in turn, on this machine.
 
-    python scripts/bench.py generation
+    python scripts/bench.py generation serving
     python scripts/bench.py shakespeare steps --nanogpt PATH --text tinyshakespeare.txt --rounds 5 --json bench.json
     python scripts/bench.py sft dpo --rows gsm8k.json --json scripts/comparisons/results/tuning.json
     python scripts/bench.py grpo --run runs/demo --peer PATH/bin/python --rounds 3
@@ -34,6 +34,7 @@ from comparisons import (
     profiles,
     report,
     rollouts,
+    serving,
     speculative,
     startup,
     tokenizing,
@@ -60,10 +61,12 @@ COMPARISONS: dict[str, Callable[[argparse.Namespace], Iterable[Duel | dict[str, 
     "profile": lambda given: profiles.profiles(),
     "sft": lambda given: [tuning.tuning("sft", given.rows, given.steps)],
     "dpo": lambda given: [tuning.tuning("dpo", given.rows, given.steps)],
+    "serving": lambda given: serving.serving(given.seconds),
     "grpo": lambda given: [rollouts.rollouts(given.run, given.peer, steps=given.steps)],
 }
 PACKAGES = {  # the peers that come as one
     "generation": ["transformers", "mlx-lm", "xllamacpp"],
+    "serving": ["mlx-lm", "xllamacpp"],
     "tokenizing": ["tokenizers"],
     "mlx": ["mlx-lm"],
     "startup": ["transformers", "mlx-lm", "trl"],
@@ -113,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer", help="the Python of an environment with TRL 1.16, for grpo")
     parser.add_argument("--steps", type=int, help="training steps per run (default: 30; speculative 200; else 10)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where `steps` trains")
+    parser.add_argument("--seconds", type=float, default=10, help="of each number of clients, for serving")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--recipe", nargs="*", default=[], help="more flags for minigpt train, to try a recipe")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

@@ -86,7 +86,8 @@ class GPT:
         held = 0 if cache is None else cache.start  # int, or (B,) where the rows differ
         places = held if positions is None else positions
         queries = self._queries(places, held, tokens, tokens, cache, segments, follows)
-        answering = queries if not last else self._last(places, held, tokens, lengths, last, cache)
+        all_answer = not last or last >= tokens and lengths is None
+        answering = queries if all_answer else self._last(places, held, tokens, lengths, last, cache)
         x = self._dropped(self.embeddings(body, ids, places, segments), dropout_keys, 0)  # (B, T, d)
         embedded = self.embeddings.values(body, ids)
         for number, layer in enumerate(body["layers"]):
@@ -138,10 +139,11 @@ class GPT:
         before, after, before_mlp, after_mlp = self.places
         seen = self._normed(w, before, x)
         attended = attention(w["self_attn"], seen, queries, places, cache, number, embedded)
-        chosen = queries.chosen or (lambda x: x)
-        x, seen = chosen(x), chosen(seen) if self.config.parallel else None
+        if queries.chosen is not None:
+            x, seen = queries.chosen(x), queries.chosen(seen) if self.config.parallel else seen
         x = self._joined(w, after, x, attended, keys, 2 * number + 1)
-        seen = self._normed(w, before_mlp, x) if seen is None else seen
+        if not self.config.parallel:
+            seen = self._normed(w, before_mlp, x)
         if self.config.experts:
             counted = None if queries.segments is None else queries.segments >= 0  # (B, T): not a row's unused end
             found, told = thought(w["mlp"], seen, counted, training)
@@ -157,7 +159,8 @@ class GPT:
         """The stream x with what a layer found: x + f, norm(x + f) with "post", x + norm(f) with "sandwich"."""
         if self.config.norm_placement == "post":
             return self._normed(w, norm, x + self._dropped(found, keys, place))
-        return x + self._dropped(self._normed(w, norm, found), keys, place)
+        found = self._normed(w, norm, found) if norm else found
+        return x + (found if keys is None else self._dropped(found, keys, place))
 
     def _dropped(self, x: Array, keys: Array | None, place: int) -> Array:
         """x (B, T, d) with dropout; every place in the network has keys of its own."""

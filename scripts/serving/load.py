@@ -52,6 +52,8 @@ async def answer(url: str, body: dict, leave_after: int | None = None) -> tuple[
         status = int((await reader.readline()).split()[1])
         text, tokens, events = "", 0, 0
         async for line in reader:
+            if line.startswith(b"data: [DONE]"):
+                break
             if not line.startswith(b"data: {"):
                 continue
             event = json.loads(line[6:])
@@ -61,7 +63,7 @@ async def answer(url: str, body: dict, leave_after: int | None = None) -> tuple[
                 piece = choice["delta"].get("content") or ""
                 first = first or (time.monotonic() - began if piece else 0.0)
                 text += piece
-            tokens = (event["usage"] or {}).get("completion_tokens", tokens)
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
             events += 1
             if leave_after is not None and events >= leave_after:
                 return 0, text, first, tokens

@@ -1,21 +1,29 @@
-"""The planner against a load that comes by chance: rates and times are measured in turn, several times over."""
+"""The planner against a load that comes by chance: rates and times are measured in turn, in many short rounds.
+
+A machine's speed changes from minute to minute where others use it, too, and times at 70 % of the highest rate change
+several times as much. So each round plans for itself, with rates of the seconds before and after its loads, and what
+was planned and what was found are added up over the rounds.
+"""
 
 import asyncio
 import os
-import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from minigpt.evaluate.intervals import Figure, bootstrap
 from minigpt.serve import measuring
 from minigpt.serve.measuring import Answered, Typical
 from minigpt.serve.planning import Replica, replica, steady
 from serving import simulated
 
 SHARES = (0.3, 0.5, 0.7)  # of the highest rate
-LONGER = 6  # times as long as a measurement of rates is one of a load
+LONGER = 4  # times as long as a measurement of rates is one of a load
 STILL = 0.1  # a round counts if the rates before and after it differ by less
+SETTLED = 0.1  # of a load's time, which is not counted: it begins without a request
 OFF = 0.2  # what a plan may be off by
 PROMPT = 16
 
@@ -54,7 +62,7 @@ def cores_apart() -> Iterator[Callable[[], None]]:
 
 
 def wrong(url: str, model: str, rows: int, most: int, tokens: int, seconds: float, rounds: int) -> list[str]:
-    """What the plan was off by, of the median of `rounds`; a disturbed round is repeated, up to `rounds` times."""
+    """What the plan was off by, over all `rounds`; a disturbed round is repeated, up to `rounds` times in all."""
     what, kept = measuring.typical(url, model, PROMPT, tokens), list[list[Seen]]()
     print(f"  answers of {what.mean:.1f} tokens on average, prompts of {what.prompt}, {rows} rows", flush=True)
     for number in range(1, 2 * rounds + 1):
@@ -88,47 +96,44 @@ async def one_round(what: Typical, rows: int, most: int, seconds: float, number:
         (before[n].rate, after[n].rate), (before[n].first, after[n].first)))) for n in before}  # fmt: skip
     one, moved = replica(both, rows), statistics.mean(after[n].rate / before[n].rate for n in before) - 1
     print(f"  round {number}: {', '.join(f'{n} at work {m.rate:.2f}/s' for n, m in both.items())}", flush=True)
-    return [_seen(share, load, one, what, found)
-            for share, load, found in zip(SHARES, loads, tried, strict=True)], moved  # fmt: skip
+    seen = [_seen(share, load, one, what, found, seconds)
+            for share, load, found in zip(SHARES, loads, tried, strict=True)]  # fmt: skip
+    print(f"    whole answers: {', '.join(f'{one.share:.0%} busy {one.off:+.0%}' for one in seen)}", flush=True)
+    return seen, moved
 
 
-def _seen(share: float, load: float, one: Replica, what: Typical, found: list[Answered]) -> Seen:
+def _seen(share: float, load: float, one: Replica, what: Typical, found: list[Answered], seconds: float) -> Seen:
     expected = steady(load, one, 1.0)
     if expected is None:
         raise RuntimeError("the machine became too slow for the load")
     works = [answered.tokens / what.mean for answered in found]
-    replayed = statistics.mean(whole for _, whole in simulated.times([a.asked for a in found], works, one))
-    seen = Seen(
-        share, len(found), (expected.first, statistics.mean(a.first for a in found)),
-        (expected.answer, statistics.mean(a.whole for a in found)), replayed,
+    replayed = [whole for _, whole in simulated.times([a.asked for a in found], works, one)]
+    counted = [n for n, answered in enumerate(found) if answered.asked >= found[0].asked + SETTLED * LONGER * seconds]
+    return Seen(
+        share, len(counted), (expected.first, statistics.mean(found[n].first for n in counted)),
+        (expected.answer, statistics.mean(found[n].whole for n in counted)),
+        statistics.mean(replayed[n] for n in counted),
     )  # fmt: skip
-    chance = spread(load, one, len(found))
-    print(
-        f"    {share:.0%} busy, {len(found)} answers: first token {seen.first[1]:.3f} s, planned {seen.first[0]:.3f}; "
-        f"end {seen.answer[1]:.3f} s, planned {seen.answer[0]:.3f} ({seen.off:+.0%}; chance alone ±{chance:.0%}), "
-        f"{replayed:.3f} for these arrivals ({seen.answer[1] / replayed - 1:+.0%})", flush=True,
-    )  # fmt: skip
-    return seen
-
-
-def spread(load: float, one: Replica, count: int, times: int = 60) -> float:
-    """How far the mean of so many answers is from the plan in 9 of 10 simulated loads, as a share."""
-    chance, expected, off = random.Random(count), steady(load, one, 1.0), []
-    for _ in range(times):
-        arrivals, now = [], 0.0
-        for _ in range(count):
-            arrivals.append(now := now + chance.expovariate(load))
-        found = simulated.times(arrivals, [chance.expovariate(1.0) for _ in range(count)], one)
-        off.append(abs(statistics.mean(whole for _, whole in found) / expected.answer - 1))
-    return statistics.quantiles(off, n=10)[-1]
 
 
 def _judged(runs: list[Seen]) -> list[str]:
-    """What is wrong with one load, from the medians of its rounds."""
-    off = statistics.median(one.off for one in runs)
-    first = statistics.median(one.first[1] / one.first[0] - 1 for one in runs)
-    replayed = statistics.median(one.answer[1] / one.replayed - 1 for one in runs)
-    print(f"  {runs[0].share:.0%} busy, median of {len(runs)}: the whole answer {off:+.0%} of what was planned, its "
-          f"first token {first:+.0%}, these arrivals replayed {replayed:+.0%}")  # fmt: skip
-    said = {"the whole answer": off, "the first token": first}
-    return [f"at {runs[0].share:.0%} {name} is off by {by:+.0%}" for name, by in said.items() if abs(by) > OFF]
+    """What is wrong with one load, from all its rounds."""
+    share, count = runs[0].share, sum(one.count for one in runs)
+    off = {
+        "the whole answer": _off([(one.count, *one.answer) for one in runs]),
+        "the first token": _off([(one.count, *one.first) for one in runs]),
+    }
+    replayed = _off([(one.count, one.replayed, one.answer[1]) for one in runs])
+    said = ", ".join(f"{name} {_said(figure)}" for name, figure in off.items())
+    print(f"  {share:.0%} busy, {count} answers beside their plan: {said}, these arrivals replayed {_said(replayed)}")
+    wrong = {name: figure for name, figure in off.items() if abs(figure.value - 1) > OFF}
+    return [f"at {share:.0%} {name} is off by {_said(figure)}" for name, figure in wrong.items()]
+
+
+def _off(rounds: list[tuple[int, float, float]]) -> Figure:
+    """Found divided by planned, both summed over rounds of (answers, planned, found), with a bootstrap interval."""
+    return bootstrap(np.array([(count * found, count * planned) for count, planned, found in rounds]))
+
+
+def _said(off: Figure) -> str:
+    return f"{off.value - 1:+.0%} ({off.low - 1:+.0%} to {off.high - 1:+.0%})"
