@@ -306,6 +306,11 @@ class StageConfig(Section):
         """Whether a batch is made with the weights of its step, as sampled answers are: never ahead of it, and from the
         same weights in all processes.
         """
+        return self.samples
+
+    @property
+    def samples(self) -> bool:
+        """Whether a step learns from answers that the model gives itself, whose lengths nobody knows before."""
         return False
 
     @property

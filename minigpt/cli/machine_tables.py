@@ -106,11 +106,16 @@ def _together(row: Any) -> list[str]:
     ]  # fmt: skip
 
 
+def _time(stage: Any) -> str:
+    """What a stage takes; of answers that are sampled nobody knows how soon they end."""
+    return ("at most " if stage.longest else "") + duration(stage.seconds)
+
+
 def plan_lines(plan: Any) -> list[str]:
     """The plan of a run in one or two sentences, for the beginning of its output."""
     where = f"{plan.place.backend} on {plan.place.device}, {plan.place.dtype}"
     budget = "" if plan.place.budget is None else f" of {gigabytes(plan.place.budget)}"
-    parts = ", ".join(f"{one.stage} {duration(one.seconds)}" for one in plan.stages if one.seconds is not None)
+    parts = ", ".join(f"{one.stage} {_time(one)}" for one in plan.stages if one.seconds is not None)
     took = f"about {duration(plan.seconds)} ({parts})" if plan.seconds is not None else (
         "time unknown" if plan.note else "a few seconds"
     )
@@ -148,7 +153,7 @@ ROWS = [
     ("logits", lambda s: gigabytes(s.memory.logits)),
     ("temporaries and fragmentation", lambda s: gigabytes(s.memory.work)),
     ("peak memory", lambda s: gigabytes(s.memory.total)),
-    ("time", lambda s: "?" if s.seconds is None else duration(s.seconds)),
+    ("time", lambda s: "?" if s.seconds is None else _time(s)),
 ]
 
 

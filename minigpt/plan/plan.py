@@ -46,7 +46,8 @@ class Place:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """`seconds` is None when nothing was measured.
+    """`seconds` is None when nothing was measured, and `longest` says that they are those of sampled answers that all
+    are as long as they may be, and unlike.
 
     `division` (micro-batches, checkpointing, chunks) differs from what was asked where memory is short.
     """
@@ -65,6 +66,7 @@ class StagePlan:
     update: float | None = None  # of its update
     exchange: float = 0.0  # bytes that several processes sum up, once
     every: int = 1  # in so many steps
+    longest: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _stage(
         {name: getattr(chosen, name) for name in DIVISION}, fitting is not None, chosen != config,
         None if speed is None else tokens * speed.token, None if speed is None else speed.update,
         exchanged(trained_count(model, config, beside), chosen, place.backend),
-        max(1, config.outer_every),
+        max(1, config.outer_every), config.samples,
     )  # fmt: skip
 
 

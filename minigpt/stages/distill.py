@@ -41,7 +41,7 @@ class DistillConfig(TuneConfig):
     max_tokens: int = Field(64, ge=1, description="longest answer of its own")
 
     @property
-    def needs_weights(self) -> bool:
+    def samples(self) -> bool:
         return self.own_answers > 0
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ class SampledConfig(TuneConfig):
     temperature: float = Field(1.0, gt=0, description="of sampling, and of the probabilities that are trained")
 
     @property
-    def needs_weights(self) -> bool:
+    def samples(self) -> bool:
         return True
 
 

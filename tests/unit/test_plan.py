@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from minigpt.cli.machine_tables import plan_lines
 from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, load_config
 from minigpt.data.forms import CONVERSATIONS, TEXTS
@@ -178,6 +179,13 @@ def test_time_is_steps_and_measurements_and_checkpoints():
     assert plan.seconds == pytest.approx(training + looks * 10 * row * 3e-7 + saving)
     assert plan.stages[0].tokens == 100 * 8 * row
     assert plan.as_dict()["stages"][0]["memory"]["total"] == plan.memory
+
+
+def test_the_time_of_sampled_answers_is_said_to_be_the_longest():
+    place = Place("torch", "cpu", "float32", 0, None)
+    stages = {"sft": 0, "kto": 0, "grpo": 0, "distill": 0}
+    (line,) = plan_lines(make_plan(Config(), stages, place, lambda *w: Speed(1e-6, 3e-7, 0.01)))
+    assert re.findall(r"(\w+) at most \d", line) == ["grpo"]  # distill's answers are given, KTO's too
 
 
 @pytest.mark.parametrize("every", [(10, 10), (4, 6), (6, 4), (7, 100), (100, 7), (1, 1), (5, 3)])
