@@ -113,7 +113,8 @@ def train_stage(
 
     `section` are settings of the stage (steps=200, learning_rate=1e-3, …), `settings` of other sections
     ({"model": {"n_layer": 2}}), over the run's own ones, else over the preset's. Instead of the stage's own
-    `loss(model, weights, batch)` -> scalar and `batches(step, weights)` -> dict of NumPy arrays may be given;
+    `loss(model, weights, batch)` -> scalar and `batches(step)` -> dict of NumPy arrays may be given, or
+    `batches(step, weights)` where they are made with the weights;
     `hooks(state, done)` are called after each step, `report(event)` with all that happens. Raises UsageError for what
     does not fit together.
     """

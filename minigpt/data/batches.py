@@ -14,6 +14,7 @@ from minigpt.data.shards import Shard
 from minigpt.errors import DataError
 
 Batch = dict[str, np.ndarray]
+NO_EXAMPLE = {"segments": -1, "follows": -1}  # what a batch has where nothing stands; all else is 0 there
 
 
 class TextRows:
@@ -182,21 +183,15 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def filled(batch: Batch, rows: int) -> Batch:
-    """The batch with copies of its last row, which count for nothing, up to so many rows."""
+    """The batch with empty rows up to so many: for processes that have none, or fewer than the others.
+
+    Whatever a batch carries to weigh rows, tokens, pairs or figures is 0 in them, so that sums stay what they are.
+    """
     missing = rows - len(batch["ids"])
     if missing <= 0:
         return batch
-    more = {key: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for key, x in batch.items()}
-    more["weights"][-missing:] = 0
-    return more
-
-
-def with_rows(batch: Batch, rows: int) -> Batch:
-    """The batch with rows of zeros, of which nothing counts, up to so many."""
-    missing = rows - len(batch["ids"])
-    if missing <= 0:
-        return batch
-    return {key: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) for key, x in batch.items()}
+    empty = {key: np.full((missing, *x.shape[1:]), NO_EXAMPLE.get(key, 0), x.dtype) for key, x in batch.items()}
+    return {key: np.concatenate([x, empty[key]]) for key, x in batch.items()}
 
 
 def pack(sizes: np.ndarray, order: np.ndarray, length: int, open_rows: int = 32) -> list[list[int]]:
@@ -229,7 +224,7 @@ def empty_row(length: int) -> Batch:
         "ids": np.zeros(length, np.int32),
         "targets": np.zeros(length, np.int32),
         "weights": np.zeros(length, np.float32),
-        "segments": np.full(length, -1, np.int32),  # the unused tail is a segment of its own
+        "segments": np.full(length, NO_EXAMPLE["segments"], np.int32),  # the unused tail is a segment of its own
     }
 
 

@@ -1,5 +1,6 @@
 """What the settings add to a stage's own objective."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,19 +19,34 @@ from minigpt.train.loop import Hook, Objective
 class Custom:
     """What somebody who writes Python puts in place of a stage's own.
 
-    `loss(model, weights, batch)` -> scalar, `batches(step, weights)` -> dict of NumPy arrays whose `weights` sum to 1,
-    and `hooks` that are called after each step.
+    `loss(model, weights, batch)` -> scalar, `batches(step)` or, where they are made with the weights,
+    `batches(step, weights)` -> dict of NumPy arrays whose `weights` sum to 1, and `hooks` that are called after each
+    step.
     """
 
     loss: Callable[[GPT, Tree, Batch], Array] | None = None
-    batches: Callable[[int, Tree], Batch] | None = None
+    batches: Callable[..., Batch] | None = None
     hooks: tuple[Hook, ...] = ()
 
     def of(self, model: GPT, objective: Objective) -> Objective:
         """The objective with these in it."""
         if self.loss is not None:
             objective = replace(objective, loss=lambda weights, batch: (self.loss(model, weights, batch), {}))
-        return objective if self.batches is None else replace(objective, batches=self.batches)
+        if self.batches is None:
+            return objective
+        asked = asks_for_weights(self.batches)
+        given = self.batches if asked else lambda step, weights: self.batches(step)
+        return replace(objective, batches=given, needs_weights=asked)
+
+
+def asks_for_weights(batches: Callable[..., Batch]) -> bool:
+    """Whether `batches` must be given weights beside the step."""
+    try:
+        places = inspect.signature(batches).parameters.values()
+    except ValueError:  # of something that is not written in Python
+        return True
+    asked = [one for one in places if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return len(asked) > 1 and asked[1].default is inspect.Parameter.empty
 
 
 STAGES_OWN = Custom()

@@ -14,7 +14,7 @@ import numpy as np
 
 from backends.base import Array
 from backends.tree import Tree
-from minigpt.data.batches import Batch, stream, with_rows
+from minigpt.data.batches import Batch, stream
 from minigpt.generate.engine import Answer
 from minigpt.stages.micro_batches import Reader
 from minigpt.stages.packed import READ
@@ -83,7 +83,7 @@ class Rollouts:
             with np.load(path) as kept:
                 batch = dict(kept)
             self.samples = json.loads(str(batch.pop(SAMPLES, "[]")))
-            return with_rows(batch, group.size)
+            return batch
         self.latest = self._sampled(step, weights)
         self.samples = self.latest.best_and_worst()
         batch = self.make(step, weights, self.latest)

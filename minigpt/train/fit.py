@@ -17,7 +17,7 @@ from minigpt.train.loop import Done, Hook, Objective, State, train
 from minigpt.train.outer import OuterSteps
 from minigpt.train.sharded import ShardedMoments
 from minigpt.train.stop import Stop
-from minigpt.train.together import Together, check_rows
+from minigpt.train.together import Together, check_rows, check_weights_are_whole
 
 
 def fit(
@@ -33,6 +33,7 @@ def fit(
     it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
     """
     check_rows(config.batch_size, stage, backend.group.size)
+    check_weights_are_whole(config, stage, objective.needs_weights, backend.group.size)
     stop, clock = stop or Stop(), Clock(_resting(brake))
     outer = OuterSteps(backend, stage, config, report) if config.outer_every else None
     together = outer or _together(backend, config, store)
@@ -44,7 +45,7 @@ def fit(
     chain += [_beside(hook, clock) for hook in hooks]
     chain += [Bounds(stage, brake, checkpoints, report, clock, together)] if brake is not None else []
     chain += [Stops(stage, config.steps, stop, checkpoints, together)]
-    if config.needs_weights:
+    if config.needs_weights or objective.needs_weights:
         objective = replace(objective, batches=_Saving(objective.batches, checkpoints, state))
     with stop.listening():
         train(backend, config, objective, state, chain, clock, checkpoints.go_back, together)

@@ -17,9 +17,8 @@ from minigpt.sections import ModelConfig, StageConfig
 from minigpt.store.checkpoint import unwritten
 from minigpt.store.stage import StageStore
 from minigpt.train.optim import Optimizer
-from minigpt.train.together import RANKS, Together, fitting
+from minigpt.train.together import FULL, RANKS, Together, fitting
 
-FULL = "full"  # the value of StageConfig.shard
 LAYERS = "model.layers"  # whose items are gathered one by one
 
 
@@ -38,7 +37,7 @@ class FullySharded(Together):
         self.store = store
 
     def rows(self, batch: Batch) -> Batch:
-        """This process's rows, as many in all processes: who has fewer gets copies that count for nothing."""
+        """This process's rows, as many in all processes, and at least one: who has fewer gets empty ones."""
         most = -(-len(batch["ids"]) // self.group.size)
         return filled(split(batch, self.group.size)[self.group.rank], most)
 

@@ -23,7 +23,7 @@ Validate = Callable[[Tree], dict[str, float]]
 class Objective:
     """What a training minimizes: a pure `loss`, on which batches, and how it is measured on held-out data. The
     loss is an average with the batch's own loss weights. A batch is a function of the step and, where it is sampled, of
-    the model's weights.
+    the model's weights: `needs_weights` says so of batches for which the stage's settings do not.
 
     With a `base` (weights that no step changes) the loss takes it as its third argument. Leaves `beside` the model's,
     such as those of a value model, stand in the tree that is trained, under names of their own. Its `hooks` are called
@@ -36,6 +36,7 @@ class Objective:
     base: Tree | None = None
     beside: Tree | None = None
     hooks: tuple["Hook", ...] = ()
+    needs_weights: bool = False
 
 
 @dataclass
@@ -87,7 +88,7 @@ def train(
         grads, norm = optimizer.clip(grads)
         if backend.device == "gpu" and state.step + 1 < config.steps:
             backend.async_eval(norm)  # the GPU computes this step while the next one's batch is made
-            if not config.needs_weights:
+            if not (config.needs_weights or objective.needs_weights):
                 batches.make(number + 1)
         done = _read(backend, value, norm, metrics, batch, state.health, config, together)
         if done.verdict == "failing":

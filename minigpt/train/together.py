@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.base import Array, Backend
 from backends.tree import Tree, leaves, map_leaves, names, rebuild
-from minigpt.data.batches import Batch, split
+from minigpt.data.batches import Batch, filled, split
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.sections import StageConfig
 from minigpt.store.stage import StageStore
@@ -17,6 +17,7 @@ from minigpt.train.health import Verdict
 from minigpt.train.optim import Optimizer
 
 T = TypeVar("T")
+FULL = "full"  # the value of StageConfig.shard with which each process has a part of the weights
 RANKS = "ranks"  # in a checkpoint with outer steps: the moments of each process (see minigpt.train.outer)
 
 
@@ -32,8 +33,9 @@ class Together:
         self._votes: Array | None = None  # of the last step: a sum over the processes
 
     def rows(self, batch: Batch) -> Batch:
-        """This process's rows of a step's batch; the loss weights of all together sum to 1."""
-        return batch if self.group.size == 1 else split(batch, self.group.size)[self.group.rank]
+        """This process's rows of a step's batch, an empty one at least; the loss weights of all sum to 1."""
+        size = self.group.size
+        return batch if size == 1 else split(filled(batch, size), size)[self.group.rank]
 
     def summed(self, loss: Array, metrics: dict[str, Array], grads: Tree) -> tuple[Array, dict[str, Array], Tree]:
         """Loss, metrics and gradients of the whole batch: one exchange, in which the processes' votes travel too."""
@@ -139,6 +141,17 @@ def check_rows(batch_size: int, stage: str, size: int) -> None:
         raise UsageError(
             f"{stage}.batch_size = {batch_size} rows cannot be shared out between {size} processes.",
             f"Give --processes {batch_size} at most, or a larger batch.",
+        )
+
+
+def check_weights_are_whole(config: StageConfig, stage: str, asked: bool, size: int) -> None:
+    """Raises UsageError where given batches ask for weights that no process has whole, or each has its own of."""
+    if asked and size > 1 and (config.outer_every or config.shard == FULL):
+        setting = f"outer_every = {config.outer_every}" if config.outer_every else f"shard = '{FULL}'"
+        raise UsageError(
+            f"The given batches(step, weights) ask for weights, which the processes do not share with "
+            f"{stage}.{setting}.",
+            "Write batches(step) if they do not need them, or train without that setting.",
         )
 
 

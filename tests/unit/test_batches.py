@@ -14,12 +14,12 @@ from minigpt.data.batches import (
     PairRows,
     TextRows,
     ValidationText,
+    filled,
     in_order,
     normalized,
     pack,
     split,
     stacked,
-    with_rows,
 )
 from minigpt.data.shards import Shard, ShardWriter
 from minigpt.errors import DataError
@@ -297,10 +297,17 @@ def test_evaluation_takes_all_rows_or_some_spread_evenly(limit, expected):
     assert in_order(Numbered(), 4, limit) == expected
 
 
-def test_rows_of_zeros_make_a_batch_large_enough_for_its_processes():
-    batch = {"ids": np.ones((2, 3), np.int32), "told": np.ones((2, 1), np.float32)}
-    found = with_rows(batch, 4)
-    assert {key: x.tolist() for key, x in found.items()} == {
-        "ids": [[1] * 3, [1] * 3, [0] * 3, [0] * 3], "told": [[1.0], [1.0], [0.0], [0.0]],
-    }  # fmt: skip
-    assert found["ids"].dtype == np.int32 and with_rows(batch, 2) is batch
+def test_empty_rows_weigh_nothing_whatever_a_batch_carries():
+    """All sums over the rows stay, and no example stands in the new ones."""
+    names = ("weights", "shares", "told", "mask", "good", "old", "reference")
+    batch = {name: np.ones((2, 3), np.float32) for name in names} | {"segments": np.ones((2, 3), np.int32)}
+    batch |= {"ids": np.ones((2, 3), np.int32), "spans": np.ones((2, 4, 3), np.float32)}
+    found = filled(batch, 4)
+    assert {len(x) for x in found.values()} == {4} and {key: x.dtype for key, x in found.items()} == {
+        key: x.dtype for key, x in batch.items()
+    }
+    for name, x in found.items():
+        assert (x[2:] == (-1 if name == "segments" else 0)).all() and (x[:2] == 1).all(), name
+    assert filled(batch, 2) is batch
+    none = {name: x[:0] for name, x in batch.items()}
+    assert filled(none, 1)["spans"].shape == (1, 4, 3), "a process that has no row of its own"
