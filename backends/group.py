@@ -8,7 +8,7 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,8 +25,12 @@ T = TypeVar("T")
 BUCKET = 1 << 23  # entries of float32 that are sent together: 32 MB
 
 
-class PartnerLost(RuntimeError):
-    """An exchange failed: another process of the group has ended, or cannot be reached."""
+class PartnerLost(BaseException):
+    """An exchange failed: another process of the group has ended, or cannot be reached.
+
+    Like KeyboardInterrupt it is no Exception: it ends this process's part, too, and no handler on the way (that of one
+    answer among many, say) may take it for an error of its own.
+    """
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class Group:
     sent = 0  # bytes given to exchanges so far
     shards = False  # whether `shared_out` is there
     in_step = False  # whether all must compute the model's passes together, as each has a part of the weights only
+
+    def exchange(self, size: int) -> AbstractContextManager:
+        """Marks that within the block this process waits for the others, with `size` bytes to be sent. Raises
+        PartnerLost for a framework's own errors.
+        """
+        return nullcontext()
 
     # ---- arrays ------------------------------------------------------------------------------------------
 
@@ -152,7 +162,7 @@ class Several(Group):
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
         """In buckets: what is small travels together, and no more than a bucket and one array are copied at once."""
         totals: list[Array] = []
-        with self._exchange(sum(x.nbytes for x in arrays)):
+        with self.exchange(sum(x.nbytes for x in arrays)):
             for bucket in buckets(arrays):
                 flat = self._sum(self.backend.concat([x.reshape(-1) for x in bucket], 0))
                 place = 0
@@ -174,7 +184,7 @@ class Several(Group):
 
     def gather(self, value: Any) -> list[Any]:
         message = np.frombuffer(json.dumps(value, default=_packed).encode(), np.uint8)
-        with self._exchange(len(message)):
+        with self.exchange(len(message)):
             sizes = [int(x.view(np.int64)[0]) for x in self._gather(np.array([len(message)], np.int64).view(np.uint8))]
             padded = np.zeros(max(sizes), np.uint8)
             padded[: len(message)] = message
@@ -193,8 +203,7 @@ class Several(Group):
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     @contextmanager
-    def _exchange(self, size: int) -> Iterator[None]:
-        """Marks that this process waits for the others. Raises PartnerLost for a framework's own errors."""
+    def exchange(self, size: int) -> Iterator[None]:
         self.exchanges, self.sending, self.waiting = self.exchanges + 1, size, True
         self.sent += size
         try:

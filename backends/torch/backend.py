@@ -68,7 +68,7 @@ class TorchBackend(Backend):
         return x if dtype is None else x.to(DTYPES[dtype])
 
     def numpy(self, x: Array) -> np.ndarray:
-        x = sharded.whole(x.detach())
+        x = sharded.whole(x.detach(), self.group.exchange)
         return np.array((x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy())
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:

@@ -37,7 +37,7 @@ class TorchGroup(Several):
 
     def spread(self, arrays: Sequence[torch.Tensor], owners: Sequence[int]) -> list[torch.Tensor]:
         """In place: nothing is held twice."""
-        with self._exchange(sum(x.nbytes for x in arrays)):
+        with self.exchange(sum(x.nbytes for x in arrays)):
             begun = [dist.broadcast(x, owner, async_op=True) for x, owner in zip(arrays, owners, strict=True)]
             for work in begun:
                 work.wait()
@@ -59,16 +59,16 @@ class TorchGroup(Several):
     def shared_out(self, tree: Tree, layers: str, transfer: str) -> Tree:
         reduced = None if transfer == "float32" else getattr(torch, transfer)
         device = "cuda" if self.backend.device == "gpu" else "cpu"
-        return sharded.shared_out(tree, layers, device, reduced)
+        return sharded.shared_out(tree, layers, device, reduced, self.exchange)
 
     def opened(self, fn: Callable) -> Callable:
         return sharded.opened(fn) if self.in_step else fn
 
     def save(self, tree: Tree, file: Path) -> None:
-        sharded.save(tree, file)
+        sharded.save(tree, file, self.exchange)
 
     def load(self, flat: dict[str, torch.Tensor], directory: Path) -> None:
-        sharded.load(flat, directory)
+        sharded.load(flat, directory, self.exchange)
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # a partner may have left already

@@ -3,6 +3,9 @@
 `fully_shard` (Zhao et al. 2023) shards the parameters of modules, gathers them before a module's forward and backward
 pass, frees them afterwards, and adds the gradients up in parts. Here a module is nothing but the leaves of a layer,
 called with the function that is to be computed on them. Saved and read by torch.distributed.checkpoint.
+
+What FSDP2 gathers and adds up is an `exchange` of the group as all others are (see `Group.exchange`), so that a watcher
+sees where a process waits.
 """
 
 import contextlib
@@ -17,12 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from backends.group import PartnerLost
 from backends.tree import Tree, items, leaves, map_leaves, rebuild
 
 KEPT, LARGE = -3, 1 << 18  # glibc's M_MMAP_THRESHOLD; bytes of a block that goes back to the system when it is freed
 FILE = 1 << 25  # bytes of a process's file, about
-BROKEN = ("gloo", "nccl", "connection", "socket")  # words of an exchange that failed, in any letters
+Exchange = Callable[[int], contextlib.AbstractContextManager]
 
 
 class Leaves(nn.Module):
@@ -59,6 +61,29 @@ class Shared(dict):
         self.module, self.outermost = module, outermost
 
 
+class Gathering:
+    """What gathers a layer's parameters, and marks that as an exchange (see torch's `set_custom_all_gather`)."""
+
+    def __init__(self, exchange: Exchange):
+        self.exchange = exchange
+        self.compute = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its older name
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **how: Any) -> dist.Work | None:
+        with self.exchange(max(output_tensor.nbytes, input_tensor.nbytes)):
+            return self.compute(output_tensor, input_tensor, **how)
+
+
+class Adding(Gathering):
+    """What adds its gradients up, of which each process gets its rows (see `set_custom_reduce_scatter`)."""
+
+    def __init__(self, exchange: Exchange):
+        super().__init__(exchange)
+        self.compute = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 def possible() -> bool:
     """Whether this version of torch has what is needed."""
     try:
@@ -67,10 +92,11 @@ def possible() -> bool:
         from torch.distributed.fsdp import FSDPModule
     except ImportError:
         return False
-    return hasattr(dcp, "HuggingFaceStorageReader") and hasattr(FSDPModule, "set_force_sum_reduction_for_comms")
+    wanted = "set_force_sum_reduction_for_comms", "set_custom_all_gather", "set_custom_reduce_scatter"
+    return hasattr(dcp, "HuggingFaceStorageReader") and all(hasattr(FSDPModule, name) for name in wanted)
 
 
-def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None) -> Shared:
+def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None, exchange: Exchange) -> Shared:
     """A tree of NumPy arrays, alike in all processes, shared out between them. The items of the list at the path
     `layers` ("model.layers") are gathered one by one, all else for a whole pass. Gradients travel as `reduced`.
     """
@@ -85,6 +111,8 @@ def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         module.set_gradient_divide_factor(1.0)  # the rows' loss weights make a sum of it, not a mean
         module.set_force_sum_reduction_for_comms(True)
+        module.set_custom_all_gather(Gathering(exchange))
+        module.set_custom_reduce_scatter(Adding(exchange))
         return Shared(module, outermost)
 
     place = layers.split(".")
@@ -120,7 +148,7 @@ def opened(fn: Callable) -> Callable:
             return fn(tree, *args)
         if not tree.outermost:
             return tree.module(fn, *args)
-        with torch.no_grad(), partners():
+        with torch.no_grad():
             return tree.module(fn, *args)
 
     return called
@@ -130,9 +158,8 @@ def differentiated(fn: Callable, tree: Shared, *args: Any) -> tuple:
     """As `Backend.value_and_grad` calls it: ((loss, aux), gradients), where each process gets the gradients, summed
     over all, of its own rows.
     """
-    with partners():
-        loss, aux = tree.module(fn, *args)
-        loss.backward()
+    loss, aux = tree.module(fn, *args)
+    loss.backward()
     grads, params = [], leaves(tree)
     for param in params:
         grads.append(torch.zeros_like(param.detach()) if param.grad is None else param.grad.detach())
@@ -140,29 +167,18 @@ def differentiated(fn: Callable, tree: Shared, *args: Any) -> tuple:
     return (loss.detach(), map_leaves(lambda x: x.detach(), aux)), rebuild(tree, grads)
 
 
-@contextlib.contextmanager
-def partners() -> Iterator[None]:
-    """Raises PartnerLost for an exchange within the block that failed."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in BROKEN):
-            raise PartnerLost(str(error)) from None
-        raise
-
-
-def whole(x: torch.Tensor) -> torch.Tensor:
+def whole(x: torch.Tensor, exchange: Exchange) -> torch.Tensor:
     """An array, gathered from all processes where it is shared out: all ask for it then."""
     if not hasattr(x, "full_tensor"):
         return x
-    with partners():
+    with exchange(x.nbytes):
         return x.full_tensor()
 
 
 # ---- on disk -----------------------------------------------------------------------------------------------
 
 
-def save(tree: Tree, file: Path) -> None:
+def save(tree: Tree, file: Path, exchange: Exchange) -> None:
     """Write a tree of DTensors as one safetensors file: each process its rows, which the first one then joins, without
     ever having them in memory at once. Raises OSError where that fails.
     """
@@ -171,7 +187,7 @@ def save(tree: Tree, file: Path) -> None:
 
     beside, flat = file.with_suffix(""), {name: x.detach() for name, x in items(tree)}
     writer = dcp.HuggingFaceStorageWriter(str(beside / "parts"), in_files(flat), save_distributed=True)
-    with failing():
+    with failing(), exchange(sum(x.nbytes for x in flat.values())):
         dcp.save(flat, storage_writer=writer)
     if dist.get_rank() == 0:
         join(str(beside / "parts"), str(beside), dict.fromkeys(flat, 1))
@@ -189,11 +205,11 @@ def in_files(flat: dict[str, torch.Tensor]) -> dict[str, int]:
     return found
 
 
-def load(flat: dict[str, torch.Tensor], directory: Path) -> None:
+def load(flat: dict[str, torch.Tensor], directory: Path, exchange: Exchange) -> None:
     """Fill DTensors, by their names in the safetensors files of a directory, each process its rows."""
     import torch.distributed.checkpoint as dcp
 
-    with failing():
+    with failing(), exchange(sum(x.nbytes for x in flat.values())):
         dcp.load({name: x.detach() for name, x in flat.items()},
                  storage_reader=dcp.HuggingFaceStorageReader(str(directory)))  # fmt: skip
 
@@ -204,8 +220,7 @@ def failing() -> Iterator[None]:
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
-        with partners():
-            yield
+        yield
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         raise OSError(str(reason)) from None

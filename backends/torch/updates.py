@@ -62,8 +62,10 @@ class InPlace(Updates):
         torch._foreach_lerp_(own(momentum), own(grads), 1 - beta)
         torch._foreach_lerp_(own(grads), own(momentum), beta)  # looked ahead
         torch._foreach_mul_(own(params), 1 - lr * decay)
+        exchange = self.backend.group.exchange
         for indices in by_shape(grads, MUON_GROUP):
-            updates = self.orthogonalize(torch.stack([whole(grads[i]) for i in indices]), steps, dtype)  # (n, out, in)
+            matrices = torch.stack([whole(grads[i], exchange) for i in indices])  # (n, out, in)
+            updates = self.orthogonalize(matrices, steps, dtype)
             scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
             changed = [params[i] for i in indices]
             rows = [rows_of(update, param) for update, param in zip(updates.unbind(), changed, strict=True)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DIRECTORY = ".ranks"  # in the run's directory
 EVERY = 1.0  # seconds between two looks
 STOPPED, SILENT = 10, 20  # looks after which a stopped process, and a silent one on another machine, count as lost
-UNSEEN, STUCK = 60, 60  # looks: until a file that never came is missed; in which all wait for the same exchange
+UNSEEN, STUCK = 60, 60  # looks: until a file that never came is missed; in which all wait and none gets further
 RATE = 1e6  # bytes per second that an exchange makes at least: it is not stuck before
 START = 600.0  # seconds until all processes must be there
 GRACE = 5.0  # seconds in which the process that waits may end by itself, with its partner's error
@@ -100,9 +100,11 @@ def judge(rank: int, look: Look, beat: Beat | None, state: str | None) -> Loss |
     return None
 
 
-def stuck(beats: list[Beat | None]) -> bool:
-    """Whether all processes wait in the same exchange, as far as their beats say."""
-    return all(one is not None and one.waiting and one.exchanges == beats[0].exchanges for one in beats)
+def all_wait(beats: list[Beat | None]) -> list[int]:
+    """The exchange that each process waits in, as far as their beats say; none where one of them does not wait."""
+    if any(one is None or not one.waiting for one in beats):
+        return []
+    return [one.exchanges for one in beats]
 
 
 class Heartbeat:
@@ -118,6 +120,7 @@ class Heartbeat:
         self._beat = Beat(os.getpid(), platform.node(), uuid.getnode())
         self._looks = {rank: Look() for rank in range(launched.size) if rank != launched.rank}
         self._stuck = self._started = 0
+        self._waiting: list[int] = []  # at the last look: see all_wait
         self._over, self._found, self._writing = threading.Event(), threading.Event(), threading.Lock()
 
     def __enter__(self) -> "Heartbeat":
@@ -174,13 +177,22 @@ class Heartbeat:
             here = beat is not None and (beat.host, beat.machine) == (self._beat.host, self._beat.machine)
             if loss := judge(rank, look, beat, state_of(beat.pid) if here and beat.ended is None else None):
                 return loss
-        self._stuck = self._stuck + 1 if stuck([self._beat, *(look.beat for look in self._looks.values())]) else 0
-        if self._stuck * EVERY > STUCK + self._beat.sending / RATE:
-            return Loss(
-                f"All ranks wait for each other in exchange {self._beat.exchanges:,}. MLX's all_sum is known to hang "
-                "now and then with three and more processes (mlx issue 4475)."
-            )
-        return None
+        return self._all_wait()
+
+    def _all_wait(self) -> Loss | None:
+        """Whether all have waited so long, and none got further, that nothing will come of it."""
+        beats = [self._beat, *(look.beat for look in self._looks.values())]
+        before, self._waiting = self._waiting, all_wait(beats)
+        self._stuck = self._stuck + 1 if self._waiting and self._waiting == before else 0
+        if self._stuck * EVERY <= STUCK + max((beat.sending for beat in beats if beat is not None), default=0) / RATE:
+            return None
+        where = sorted(set(self._waiting))
+        known = "MLX's all_sum is known to hang now and then with three and more processes (mlx issue 4475)."
+        return Loss(" ".join([
+            f"All ranks wait for each other in exchange {' and '.join(f'{number:,}' for number in where)}.",
+            *["They have parted: not all have computed the same."] * (len(where) > 1),
+            *[known] * (self.launched.backend == "mlx"),
+        ]))  # fmt: skip
 
     def _leave(self, loss: Loss) -> None:
         """End this process, unless it does so by itself: what it waits for never comes, and holds it where nothing else
