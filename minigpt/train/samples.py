@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from backends.base import Array
 from backends.tree import Tree
 from minigpt.data.shards import MemoryShard
 from minigpt.events import Report, Sampled
@@ -39,6 +40,20 @@ def prompts_of(shard: MemoryShard, context: int, count: int = PROMPTS) -> list[l
     return found
 
 
+class Led(GPT):
+    """A model shared out between processes that write the same text: all of them go on by the first one's logits.
+
+    Each computes the passes for itself. Unlike processors round differently, and where two tokens are as good as each
+    other they would choose different ones, and soon wait for each other in different exchanges.
+    """
+
+    def __init__(self, model: GPT):
+        vars(self).update(vars(model))
+
+    def logits(self, weights: Tree, hidden: Array) -> Array:
+        return self.backend.group.share(super().logits(weights, hidden))
+
+
 class Samples:
     """A hook that continues the prompts greedily every `sample_every` steps, after the last one, and when asked to."""
 
@@ -65,11 +80,13 @@ class Samples:
 
         Where processes have a part of them each, all must call this.
         """
+        group = self.model.backend.group
+        model = Led(self.model) if group.in_step else self.model
 
         def answered(weights: Tree) -> list[Answer]:
-            return Engine(self.model, weights, self.tokenizer).answer(self.prompts, GREEDY, LENGTH)
+            return Engine(model, weights, self.tokenizer).answer(self.prompts, GREEDY, LENGTH)
 
-        answers = self.model.backend.group.opened(answered)(weights)
+        answers = group.opened(answered)(weights)
         if not self.store.writes:
             return
         rows: list[dict[str, Any]] = [

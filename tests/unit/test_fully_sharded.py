@@ -2,30 +2,42 @@
 does is in tests/backend/test_processes.py.
 """
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
-from backends.group import ALONE, Several
+from backends.group import ALONE, PartnerLost, Several
 from backends.numpy.backend import NumPyBackend
+from backends.tree import map_leaves
 from minigpt.config import load_config
 from minigpt.errors import UsageError
+from minigpt.events import silent
+from minigpt.model.gpt import GPT, init_weights, to_backend
 from minigpt.sections import ModelConfig, StageConfig
+from minigpt.stages.assemble import asks_for_weights
 from minigpt.stages.table import STAGES
 from minigpt.store.stage import StageStore
+from minigpt.text.characters import CharTokenizer
 from minigpt.train.fully_sharded import FullySharded, check_shards
+from minigpt.train.samples import Samples
+from minigpt.train.together import check_weights_are_whole
 
 FULL = StageConfig(shard="full")
 
 
-def test_all_processes_have_equally_many_rows_and_each_row_counts_once(tmp_path):
-    """Six rows for four processes: two each, of which two are copies."""
-    batch = {"ids": np.arange(12).reshape(6, 2), "weights": np.full((6, 2), 1 / 12, np.float32)}
+@pytest.mark.parametrize(("rows", "each"), [(6, 2), (2, 1), (1, 1)])
+def test_all_processes_have_equally_many_rows_and_each_row_counts_once(rows, each, tmp_path):
+    """Six rows for four processes: two each, of which two are empty. Fewer than four: one each."""
+    batch = {"ids": np.arange(2 * rows).reshape(rows, 2), "weights": np.full((rows, 2), 0.5 / rows, np.float32)}
     shares = []
     for rank in range(4):
         backend = NumPyBackend()
         backend.group = Several(backend, rank, 4)
         shares.append(FullySharded(backend, StageStore(tmp_path)).rows(batch))
-    assert [len(one["ids"]) for one in shares] == [2, 2, 2, 2]
+    assert [len(one["ids"]) for one in shares] == [each] * 4
     counted = [ids.tolist() for one in shares for ids, w in zip(one["ids"], one["weights"], strict=True) if w.any()]
     assert counted == batch["ids"].tolist()
     assert sum(one["weights"].sum() for one in shares) == pytest.approx(1)
@@ -49,6 +61,73 @@ def test_in_step_each_process_computes_as_often_as_the_others(count):
         assert found == [-item for item in items]
         calls.append(len(done))
     assert calls == [-(-count // 3)] * 3
+
+
+class Pair(Several):
+    """One of two processes, which are threads here; what the other sends is on the `board`."""
+
+    in_step = True
+
+    def __init__(self, backend, rank, barrier, board):
+        super().__init__(backend, rank, 2)
+        self.barrier, self.board = barrier, board
+
+    def _sum(self, flat):
+        self.board[self.rank] = flat
+        self.barrier.wait(30)
+        total = self.board[0] + self.board[1]
+        self.barrier.wait(30)
+        return total
+
+
+class Broken(Pair):
+    def _sum(self, flat):
+        raise RuntimeError("Connection reset by peer")
+
+
+def test_all_processes_go_on_by_the_first_ones_choices(tmp_path):
+    """As unlike processors would, the second one computes other logits, and alone writes another text."""
+    config = ModelConfig(n_layer=1, n_head=2, n_kv_head=2, d_model=16, d_ff=16, vocab_size=288, context=60)
+    texts, barrier, board = {}, threading.Barrier(2), [None, None]
+
+    def written(name, rank, group=None):
+        backend = NumPyBackend()
+        if group is not None:
+            backend.group = group(backend, rank, barrier, board)
+        weights = to_backend(backend, init_weights(config, seed=1))
+        if rank:
+            weights["model"]["norm"] = map_leaves(lambda w: -w, weights["model"]["norm"])
+        store = StageStore(tmp_path / name)
+        store.directory.mkdir()
+        prompts = [list(b"abc"), list(b"defgh")]
+        Samples("pretrain", StageConfig(), GPT(config, backend), CharTokenizer(""), prompts, None, store, silent).take(
+            1, weights
+        )
+        texts[name] = [json.loads(line)["text"] for line in store.samples.read_text("utf-8").splitlines()]
+
+    for rank in (0, 1):
+        written(f"alone {rank}", rank)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: written(f"together {rank}", rank, Pair), (0, 1)))
+    assert texts["alone 0"] != texts["alone 1"]
+    assert texts["together 0"] == texts["together 1"] == texts["alone 0"]
+    with pytest.raises(PartnerLost, match="Connection reset"):  # and no answer that failed
+        written("left", 0, Broken)
+
+
+def test_given_batches_that_ask_for_weights_are_known_by_their_arguments():
+    class Given:
+        def __call__(self, step, weights):
+            return {}
+
+    assert asks_for_weights(lambda step, weights: {}) and asks_for_weights(Given())
+    assert not asks_for_weights(lambda step: {}) and not asks_for_weights(lambda step, weights=None: {})
+    for config, setting in ((FULL, "pretrain.shard = 'full'"), (StageConfig(outer_every=50), "outer_every = 50")):
+        with pytest.raises(UsageError, match=f"given batches.*{setting}"):
+            check_weights_are_whole(config, "pretrain", True, 2)
+        check_weights_are_whole(config, "pretrain", False, 2)
+        check_weights_are_whole(config, "pretrain", True, 1)
+    check_weights_are_whole(StageConfig(), "pretrain", True, 2)
 
 
 def test_a_run_from_before_keeps_its_moments_shared_out():

@@ -1,6 +1,7 @@
 """Several processes: what their launchers say, what they send, who counts as lost, and what a group ended with."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from backends.group import ALONE, Group, Launched, Several, buckets, launched
-from minigpt.data.batches import normalized
+from minigpt.data.batches import normalized, split
 from minigpt.errors import LOST, UsageError
+from minigpt.runs import heartbeat
 from minigpt.runs.group import check_launcher, check_same
-from minigpt.runs.heartbeat import SILENT, STOPPED, UNSEEN, Beat, Look, judge, state_of, stuck
+from minigpt.runs.heartbeat import SILENT, STOPPED, UNSEEN, Beat, Heartbeat, Look, all_wait, judge, state_of
 from minigpt.runs.supervise import ended_as
 from minigpt.train.together import Together, check_rows
 
@@ -100,6 +102,7 @@ def test_rows_are_cut_so_that_their_weights_sum_to_one():
         Backend.group.rank, Backend.group.size = rank, 3
         parts.append(Together(Backend()).rows(batch))
     assert [len(part["ids"]) for part in parts] == [2, 2, 1]
+    assert [float(Together(Backend()).rows(split(batch, 5)[i])["weights"].sum()) for i in (0, 4)] == [0.0, 0.0]
     assert np.concatenate([part["ids"] for part in parts]).tolist() == batch["ids"].tolist()
     assert sum(part["weights"].sum() for part in parts) == pytest.approx(1.0)
     with pytest.raises(UsageError, match="batch_size = 2 rows cannot be shared out between 3"):
@@ -132,11 +135,45 @@ def test_who_counts_as_lost():
     assert looks(9, far, lambda i: beat(ended=0)) is None
 
 
-def test_all_that_wait_for_the_same_are_stuck():
+def test_who_waits():
     waiting = beat(exchanges=4, waiting=True)
-    assert stuck([waiting, waiting])
-    assert not stuck([waiting, beat(exchanges=4)]) and not stuck([waiting, beat(exchanges=3, waiting=True)])
-    assert not stuck([waiting, None])
+    assert all_wait([waiting, waiting]) == [4, 4]
+    assert all_wait([waiting, beat(exchanges=3, waiting=True)]) == [4, 3]
+    assert all_wait([waiting, beat(exchanges=4)]) == [] == all_wait([waiting, None])
+
+
+class Exchanging:
+    """A group that waits, `further` by an exchange each time that somebody looks."""
+
+    waiting, sending = True, 0
+
+    def __init__(self, exchanges, further=0):
+        self.seen, self.further = exchanges, further
+
+    @property
+    def exchanges(self):
+        self.seen += self.further
+        return self.seen
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (Exchanging(5), Exchanging(5), r"in exchange 5\.$"),
+        (Exchanging(5), Exchanging(6), r"in exchange 5 and 6\. They have parted"),
+        (Exchanging(5, further=1), Exchanging(5, further=1), None),
+    ],
+)
+def test_all_that_wait_without_getting_further_are_stuck(first, second, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "EVERY", 0.02)
+    monkeypatch.setattr(heartbeat, "STUCK", 0.1)
+    monkeypatch.setattr(Heartbeat, "_leave", lambda self, loss: None)
+    hearts = [Heartbeat(tmp_path, Launched(rank, 2, "torch", "torchrun"), print) for rank in (0, 1)]
+    for heart, group in zip(hearts, (first, second), strict=True):
+        heart.group = group
+    with hearts[0], hearts[1]:
+        losses = [heart.reason(20 if told else 0.5) for heart in hearts]
+    assert all(re.search(told, loss.text) if told else loss is None for loss in losses), losses
 
 
 def becomes(pid, state):
