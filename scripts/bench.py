@@ -15,7 +15,6 @@ grpo an environment of its own with it. nanoGPT is a checkout: git clone https:/
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -23,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-if not sys.stdout.isatty():
-    os.environ.setdefault("COLUMNS", "170")  # the tables are wider than the 80 columns that a file is taken for
 from comparisons import (
     batching,
     generation,
@@ -97,11 +94,12 @@ def main() -> int:
 
 def show(found: dict[str, Any]) -> None:
     """The table, and under it what it was measured on."""
-    tables.table("Medians; ratios above 1 are in MiniGPT's favour", report.DUELS, report.duel_rows(found["results"]))
+    title = "Medians; ratios above 1 are in MiniGPT's favour"
+    tables.kept_table(title, report.DUELS, report.duel_rows(found["results"]))
     for curve in found["growth"]:
-        tables.table(curve["what"], *report.growth_table(curve))
+        tables.kept_table(curve["what"], *report.growth_table(curve))
     for profile in found["profiles"]:
-        tables.table(profile["what"], report.PROFILE, report.profile_rows(profile))
+        tables.kept_table(profile["what"], report.PROFILE, report.profile_rows(profile))
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
 
 

@@ -48,9 +48,10 @@ def _equality(directory: Path, arguments: argparse.Namespace) -> int:
         cases = [case for case in cases if arguments.ways in case.name]
         gaps, told = equality.compared(directory / backend, backend, arguments.processes, arguments.steps, cases)
         cells = [[gap.case.stage, gap.case.name, gap.way, f"{gap.losses:.1e}", f"{gap.weights:.1e}",
-                  "equal" if gap.equal else "APART"] for gap in gaps]  # fmt: skip
-        title = f"{backend}, {arguments.steps} steps, against one process (losses {equality.LOSS:g}, weights "
-        tables.table(f"{title}{equality.WEIGHTS:g})", ("stage", "way", "processes", "loss", "weights", ""), cells)
+                  gap.verdict] for gap in gaps]  # fmt: skip
+        title = (f"{backend}, {arguments.steps} steps, against one process: losses within {equality.LOSS:g}, weights "
+                 f"within {equality.WEIGHTS:g}, or both as {equality.ROUNDING}")  # fmt: skip
+        tables.kept_table(title, ("stage", "way", "processes", "loss", "weights", ""), cells, wrap=(0, 1, 2))
         print("\n".join(told))
         broken += sum(not gap.equal for gap in gaps) + sum("same bits" not in line for line in told)
     return broken
@@ -60,7 +61,7 @@ def _kills(directory: Path, arguments: argparse.Namespace) -> int:
     words = arguments.times, arguments.seed, arguments.shard
     found = [kills.campaign(directory, backend, *words) for backend in arguments.backends]
     cells = [[one.backend, one.tried, len(one.lost), f"{one.slowest:.1f} s", "; ".join(one.lost)] for one in found]
-    tables.table("Killed and stopped", ("backend", "hits", "lost", "noticed in at most", "what"), cells)
+    tables.kept_table("Killed and stopped", ("backend", "hits", "lost", "noticed in at most", "what"), cells)
     return sum(len(one.lost) for one in found)
 
 
@@ -70,14 +71,14 @@ def _efficiency(directory: Path, arguments: argparse.Namespace) -> int:
         for count in (1, *arguments.processes):
             rows.append([backend, count, *speed.cells(directory, backend, count, arguments.steps)])
     cores = f"{os.cpu_count()} cores, one thread each"
-    tables.table(f"Speed ({cores})", ("backend", "processes", "ms a step", "tokens/s", "to one process"), rows)
+    tables.kept_table(f"Speed ({cores})", ("backend", "processes", "ms a step", "tokens/s", "to one process"), rows)
     return 0
 
 
 def _link(directory: Path, arguments: argparse.Namespace) -> int:
     rows = speed.links(directory, arguments.bandwidths, arguments.steps)
     cells = [row.cells() for row in rows]
-    tables.table("Two machines over a throttled link (network namespaces)", speed.COLUMNS, cells)
+    tables.kept_table("Two machines over a throttled link (network namespaces)", speed.COLUMNS, cells)
     return sum(row.apart > speed.NEAR for row in rows)
 
 
@@ -89,19 +90,20 @@ def _hang(directory: Path, arguments: argparse.Namespace) -> int:
 
 def _outer(directory: Path, arguments: argparse.Namespace) -> int:
     rows = [row for name in arguments.backends for row in local.compared(directory, name, arguments.steps)]
-    tables.table(f"Outer steps, 2 processes, {arguments.steps} steps", local.COLUMNS, [row.cells() for row in rows])
+    title = f"Outer steps, 2 processes, {arguments.steps} steps"
+    tables.kept_table(title, local.COLUMNS, [row.cells() for row in rows])
     return sum(not row.good for row in rows)
 
 
 def _overlap(directory: Path, arguments: argparse.Namespace) -> int:
     cells = overlap.compared(directory, arguments.bandwidths, arguments.steps)
-    tables.table("torch, 2 processes: a step whose sums begin early", overlap.COLUMNS, cells)
+    tables.kept_table("torch, 2 processes: a step whose sums begin early", overlap.COLUMNS, cells)
     return 0
 
 
 def _memory(directory: Path, arguments: argparse.Namespace) -> int:
     rows = [row for name in arguments.backends for row in memory.compared(directory, name, arguments.processes)]
-    tables.table("What is shared out, and the peak of each process", memory.COLUMNS, rows)
+    tables.kept_table("What is shared out, and the peak of each process", memory.COLUMNS, rows)
     return 0
 
 

@@ -84,7 +84,7 @@ def main() -> int:
     old = tuple(map(int, trl.__version__.split(".")[:2])) < (1, 13)
     rows = [row for backend in installed() for row in (compare_ppo(backend) if old else compare_all(backend))]
     title = f"Relative differences of loss and gradient, bound {BOUND:g} (TRL {trl.__version__})"
-    tables.table(title, ["quantity", "backend", "loss", "gradient", ""], [row.cells() for row in rows])
+    tables.kept_table(title, ["quantity", "backend", "loss", "gradient", ""], [row.cells() for row in rows])
     print(f"{sum(row.ok for row in rows)} of {len(rows)} as they should be.")
     return 0 if all(row.ok for row in rows) else 1
 

@@ -42,7 +42,7 @@ def main() -> int:
             lines.append([name, f"{temperature:g}", f"{count:,}", f"{gap:.1e}", f"{BOUND:g}", f"{wrong:.2g}",
                           f"{shifted:.2g}", "ok" if fine else "BROKEN"])  # fmt: skip
     columns = ["backend", "temperature", "tokens", "largest difference", "bound", "other temperature", "shifted", ""]
-    tables.table("Log-probabilities of sampled tokens: engine against training pass", columns, lines)
+    tables.kept_table("Log-probabilities of sampled tokens: engine against training pass", columns, lines)
     return int(broken)
 
 

@@ -1,6 +1,7 @@
 """The results of the commands as tables and text on stdout. Computes nothing."""
 
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from rich.text import Text
 from minigpt.cli.console import err, note, out, printable
 from minigpt.pages.texts import words
 from minigpt.units import shortened
+
+KEPT = 170  # columns of a script's table
 
 
 def show_settings(config: Any, stages: Sequence[str], where: Path) -> None:
@@ -250,6 +253,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wra
         out.print(Text(title, "bold"), soft_wrap=False)
     out.print(shown, soft_wrap=False)
     out.print()
+
+
+def kept_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], wrap: Sequence[int] = (0,)) -> None:
+    """The same of a script, whose results are kept: in a file, which is taken for 80 columns, it is as wide as KEPT."""
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = KEPT
+    table(title, columns, rows, wrap)
 
 
 def _folded(heading: str, width: int) -> str:

@@ -84,7 +84,7 @@ def show(rows: Sequence[Planned]) -> None:
         for r in rows
     ]  # fmt: skip
     columns = ["stage", "backend", "planned", "actual", "off", "planned", "actual", "off"]
-    tables.table("Planned against actual: peak memory and time", columns, shown)
+    tables.kept_table("Planned against actual: peak memory and time", columns, shown)
     memory, time = (sum(abs(getattr(r, name)) <= bound for r in rows)
                     for name, bound in (("memory_error", MEMORY), ("time_error", TIME)))  # fmt: skip
     print(f"Memory within {MEMORY:.0%}: {memory} of {len(rows)} stages. Time within {TIME:.0%}: {time} of {len(rows)}.")

@@ -184,10 +184,11 @@ def _tree(pid: int) -> tuple[float, int]:
 def show(shares: list[Held], memory: list[Held]) -> None:
     """The tables of the handbook (limits.md)."""
     rows = [[r.what, f"{r.asked:.0%}", "–" if r.held is None else f"{r.held:.1%}", _word(r), r.note] for r in shares]
-    tables.table("CPU share of the whole process tree", ["run", "asked", "held", "", ""], rows, wrap=(4,))
+    tables.kept_table("CPU share of the whole process tree", ["run", "asked", "held", "", ""], rows, wrap=(4,))
     if memory:
         rows = [[r.what, f"{r.asked / 1e6:.0f} MB", f"{r.held / 1e6:.0f} MB", _word(r), r.note] for r in memory]
-        tables.table("Resident memory of the whole process tree", ["run", "ceiling", "most", "", ""], rows, wrap=(4,))
+        title, columns = "Resident memory of the whole process tree", ["run", "ceiling", "most", "", ""]
+        tables.kept_table(title, columns, rows, wrap=(4,))
     print(f"{platform.platform()}, Python {platform.python_version()}, {usable_cores():g} cores")
 
 

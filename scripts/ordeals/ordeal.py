@@ -53,7 +53,7 @@ def campaign(
 def show(outcomes: Sequence[Outcome], title: str, columns: Sequence[str], lost: str) -> None:
     """The table, and the first losses of each outcome under it."""
     rows = [[o.what, f"{o.tried:,}", f"{o.tried - len(o.lost):,}", f"{len(o.lost):,}", o.note] for o in outcomes]
-    tables.table(title, columns, rows, wrap=(0, 4))
+    tables.kept_table(title, columns, rows, wrap=(0, 4))
     for outcome in outcomes:
         for loss in outcome.lost[:5]:
             print(f"{lost.upper()} {outcome.what}: {loss}")

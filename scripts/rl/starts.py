@@ -45,7 +45,7 @@ def show(title: str, names: Sequence[str], columns: dict[str, Sequence[dict[str,
     """A table with a row for each measure: of each column's seeds the mean, and the spread where there are several."""
     rows = [[name, *(_said([one[name] for one in found if name in one]) for found in columns.values())]
             for name in names]  # fmt: skip
-    tables.table(title, ["", *columns], rows)
+    tables.kept_table(title, ["", *columns], rows)
 
 
 def _said(values: Sequence[float]) -> str:

@@ -1,21 +1,28 @@
 """What each process of a comparison does: `rank.py JOBS`, alone or under a launcher.
 
-JOBS is a JSON file {"backend", "jobs": [{"run", "stage", "stop_after"}]}: each is trained, from its last checkpoint
-if it has one, until the checkpoint at `stop_after` or the end. The first process writes into the run's sent.json how
-many bytes it gave to exchanges: {"training", "all"}, the latter with what measuring, saving and beginning took.
+JOBS is a JSON file {"backend", "jobs": [{"run", "stage", "stop_after", "rows"}]}: each is trained, from its last
+checkpoint if it has one, until the checkpoint at `stop_after` or the end, on batches of the first `rows` rows where
+that is not 0. The first process writes into the run's sent.json how many bytes it gave to exchanges: {"training",
+"all"}, the latter with what measuring, saving and beginning took.
 """
 
 import contextlib
 import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backends import get_backend
 from backends.group import Group
+from backends.tree import Tree
+from minigpt.data.batches import Batch, normalized
 from minigpt.events import Event, Note, Saved, Step
+from minigpt.model.gpt import GPT
 from minigpt.runs.group import joined
 from minigpt.runs.run import open_run
 from minigpt.runs.training import train_stage
+from minigpt.stages.assemble import Custom
+from minigpt.train.loop import Objective
 
 
 class Sent:
@@ -39,6 +46,21 @@ class Sent:
             (run / "sent.json").write_text(json.dumps(found), "utf-8")
 
 
+@dataclass(frozen=True)
+class Few(Custom):
+    """The first rows of a stage's own batches, all of them with `rows` 0."""
+
+    rows: int = 0
+
+    def of(self, model: GPT, objective: Objective) -> Objective:
+        whole = objective.batches
+
+        def some(step: int, weights: Tree) -> Batch:
+            return normalized({name: x[: self.rows] for name, x in whole(step, weights).items()})
+
+        return replace(objective, batches=some) if self.rows else objective
+
+
 class Stopped(Exception):
     """The checkpoint is there after which training was to be left."""
 
@@ -57,7 +79,8 @@ def train_all(file: Path) -> None:
                     raise Stopped
 
             with contextlib.suppress(Stopped):
-                train_stage(open_run(Path(job["run"])), job["stage"], backend, report)
+                few = Few(rows=job["rows"])
+                train_stage(open_run(Path(job["run"])), job["stage"], backend, report, custom=few)
             sent.write(Path(job["run"]))
             group.gather(None)
 

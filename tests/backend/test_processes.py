@@ -1,6 +1,10 @@
 """Two processes train what one does: every stage, with adapters, Muon, micro-batches, and from N processes to M."""
 
+import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +12,11 @@ import numpy as np
 import pytest
 
 from backends.group import Several
+from minigpt.cli.launching import free_ports
 from minigpt.data.batches import normalized, split
+from minigpt.errors import LOST
 from minigpt.events import Saved
+from minigpt.runs.heartbeat import DIRECTORY, read_beat, state_of
 from minigpt.runs.run import open_run
 from minigpt.runs.training import train_stage
 from minigpt.stages.assemble import Custom
@@ -21,9 +28,14 @@ from several import equality
 from several.rank import Stopped
 
 STEPS, HALF = 4, 2
-LEFT_OUT = ("adamw", "adamw, checkpointing", "adamw, full", "adamw, full, dropout")
+LEFT_OUT = ("adamw", "adamw, checkpointing", "adamw, full", "full, dropout")
 CASES = [case for case in equality.CASES if case.name not in LEFT_OUT]  # a slice
 OUTER = [equality.Case("sft", f"outer {name}", {"outer_every": HALF}) for name in ("whole", "resumed", "handed over")]
+# Stopped between two steps that learn from the same answers, whose only row two processes then share.
+MORE = equality.Case(
+    "grpo", "one prompt, moments", {"batch_size": 4, "group_size": 4, "updates": 3, "kl_coefficient": 0.05}
+    | {"shard": "moments"},
+)  # fmt: skip
 EXACT = 4e-6  # DPO's sums of log-probabilities are near -300, where float32 has steps of 3e-5, times beta
 
 
@@ -56,7 +68,7 @@ def test_gradients_in_bfloat16_keep_their_digits(backend, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo and the ring are for Linux and macOS here")
 def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
-    """Every second case is handed over to one process in the middle."""
+    """Every second case is handed over to one process in the middle, and one to two that a single one began."""
     if backend.device == "gpu":
         pytest.skip("two processes need two GPUs")
     cases = [case for case in CASES if backend.name in case.backends]
@@ -64,15 +76,18 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
     base = equality.prepared(tmp_path, backend.name, STEPS)
     for place, count in zip(places, (1, 2), strict=True):
         place.mkdir()
-        jobs = equality.copies(base, place, cases, STEPS, HALF)
+        jobs, more = equality.copies(base, place, cases, STEPS, HALF), equality.copies(base, place, [MORE], STEPS, HALF)
         if count == 2:
+            equality.trained(place, backend.name, 1, [job | {"stop_after": HALF} for job in more])
             jobs = [job | {"stop_after": HALF} if i % 2 else job for i, job in enumerate(jobs)]
             whole, *parts = equality.copies(base, place, OUTER, STEPS, HALF)
             halves = [job | {"stop_after": HALF} for job in parts]
-            equality.trained(place, backend.name, 2, [*jobs, whole, *halves, parts[0]])
-            jobs = [job | {"stop_after": None} for job in jobs[1::2]] + [parts[1]]
-        equality.trained(place, backend.name, 1, jobs)
-    for gap in equality.gaps(cases, "2 processes", *places):
+            equality.trained(place, backend.name, 2, [*jobs, whole, *halves, parts[0], *more])
+            jobs, more = [job | {"stop_after": None} for job in jobs[1::2]] + [parts[1]], []
+        equality.trained(place, backend.name, 1, jobs + more)
+    with np.load(places[1] / MORE.directory / "grpo" / "rollouts" / "00000000.npz") as kept:
+        assert len(kept["ids"]) == 1, "fewer rows than processes"
+    for gap in equality.gaps([*cases, MORE], "2 processes", *places):
         assert gap.losses <= (EXACT if gap.case.stage == "dpo" else equality.LOSS), gap
         assert gap.weights <= equality.WEIGHTS, gap
     assert equality.same_bits(cases, places[0], places[0]) == []
@@ -114,3 +129,78 @@ def check_outer_steps(backend, base, directory, place):
     (losses, weights), (others, theirs), (handed, _) = (equality.result(run, "sft") for run in runs)
     assert losses == others and all(weights[name].tobytes() == theirs[name].tobytes() for name in weights)
     assert len(handed) == STEPS and handed[:HALF] == losses[:HALF] and np.isfinite(handed).all()
+
+
+WAITS = """
+import os, signal, sys
+from pathlib import Path
+
+import numpy as np
+
+from backends import get_backend
+from minigpt.errors import MiniGPTError
+from minigpt.runs import heartbeat
+from minigpt.runs.group import joined
+
+heartbeat.EVERY, directory = 0.2, Path(sys.argv[1])
+backend = get_backend("torch", "cpu")
+leaf = np.eye(3, dtype=np.float32)
+
+
+def stop(gradient):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def trained(group, stops):
+    def loss(weights, x):
+        x = x @ weights["embed"]
+        for layer in weights["layers"]:
+            x = group.opened(lambda layer, x: x @ layer["w"])(layer, x)
+        if stops and group.rank:
+            x.register_hook(stop)
+        return x.sum(), {}
+
+    return backend.value_and_grad(loss)(weights, backend.array(leaf))
+
+
+try:
+    with joined(directory, backend, {}, print) as group:
+        group.in_step = True
+        tree = {"embed": leaf, "layers": [{"w": leaf}, {"w": leaf}]}
+        weights = group.shared_out(tree, "layers", "float32")
+        before = group.exchanges
+        trained(group, stops=False)
+        (directory / f"{group.rank}.json").write_text(str(group.exchanges - before))
+        trained(group, stops=True)
+except MiniGPTError as error:
+    print(error.message)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
+def test_a_process_that_is_stopped_within_a_shared_step_is_noticed_where_the_other_waits(tmp_path):
+    """In the backward pass of a model shared out: FSDP2's own exchanges are seen as all others are."""
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", WAITS, str(tmp_path)]
+    both = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+            for rank in (0, 1)]  # fmt: skip
+    try:
+        seen = set()
+        while both[0].poll() is None:
+            beat = read_beat(tmp_path / DIRECTORY / "rank-0.json")
+            if beat is not None and state_of(both[1].pid) == "stopped":
+                seen.add((beat.exchanges, beat.waiting))
+            time.sleep(0.05)
+        told = both[0].communicate(timeout=60)[0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert both[0].returncode == LOST and f"Rank 1 (process {both[1].pid} on " in told, told
+    assert "was stopped and does not go on." in told
+    done = json.loads((tmp_path / "0.json").read_text("utf-8"))
+    assert done == 9, "each of three parts is gathered forwards and backwards, and its gradients are added up"
+    assert any(waiting for _, waiting in seen), seen

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from minigpt.cli import console, reporter
+from minigpt.cli import console, reporter, tables
 from minigpt.events import Eval, Progress, Sampled, Skipped, Step
 
 
@@ -87,3 +87,11 @@ def test_ties_are_a_dash(lines):
     report(Eval("dpo", 0, {"loss": 0.6931, "accuracy": 0.0, "margin": 0.0}))
     report(Eval("dpo", 5, {"loss": 0.8, "accuracy": 0.0, "margin": -0.5}))
     assert lines[0].endswith("accuracy –  margin 0.0000") and lines[1].endswith("accuracy 0.0000  margin -0.5000")
+
+
+def test_a_scripts_table_stays_whole_in_a_file(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(console.out, "_width", 80)
+    for show, whole in ((tables.table, False), (tables.kept_table, True)):
+        show("", ["way", "figures"], [["w" * 70, "1" * 70]])
+        assert (f"{'w' * 70}  {'1' * 70}" in capsys.readouterr().out) == whole
