@@ -27,6 +27,7 @@ CAUSES = {
     "SIGSEGV": "ended by a memory fault inside the framework",
     "SIGBUS": "ended by a memory fault inside the framework",
 }
+REST = 1.0  # seconds in which the system and its drivers free what the child held
 WINDOWS, POLL = hasattr(subprocess, "CREATE_NEW_PROCESS_GROUP"), 0.2  # seconds
 # Exit codes with which Windows ends a process (NTSTATUS), as the signals that mean the same.
 NTSTATUS = {0xC0000005: signal.SIGSEGV, 0xC0000409: signal.SIGABRT, 0xC000001D: signal.SIGILL}
@@ -67,7 +68,7 @@ def supervise(
             how = ", with more micro-batches per step and the same batch" if smaller else ""
             how += ", in case the memory ran out" if smaller and not said_why else ""
             tell(f"It goes on from its last checkpoint{how} (restart {restart} of {restarts}).")
-            time.sleep(1.0)  # the system and its drivers free what the child held
+            time.sleep(REST)
     tell(f"That was the last of {restarts} restarts. The same command goes on from the last checkpoint; see {log}.")
     return RESOURCES if memory else RUNTIME
 

@@ -70,12 +70,14 @@ def shares_held(directory: Path, backends: Sequence[str], shares: Sequence[float
                         yield share_held(directory, name, count, busy, share, seconds)
 
 
-def share_held(directory: Path, backend: str, cores: int, busy: bool, share: float, seconds: float) -> Held:
+def share_held(
+    directory: Path, backend: str, cores: int, busy: bool, share: float, seconds: float, settings: dict = SHORT
+) -> Held:
     """The share that one run holds for so many seconds."""
     what = f"{backend}, {cores} core{'s' * (cores > 1)}{', busy' * busy}"
     run = directory / f"{backend}-{cores}-{busy}-{share}"
     flags = ["--power", "full", "--max-cpu", f"{share:.0%}"]  # not nice: a polite run beside a hog gets less than asked
-    with hog(busy, cores), training(run, backend, SHORT, flags, cores) as process:
+    with hog(busy, cores), training(run, backend, settings, flags, cores) as process:
         if not _begun(run, process):
             return Held(what, share, None, False, "training did not begin")
         time.sleep(min(3.0, seconds))  # what the start took is paid back

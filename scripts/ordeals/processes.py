@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 from minigpt.config import to_toml
+from minigpt.stages.table import USUAL
 
 from .ordeal import Outcome, count, difference, small_config
 
-STEPS, FEWEST = 36, 15  # of each stage, in all tries and in a slice: one measurement, several checkpoints
+STEPS, FEWEST = 36, 9  # of each stage, in all tries and in a slice: several checkpoints
 
 
 def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
@@ -20,7 +21,7 @@ def kills(directory: Path, backends: list[str], scale: float, seed: int) -> list
     outcomes = []
     for name in backends:
         rng, outcome = random.Random(seed), Outcome(f"killed with SIGKILL, {name}")
-        right = _finished(directory, f"{name}-right", name, scale)
+        right = _finished(directory, name, scale)
         done = saving = runs = 0
         while done < count(100, scale):
             runs += 1
@@ -61,7 +62,7 @@ def _written(run: Path) -> tuple:
 def signals(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
     """SIGINT and SIGTERM to the supervising process, one after another to the same run."""
     outcomes = []
-    right = _finished(directory, "right", backends[0], scale)
+    right = _finished(directory, backends[0], scale)
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         rng, outcome = random.Random(seed), Outcome(f"asked to stop with {number.name}")
         runs = 0
@@ -104,7 +105,7 @@ def _has(run: Path, stage: str, step: int) -> bool:
 def races(directory: Path, backends: list[str], scale: float, seed: int) -> list[Outcome]:
     """Three processes begin with one run directory at the same moment: one trains, the others are told so."""
     outcome = Outcome("three processes at once for one run")
-    right = _finished(directory, "races-right", backends[0], scale)
+    right = _finished(directory, backends[0], scale)
     for number in range(count(20, scale)):
         run = directory / f"race-{number}"
         racers = [_start(run, backends[0], directory, scale) for _ in range(3)]
@@ -117,11 +118,14 @@ def races(directory: Path, backends: list[str], scale: float, seed: int) -> list
     return [outcome]
 
 
-def _finished(directory: Path, name: str, backend: str, scale: float) -> Path:
-    process = _start(directory / name, backend, directory, scale)
-    said = process.communicate()[1].decode()
-    assert process.returncode == 0, said
-    return directory / name
+def _finished(directory: Path, backend: str, scale: float) -> Path:
+    """The undisturbed run of a backend, made once in a directory."""
+    run = directory / f"{backend}-right"
+    if not (run / USUAL[-1] / "final").exists():
+        process = _start(run, backend, directory, scale)
+        said = process.communicate()[1].decode()
+        assert process.returncode == 0, said
+    return run
 
 
 def _start(
@@ -131,7 +135,7 @@ def _start(
     config = directory / "small.toml"
     if not config.exists():
         steps = max(FEWEST, count(STEPS, scale))
-        sizes = small_config(steps=steps, save_every=3, eval_every=15, eval_rows=2, batch_size=2)
+        sizes = small_config(steps=steps, save_every=3, eval_every=min(15, steps), eval_rows=2, batch_size=2)
         config.write_text(to_toml(sizes.model_copy(update={"seed": 3})), "utf-8")
     command = [sys.executable, "-m", "minigpt", "run", "--config", config, "--run", run, supervise]
     return subprocess.Popen([*map(str, command), "--backend", backend, "--device", "cpu"],

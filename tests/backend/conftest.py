@@ -11,15 +11,26 @@ from minigpt.runs.run import Run
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import STAGES, USUAL
 
+MADE: dict[tuple[str, str], Run] = {}  # pytest forgets a backend's fixtures as often as it goes to the other one
+
 
 @pytest.fixture(scope="session")
 def world_run(backend, tmp_path_factory):
-    """A run whose tokenizer and data are there, pretrained and fine-tuned for two steps."""
+    """A run whose tokenizer and data are there, pretrained and fine-tuned for two steps. Nobody changes it."""
+    key = backend.name, backend.device
+    if key not in MADE:
+        MADE[key] = _trained(Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", _config()), backend)
+    return MADE[key]
+
+
+def _config():
     config = tiny_config(steps=2, batch_size=2, warmup_steps=0, eval_rows=2, save_every=2)
     small = {"world_texts": 60, "world_instructions": 60, "world_pairs": 30, "world_solutions": 30}
     model = config.model.model_copy(update={"context": 80})
-    config = config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
-    run = Run(tmp_path_factory.mktemp(f"world-{backend.name}") / "run", config)
+    return config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
+
+
+def _trained(run, backend):
     make_tokenizer(run, USUAL, silent)
     for stage in STAGES:
         make_data(run, stage, silent)

@@ -1,9 +1,9 @@
 """The brake on real short runs: the same numbers bit for bit, pauses, checkpoints, stops. The clock is simulated."""
 
-import itertools
 import signal
 
 import pytest
+from once import by_turns, once
 from test_resume import results
 
 from minigpt.errors import Interrupted, OutOfMemory
@@ -58,11 +58,11 @@ def braked(backend, limits, stop=None, **settings):
     return Control(stop or Stop(), brake=Brake(limits, backend, stop or Stop(), machine)), machine
 
 
-# How a step is divided, by turns; naps and pauses stand outside the stages.
-CASES = list(zip((*USUAL, "grpo", "ppo"), itertools.cycle((1, 2)), strict=False))
+# How a step is divided; naps and pauses stand outside the stages and the backends, which take turns.
+CASES = list(zip((*USUAL, "grpo", "ppo"), (1, 2, 2, 1, 1), strict=True))
 
 
-@pytest.mark.parametrize(("stage", "accumulation"), CASES)
+@by_turns("stage,accumulation", CASES)
 def test_a_throttled_run_is_the_unthrottled_one(backend, copied, stage, accumulation):
     """Naps, a pause, cleared caches and an extra checkpoint: losses, weights and moments bit for bit."""
     whole, slow = (copied(stage, name, grad_accumulation=accumulation, **SETTINGS) for name in ("whole", "slow"))
@@ -80,6 +80,7 @@ def test_a_throttled_run_is_the_unthrottled_one(backend, copied, stage, accumula
     assert 0 < sum(rested) <= control.brake.rested and min(rested) >= 0
 
 
+@once
 @pytest.mark.parametrize(("now", "saved"), [(SHORT, True), (HOT, False)])
 def test_a_pause_is_said_and_ends_with_its_reason(backend, copied, now, saved):
     """Short memory: saved first, since the system may end a process that waits. Heat ends no process."""
@@ -96,6 +97,7 @@ def test_a_pause_is_said_and_ends_with_its_reason(backend, copied, now, saved):
     assert any(isinstance(event, Saved) and event.step == 1 for event in before) == saved
 
 
+@once
 def test_a_reason_that_stays_stops_nothing_for_ever(backend, copied):
     run = copied("sft", **SETTINGS)
     control, machine = braked(backend, Limits("balanced"), then=HOT)
@@ -105,6 +107,7 @@ def test_a_reason_that_stays_stops_nothing_for_ever(backend, copied):
     assert [LONGEST <= e.seconds < LONGEST + 6 for e in seen if isinstance(e, Continued)] == [True]
 
 
+@once
 @pytest.mark.parametrize("limits", [Limits("balanced", 0.01), Limits("balanced")], ids=["a rest", "a pause"])
 def test_a_stop_ends_a_rest_or_a_pause(backend, copied, limits):
     """At once: in the third slice of a long sleep, and saved."""
@@ -116,6 +119,7 @@ def test_a_stop_ends_a_rest_or_a_pause(backend, copied, limits):
     assert run.store("sft").steps_kept() == 1
 
 
+@once
 def test_memory_that_stays_near_the_ceiling_ends_the_process_saved(backend, copied):
     run = copied("sft", **SETTINGS)
     control, machine = braked(backend, Limits("full", None, 10**9), resident=980 * 10**6)
@@ -135,6 +139,7 @@ def test_work_outside_of_training_rests_too(backend):
     assert len(seen) == 2 and sum(machine.naps) == pytest.approx(3.0, abs=0.05)
 
 
+@once
 def test_without_a_limit_nobody_sleeps(backend, copied):
     run = copied("sft", **SETTINGS)
     control, machine = braked(backend, Limits("full"))

@@ -2,11 +2,14 @@
 
 import json
 
+from once import once
+
 from minigpt.events import silent
 from minigpt.runs import conversations
 from minigpt.runs.conversations import FILE, keep_conversations
 
 
+@once
 def test_only_models_whose_answers_are_missing_are_loaded(backend, copied, monkeypatch):
     run, loaded, load = copied("dpo"), [], conversations.load_engine
     monkeypatch.setattr(conversations, "load_engine", lambda run, stage, backend: loaded.append(stage) or load(

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from once import by_turns, once
 from test_packed import answers_in
 
 from minigpt.data.batches import stream
@@ -20,7 +21,7 @@ from minigpt.runs.run import Run
 from minigpt.runs.training import prepared, train_stage
 from minigpt.stages.questions import in_turn
 from minigpt.stages.table import STAGES
-from minigpt.train.samples import LENGTH, prompts_of
+from minigpt.train import samples
 
 SETTINGS = {"steps": 6, "batch_size": 4, "eval_every": 6, "eval_rows": 64, "learning_rate": 5e-3, "warmup_steps": 1,
             "cross_entropy": 0.0, "distance": "forward_kl", "temperature": 1.0}  # fmt: skip
@@ -65,7 +66,7 @@ def answers_of(run, weights, backend):
     return np.concatenate(found), np.concatenate(targets)
 
 
-@pytest.mark.parametrize("distance", ["forward_kl", "reverse_kl", "jsd"])
+@by_turns("distance", ["forward_kl", "reverse_kl", "jsd"])
 def test_the_first_measurement_in_plain_sight(backend, copied, teacher, distance):
     """The distances of student and teacher from each answer alone."""
     way = {"distance": distance, "temperature": 2.0, "cross_entropy": 0.25, "mixture": 0.3, "eval_rows": 10_000}
@@ -84,8 +85,10 @@ def test_the_first_measurement_in_plain_sight(backend, copied, teacher, distance
     assert first["loss"] == pytest.approx(0.75 * expected + 0.25 * nll, rel=1e-4)
 
 
-@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 4, "learning_rate": 0.05}], ids=["all", "lora"])
-@pytest.mark.parametrize("bits", [0, 8])
+LORA = {"lora_rank": 4, "learning_rate": 0.05}
+
+
+@by_turns("bits,adapter", [(0, {}), (0, LORA), (8, LORA), (8, {})], ids=["0-all", "0-lora", "8-lora", "8-all"])
 def test_a_student_comes_nearer_to_its_teacher(backend, copied, teacher, bits, adapter):
     run = copied("distill", **(SETTINGS | adapter | {"teacher": str(teacher.directory), "teacher_bits": bits}))
     steps, evals = events_of(run, backend)
@@ -94,6 +97,7 @@ def test_a_student_comes_nearer_to_its_teacher(backend, copied, teacher, bits, a
     assert run.weights()[1] == "distill"
 
 
+@once
 def test_the_starting_model_as_teacher_keeps_its_weights(backend, copied):
     """A distance of 0 at the start, and of more when cross-entropy has moved the student: the teacher stays."""
     run = copied("distill", **(SETTINGS | {"teacher": "start", "cross_entropy": 0.9}))
@@ -101,6 +105,7 @@ def test_the_starting_model_as_teacher_keeps_its_weights(backend, copied):
     assert evals[0].metrics["distance"] == pytest.approx(0, abs=1e-6) and evals[-1].metrics["distance"] > 1e-4
 
 
+@once
 def test_a_student_may_be_smaller_than_its_teacher(backend, copied, teacher, tmp_path):
     """What it writes while it learns is its own: no layer of the teacher's comes in."""
     run = copied("distill")
@@ -113,8 +118,8 @@ def test_a_student_may_be_smaller_than_its_teacher(backend, copied, teacher, tmp
     assert len(events_of(small, backend)[0]) == 6
     engine = Engine(GPT(small.model_config, backend), small.weights("distill", backend)[0], small.tokenizer)
     rows = [json.loads(line) for line in small.store("distill").samples.read_text("utf-8").splitlines()]
-    prompts = prompts_of(small.held_out("distill"), small.config.model.context)
-    assert [row["text"] for row in rows] == [answer.text for answer in engine.answer(prompts, GREEDY, LENGTH)]
+    prompts = samples.prompts_of(small.held_out("distill"), small.config.model.context)
+    assert [row["text"] for row in rows] == [answer.text for answer in engine.answer(prompts, GREEDY, samples.LENGTH)]
 
 
 def test_a_student_may_learn_on_its_own_answers(backend, copied, teacher):
@@ -139,6 +144,7 @@ def test_a_student_may_learn_on_its_own_answers(backend, copied, teacher):
     assert float(value) == pytest.approx(np.mean(nats), rel=1e-3)
 
 
+@once
 def test_own_answers_come_in_their_share_of_the_steps_and_again_after_a_stop(backend, copied, teacher):
     way = SETTINGS | {"teacher": str(teacher.directory), "own_answers": 0.5, "max_tokens": 4, "save_every": 3}
     whole, parts = (copied("distill", name, **way) for name in ("whole", "parts"))
@@ -154,6 +160,7 @@ def test_own_answers_come_in_their_share_of_the_steps_and_again_after_a_stop(bac
         type(whole.config.distill)(own_answers=0.5, cross_entropy=0.1)
 
 
+@once
 def test_a_teacher_with_another_tokenizer_is_refused(backend, copied, tmp_path):
     run = copied("distill", teacher=str(tmp_path / "other"))
     other = Run(tmp_path / "other", run.config.with_section("tokenizer", vocab_size=500))
@@ -166,6 +173,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(backend, copied, tmp_path):
         train_stage(run, "distill", backend, silent)
 
 
+@once
 def test_no_teacher_is_refused_before_anything_is_written(world_run):
     with pytest.raises(UsageError, match="needs a teacher"):
         check_possible(world_run.with_section("distill", teacher=""), ["distill"])

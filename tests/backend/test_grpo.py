@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from once import by_turns, once
 from test_packed import answers_in, log_probabilities
 
 from minigpt.data.prepare import prepare
@@ -40,7 +41,7 @@ VOWELS = {"rewards": ["regex:[aeiou]"], "max_tokens": 4, "steps": 20, "batch_siz
 LORA = {"lora_rank": 8, "lora_alpha": 32.0, "learning_rate": 0.05, "steps": 30}
 
 
-@pytest.mark.parametrize("adapter", [{}, LORA], ids=["all", "lora"])
+@by_turns("adapter", [LORA, {}], ids=["lora", "all"])
 def test_the_reward_rises(backend, copied, adapter):
     steps, evals, events = events_of(copied("grpo", **(SETTINGS | VOWELS | adapter)), backend)
     first, last = (np.mean([step.metrics["reward"] for step in part]) for part in (steps[:4], steps[-4:]))
@@ -99,6 +100,7 @@ def test_answers_of_one_prompt_are_those_of_separate_prompts(backend, world_run)
     assert len({tuple(answer.ids) for answer in together}) == 4
 
 
+@once
 def test_updates_share_the_answers_of_one_sampling(backend, copied):
     steps, _, _ = events_of(copied("grpo", **SETTINGS | {"updates": 3, "steps": 6}), backend)
     rewards = [step.metrics["reward"] for step in steps]
@@ -107,6 +109,7 @@ def test_updates_share_the_answers_of_one_sampling(backend, copied):
     assert sum(step.metrics["clip_low"] + step.metrics["clip_high"] for step in steps[1:3]) > 0
 
 
+@once
 def test_equal_rewards_are_named_and_drawn_again(backend, copied):
     """An exact answer of a random model: nobody earns anything."""
     steps, _, events = events_of(copied("grpo", **SETTINGS | {"rewards": ["exact"], "redraws": 1, "steps": 2}), backend)
@@ -114,6 +117,7 @@ def test_equal_rewards_are_named_and_drawn_again(backend, copied):
     assert sum("taught nothing" in e.text for e in events if isinstance(e, Note)) == 1
 
 
+@once
 def test_a_persons_own_reward(backend, copied, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def seen(prompts, answers, rows):\n"
@@ -129,11 +133,13 @@ def test_a_persons_own_reward(backend, copied, tmp_path):
         train_stage(copied("grpo", "again", **SETTINGS | rewards), "grpo", backend, lambda event: None)
 
 
+@once
 def test_an_unknown_reward_is_refused_before_anything_is_written(world_run):
     with pytest.raises(UsageError, match="exakt"):
         check_possible(world_run.with_section("grpo", rewards=["exakt"]), ["grpo"])
 
 
+@once
 def test_the_rows_keep_prompt_and_answer(world_run):
     shard = Shard(world_run.data("grpo") / "train")
     for i in range(0, 10, 2):
@@ -149,6 +155,7 @@ REFRESHED = {"steps": 8, "kl_coefficient": 0.1, "reference_every": 4, "updates":
              "batch_size": 8, "log_every": 1}  # fmt: skip
 
 
+@once
 def test_the_reference_becomes_the_model_of_every_fourth_step(backend, copied):
     """Its divergence is 0 where it is new, and only there; what was refreshed is what a resumed run has."""
     steps, *_ = events_of(copied("grpo", **SETTINGS | REFRESHED), backend)
@@ -157,7 +164,7 @@ def test_the_reference_becomes_the_model_of_every_fourth_step(backend, copied):
     assert min(divergence[i] for i in (2, 3, 6, 7)) > 1e-5
 
 
-@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 2, "learning_rate": 0.05}], ids=["all", "lora"])
+@by_turns("adapter", [{}, {"lora_rank": 2, "learning_rate": 0.05}], ids=["all", "lora"])
 def test_resumed_with_a_refreshed_reference_equals_uninterrupted(backend, copied, adapter):
     """Stopped in step 8: the checkpoint of step 6 lies between the refreshment of step 4 and the next one."""
     whole, parts = (copied("grpo", name, **SETTINGS | REFRESHED | adapter) for name in ("whole", "parts"))
@@ -177,6 +184,7 @@ CALLS = []
 """
 
 
+@once
 def test_a_reward_that_fails_loses_nothing(backend, copied, tmp_path):
     """Calls 1 and 4 measure, 2, 3 and 5 judge: what was learned is saved, and the answers of the sixth are kept."""
     file, events = tmp_path / "mine.py", []
@@ -196,6 +204,7 @@ def test_a_reward_that_fails_loses_nothing(backend, copied, tmp_path):
     assert final[0].read_bytes() == final[1].read_bytes()
 
 
+@once
 def test_prompts_without_answers(backend, copied, tmp_path):
     """They may be sampled and judged by what needs no answer; the others say what is missing. Other keys are told."""
     file = tmp_path / "prompts.jsonl"

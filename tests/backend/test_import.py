@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from foreign import CHATML, LLAMA2, THINKING, byte_level, edit, save_model, sentencepiece_like
+from once import by_turns
 
 from backends.tree import leaves
 from minigpt.config import DataConfig
@@ -144,7 +145,7 @@ def test_a_template_may_refuse_and_cannot_reach_out(copied):
         render(read_model(directory)[2], QUESTION)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "mistral"])
+@by_turns("kind", ["gpt2", "qwen3", "mistral"])
 def test_sft_and_dpo_go_on_from_it(backend, zoo, tmp_path, kind):
     import_directory(zoo / kind, tmp_path / "run", 96, None)
     chats, pairs = tmp_path / "chats.jsonl", tmp_path / "pairs.jsonl"

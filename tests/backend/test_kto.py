@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from once import by_turns, once
 
 from minigpt.data.batches import stacked
 from minigpt.data.labelled import OTHER, LabelledRows
@@ -101,7 +102,7 @@ def test_the_measured_loss_is_the_papers(backend, shard):
 SETTINGS = {"steps": 10, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 1, "eval_every": 10, "eval_rows": 64}
 
 
-@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 4, "learning_rate": 3e-2}], ids=["all", "lora"])
+@by_turns("adapter", [{}, {"lora_rank": 4, "learning_rate": 3e-2}], ids=["all", "lora"])
 def test_training_raises_good_answers_and_lowers_bad_ones(backend, copied, adapter):
     run, events = copied("kto", **SETTINGS | adapter | {"grad_accumulation": 2}), []
     train_stage(run, "kto", backend, events.append)
@@ -135,6 +136,7 @@ def prepared_rows(run, stage, tmp_path, rows):
     return notes
 
 
+@once
 def test_pairs_for_kto_and_labels_for_dpo_get_a_sentence(world_run, tmp_path):
     pair = {"prompt": "Hi", "chosen": "Hello.", "rejected": "What?"}
     with pytest.raises(DataError, match="this row is a preference, but kto needs labelled answers") as error:
@@ -146,6 +148,7 @@ def test_pairs_for_kto_and_labels_for_dpo_get_a_sentence(world_run, tmp_path):
         prepared_rows(world_run, "kto", tmp_path, [{"prompt": "Hi", "completion": "Hello.", "label": "good"}])
 
 
+@once
 def test_sft_says_that_it_learns_what_is_called_bad(world_run, tmp_path):
     prepared_rows(world_run, "kto", tmp_path, ROWS)
     notes = prepared_rows(world_run, "sft", tmp_path, ROWS)

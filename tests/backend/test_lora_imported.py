@@ -4,7 +4,7 @@ import json
 
 import foreign
 import numpy as np
-import pytest
+from once import by_turns
 
 from backends.tree import items
 from minigpt.config import build_config
@@ -24,7 +24,7 @@ def rows(path, made):
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@by_turns("kind", ["llama", "gpt2"])
 def test_adapters_on_an_imported_model(backend, tmp_path, kind):
     source = tmp_path / "source"
     source.mkdir()

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from once import by_turns, once
 
 from backends.tree import items, map_leaves, unflatten
 from minigpt.data.batches import PackedRows
@@ -123,7 +124,7 @@ def test_the_loss_falls(backend, copied):
     assert sum(losses[-4:]) < sum(losses[:4]) - 1.0
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@by_turns("dora", [False, True])
 def test_the_reference_of_dpo_is_the_tree_without_the_leaves(backend, copied, dora):
     """The stored log-probabilities are the base's, and the first loss is ln 2: the new leaves change nothing."""
     found = {}
@@ -141,6 +142,7 @@ def test_the_reference_of_dpo_is_the_tree_without_the_leaves(backend, copied, do
     assert found["adapter"][1] < math.log(2) - 0.002
 
 
+@once
 def test_dpo_starts_from_the_merged_weights_of_an_sft_adapter(backend, copied):
     run = copied("sft", **LORA | {"steps": 2, "save_every": 2})
     train_stage(run, "sft", backend, silent)
@@ -157,7 +159,7 @@ def test_dpo_starts_from_the_merged_weights_of_an_sft_adapter(backend, copied):
 # ---- over quantized weights
 
 
-@pytest.mark.parametrize(("bits", "dora"), [(4, False), (4, True), (8, False)])
+@by_turns("bits,dora", [(4, False), (4, True), (8, False), (4, False)])
 def test_qlora_trains_over_quantized_weights(backend, copied, bits, dora):
     """The final model is exactly what was trained: the quantized base in floats plus the adapter's product."""
     way = LORA | {"lora_dropout": 0.0, "lora_bits": bits, "dora": dora, "learning_rate": 2e-2, "eval_rows": 64}
@@ -202,6 +204,7 @@ def test_the_gradient_over_quantized_weights_is_that_over_their_floats(backend):
         assert np.abs(grad).max() > 0, name
 
 
+@once
 def test_dpo_over_quantized_weights_starts_at_ln_2(backend, copied):
     """Its reference has the same rounded weights, and a reference of others is not used."""
     references = {}
@@ -229,7 +232,7 @@ def interrupted(run, stage, backend):
 CASES = [("sft", "adamw", {}), ("sft", "muon", {"dora": True}), ("dpo", "adamw", {"dora": True, "lora_bits": 4})]
 
 
-@pytest.mark.parametrize(("stage", "optimizer", "kind"), CASES)
+@by_turns("stage,optimizer,kind", CASES)
 def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, kind):
     way = LORA | kind | {"optimizer": optimizer, "steps": 4, "save_every": 2, "warmup_steps": 1}
     whole, parts = copied(stage, "whole", **way), copied(stage, "parts", **way)
@@ -239,6 +242,7 @@ def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, kind):
         assert a.read_bytes() == b.read_bytes(), a.name
 
 
+@once
 def test_a_lost_position_would_be_seen(backend, copied, monkeypatch):
     """The masks are a function of the step: with those of another one the result is another."""
     from minigpt.data import batches
@@ -254,6 +258,7 @@ def test_a_lost_position_would_be_seen(backend, copied, monkeypatch):
     assert losses_of(copied("sft", "again", **way), "sft", backend)[3] != losses[3]
 
 
+@once
 def test_an_adapter_of_another_base_is_refused(backend, copied):
     run = copied("sft", **LORA | {"steps": 4, "save_every": 2})
     losses_of(run, "sft", backend, stop_after=2)
@@ -281,6 +286,7 @@ def retrain(run, backend):
     save_checkpoint(run.store("pretrain").final, {"weights": {k: 2 * v for k, v in trees["weights"].items()}}, state)
 
 
+@once
 def test_damaged_final_weights_are_made_again(backend, copied):
     run = copied("sft", **LORA | {"steps": 2, "save_every": 2})
     train_stage(run, "sft", backend, silent)
@@ -291,6 +297,7 @@ def test_damaged_final_weights_are_made_again(backend, copied):
     assert file.read_bytes() == before
 
 
+@once
 def test_what_an_adapter_is_cannot_change_on_the_way(backend, copied):
     run = copied("sft", **LORA | {"steps": 2, "save_every": 2})
     run.save_config(backend)

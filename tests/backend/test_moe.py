@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from once import once
 from pydantic import ValidationError
 
 from backends import tree
@@ -341,6 +342,7 @@ def with_experts(run, name, **stage):
     return Run(run.directory, run.config.model_copy(update={"model": model})).with_section(name, **stage)
 
 
+@once
 def test_training_resumes_to_the_bit_and_tells_the_loads(backend, copied):
     settings = {"steps": 4, "save_every": 2, "batch_size": 2}
     whole, parts = (with_experts(copied("pretrain", name), "pretrain", **settings) for name in ("whole", "parts"))

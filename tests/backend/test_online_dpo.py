@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from once import by_turns, once
 from test_packed import answers_in, log_probabilities
 from test_resume import interrupted, results
 
@@ -20,7 +21,7 @@ def objective_of(run, backend):
     return weights, objective
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss": "hinge", "updates": 2}], ids=["sigmoid", "hinge"])
+@by_turns("settings", [{"loss": "hinge", "updates": 2}, {}], ids=["hinge", "sigmoid"])
 def test_the_reward_rises(backend, copied, settings):
     run, events = copied("online_dpo", **SETTINGS | settings), []
     train_stage(run, "online_dpo", backend, events.append)
@@ -62,6 +63,7 @@ def test_prompts_whose_answers_earn_the_same_teach_nothing(backend, copied):
     assert (objective.batches(0, weights)["weights"] == 0).all()
 
 
+@once
 def test_resumed_equals_uninterrupted(backend, copied):
     """Stopped after step 3, which learns from the answers of step 2: those are kept."""
     way = {"steps": 4, "save_every": 2, "eval_every": 3, "log_every": 1, "updates": 3, "reference_every": 3}

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from once import by_turns, once
 from test_packed import answers_in
 
 from backends.tree import items, unflatten
@@ -46,7 +47,7 @@ FAST = {"max_tokens": 4, "steps": 14, "batch_size": 64, "mini_batches": 1, "epoc
 ADAPTED = LORA | {"lora_rank": 8, "lora_alpha": 32.0, "learning_rate": 1.5e-2, "value_model": "shared"}
 
 
-@pytest.mark.parametrize("way", [{}, ADAPTED], ids=["own", "lora shared"])
+@by_turns("way", [ADAPTED, {}], ids=["lora shared", "own"])
 def test_the_reward_rises_and_only_the_policy_is_kept(backend, copied, way, tmp_path):
     file = tmp_path / "vowels.py"
     file.write_text("def count(prompts, answers, rows): return [sum(c in 'aeiou' for c in x) for x in answers]", "utf8")
@@ -123,15 +124,18 @@ def test_each_epoch_has_every_answer_once(backend, copied):
     assert float(metrics["ratio"]) == pytest.approx(1, abs=1e-5) and float(metrics["moved"]) < 1e-6
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_interrupted_anywhere_it_goes_on_exactly(backend, copied, way):
+CUTS = [("shared", (5,)), ("own", (1, 6)), ("shared lora", (5,)), ("lora", (5,)), ("own", (4,))]  # after which steps
+
+
+@by_turns("way,cuts", CUTS, ids=[f"{way}-{cuts[0]}" for way, cuts in CUTS])
+def test_interrupted_anywhere_it_goes_on_exactly(backend, copied, way, cuts):
     """Stopped at a sampling, within an epoch, between two; with a coefficient that adapts and epochs that may end."""
     settings = SETTINGS | WAYS[way] | {"save_every": 1, "keep_last": 9, "kl_target": 0.05, "kl_horizon": 40,
                                        "target_kl": 0.02, "eval_every": 4}  # fmt: skip
     whole = copied("ppo", "whole", **settings)
     losses = losses_of(whole, "ppo", backend)
     assert len(set(kept["next_coefficient"].item() for kept in kept_of(whole).values())) > 1
-    for cut in (1, 4, 6) if way == "own" else (5,):
+    for cut in cuts:
         parts = Run(whole.directory.with_name(f"cut-{cut}"), whole.config)
         shutil.copytree(whole.directory, parts.directory)
         shutil.rmtree(parts.store("ppo").directory)
@@ -145,6 +149,7 @@ def test_interrupted_anywhere_it_goes_on_exactly(backend, copied, way):
     assert {"step", "prompt", "text", "reward"} == set(samples[-1]) and samples[-1]["step"] == 8
 
 
+@once
 def test_epochs_end_when_the_model_has_moved_too_far(backend, copied):
     run = copied("ppo", **SETTINGS | {"target_kl": 1e-9})
     train_stage(run, "ppo", backend, silent)
@@ -154,6 +159,7 @@ def test_epochs_end_when_the_model_has_moved_too_far(backend, copied):
     assert rewards[0] == rewards[1] != rewards[2]
 
 
+@once
 def test_a_value_model_may_begin_as_the_reward_model(backend, copied):
     run = copied("ppo", **SETTINGS | {"rewards": ["run"], "value_start": "run", "kl_coefficient": 0.0, "steps": 2})
     with pytest.raises(UsageError, match="minigpt train reward"):
@@ -182,6 +188,7 @@ def mask_ends(mask):
     return [int(np.flatnonzero(row)[-1]) for row in mask]
 
 
+@once
 def test_settings_that_cannot_work_get_a_sentence(world_run, tmp_path):
     for changes, words in (({"rewards": [f"run:{tmp_path}"]}, "no config.toml"), ({"rewards": ["runn"]}, "runn")):
         with pytest.raises(UsageError, match=words):
@@ -191,6 +198,7 @@ def test_settings_that_cannot_work_get_a_sentence(world_run, tmp_path):
             type(world_run.config.ppo)(**changes)
 
 
+@once
 def test_events_name_the_step_saved(backend, copied):
     """A checkpoint within a sampling says so by its step alone: the answers lie beside it."""
     run, events = copied("ppo", **SETTINGS | {"save_every": 3, "steps": 3, "eval_every": 3}), []

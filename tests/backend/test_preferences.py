@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from once import by_turns
 
 from minigpt.data.batches import PairRows
 from minigpt.data.shards import Shard, ShardWriter
@@ -112,8 +113,8 @@ def events_of(run, backend):
     return [e for e in events if isinstance(e, Step)], [e for e in events if isinstance(e, Eval)]
 
 
-@pytest.mark.parametrize(
-    ("loss", "beta", "first"),
+@by_turns(
+    "loss,beta,first",
     [("sigmoid", 0.1, math.log(2)), ("sigmoid", 0.5, math.log(2)), ("ipo", 0.1, 25.0), ("ipo", 0.5, 1.0),
      ("apo_zero", 0.1, 1.0)],
 )  # fmt: skip
@@ -126,7 +127,7 @@ def test_at_the_start_policy_and_reference_are_equal(backend, copied, loss, beta
         assert steps[0].metrics[name] == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize(("loss", "rate"), [("sigmoid", 3e-3), ("hinge", 3e-3), ("ipo", 1e-2)])
+@by_turns("loss,rate", [("sigmoid", 3e-3), ("hinge", 3e-3), ("ipo", 1e-2), ("sigmoid", 3e-3)])
 def test_training_leaves_the_first_loss(backend, copied, loss, rate):
     """The known mistake is a rate so low that the loss stays at 0.693; margin and accuracy rise as it falls.
 
@@ -141,7 +142,7 @@ def test_training_leaves_the_first_loss(backend, copied, loss, rate):
     assert evals[-1].metrics.keys() >= {"loss", "accuracy", "margin", "reward_chosen", "reward_rejected"}
 
 
-@pytest.mark.parametrize(("loss", "beta"), [("simpo", 2.0), ("orpo", 0.5)])
+@by_turns("loss,beta", [("simpo", 2.0), ("orpo", 0.5)])
 def test_a_loss_without_reference_reads_none(backend, copied, loss, beta):
     """The margin that is measured is that of the bare log-probabilities; nothing is read or kept beforehand."""
     settings = {"steps": 8, "learning_rate": 1e-2, "eval_every": 8, "eval_rows": 64, "batch_size": 4}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from once import once
 
 from minigpt.events import silent
 from minigpt.generate import choice
@@ -184,6 +185,7 @@ def test_refusals_have_openais_shape(server, change, status, code):
     assert set(found[1]["error"]) == {"message", "type", "param", "code"} and found[1]["error"]["message"]
 
 
+@once
 def test_hostile_requests(server, backend):
     before = ask(server[0], "/v1/chat/completions", talk(temperature=0))[1]["choices"]
     tried, wrong = hostile.wrong(f"http://127.0.0.1:{server[0]}", "m")
@@ -234,6 +236,7 @@ def until(true, seconds=10):
         time.sleep(0.005)
 
 
+@once
 def test_a_row_that_fails_ends_alone(server, monkeypatch):
     def sample(logits, sampling, *more):
         if sampling.seed == 666:
@@ -258,6 +261,7 @@ def test_a_row_that_fails_ends_alone(server, monkeypatch):
     assert float(ask(server[0], "/metrics")[1].split(failed)[1].split()[0]) == before + 1
 
 
+@once
 def test_numbers_for_prometheus(server):
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -276,6 +280,7 @@ def test_numbers_for_prometheus(server):
     assert after["vllm:num_requests_running", "m"] == 0 and after["minigpt_engine_up",] == 1
 
 
+@once
 def test_a_full_queue_a_stuck_engine_and_a_late_answer(backend, monkeypatch):
     bounds = Bounds(rows=1, queue=1, stuck=0.3, answer=1, drain=5)
     with served(backend, bounds) as (port, worker, _):
@@ -297,6 +302,7 @@ def test_a_full_queue_a_stuck_engine_and_a_late_answer(backend, monkeypatch):
         assert ask(port, "/v1/chat/completions", talk())[0] == 503
 
 
+@once
 def test_an_end_finishes_what_has_begun(backend, monkeypatch):
     with served(backend) as (port, worker, end):
         slow(worker, monkeypatch, 0.02)

@@ -311,7 +311,7 @@ def test_lost_data_are_prepared_again(minigpt, copy, trained, lost):
     for stage in ("sft", "dpo"):
         shutil.rmtree(copy / stage)
     path = copy / "data" / "sft" / lost
-    command = ("run", "--run", copy, "--backend", "torch")
+    command = ("train", "sft", "--run", copy, "--backend", "torch")
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -319,7 +319,7 @@ def test_lost_data_are_prepared_again(minigpt, copy, trained, lost):
         minigpt(*command).refused(3, f"No such file or directory: {path}", f"Delete {copy / 'data' / 'sft'}")
         shutil.rmtree(copy / "data" / "sft")
     assert minigpt(*command).code == 0
-    assert weights(copy, "dpo") == weights(trained, "dpo")
+    assert weights(copy, "sft") == weights(trained, "sft")
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

@@ -19,7 +19,7 @@ def test_some_facts_of_this_machine(minigpt):
 
 
 def test_the_shared_block_is_not_personal(tmp_path):
-    started = process("check", "--share", "--only", "decode", "--backend", "torch", cwd=tmp_path)
+    started = process("check", "--share", "--only", "decode", "--backend", "mlx", cwd=tmp_path)
     result = finished(started)
     assert result.code == 0 and result.out.startswith("```\n") and "ok      decode  " in result.out, result.out
     for secret in (platform.node(), os.path.expanduser("~"), str(tmp_path), f" {getpass.getuser()} "):

@@ -11,7 +11,8 @@ from fitting import throttle
 
 def test_the_share_is_measured(tmp_path):
     """No bound here: on a machine where tests run side by side a run may get less than it may take."""
-    found = throttle.share_held(tmp_path, "torch", cores=1, busy=False, share=0.3, seconds=2.0)
+    small = throttle.SHORT | {"model.n_layer": 1, "data.world_texts": 300}
+    found = throttle.share_held(tmp_path, "mlx", cores=1, busy=False, share=0.3, seconds=1.0, settings=small)
     assert 0.0 < found.held < 0.9, found
 
 

@@ -64,11 +64,25 @@ def report(event):
         stop.signal = 15
 train_stage(open_run(Path(sys.argv[1])), "reverse", get_backend("mlx", "cpu"), report, Control(stop))
 """
+COMMANDS = """
+import contextlib, io, json, sys
+from minigpt.cli import app
+found = []
+for words in json.loads(sys.argv[1]):
+    sys.argv, out, err = ["minigpt", *words], io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            app.main()
+    except SystemExit as ended:
+        assert not ended.code, (words, err.getvalue())
+    found.append([out.getvalue(), err.getvalue()])
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def minigpt(tmp_path_factory):
-    """minigpt(…words): the command of a copy of the package that has one stage more."""
+def script(tmp_path_factory):
+    """script(text, …words): what a script says beside a copy of the package that has one stage more."""
     tree = tmp_path_factory.mktemp("tree")
     for part in ("minigpt", "backends", "presets"):
         shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -80,8 +94,8 @@ def minigpt(tmp_path_factory):
                                   "from minigpt.stages.sft"), "utf-8")  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
 
-    def run(*words, script=None, fails=False):
-        command = [sys.executable, *(["-c", script] if script else ["-m", "minigpt"]), *map(str, words)]
+    def run(text, *words, fails=False):
+        command = [sys.executable, "-c", text, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tree, timeout=120)
         assert (done.returncode != 0) == fails, done.stderr
         return done
@@ -89,34 +103,45 @@ def minigpt(tmp_path_factory):
     return run
 
 
-def test_a_stage_is_one_file_and_one_row(minigpt, tmp_path):
+def test_a_stage_is_one_file_and_one_row(script, tmp_path):
     lines = [f"line {i} of a short text" for i in range(40)]
     rows, whole, parts = tmp_path / "rows.jsonl", tmp_path / "whole", tmp_path / "parts"
     rows.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     where = ["--backend", "mlx", "--no-supervise"]
-    assert "reverse" in minigpt("train", "--help").stdout
-    assert "backwards" in minigpt("train", "reverse", "--help").stdout
-    planned = json.loads(minigpt("plan", "--preset", "tiny", "--stages", "reverse", *sets, "--json").stdout)
-    assert planned["presets"]["tiny"]["stages"][0]["stage"] == "reverse"
-    checked = json.loads(minigpt("data", "check", rows, "--stage", "reverse", *sets, "--json").stdout)
-    example = "".join(text for text, learned in checked["example"] if learned)
-    assert example.startswith(lines[0][::-1])
 
-    minigpt("train", "pretrain", "--run", whole, "--data", rows, *sets, *where)
-    told = minigpt("train", "reverse", "--run", whole, "--data", rows, *where).stderr
+    def commands(*lines):
+        """(stdout, stderr) of each command, one after the other in one process."""
+        return json.loads(script(COMMANDS, json.dumps([list(map(str, line)) for line in lines])).stdout)
+
+    (shown, _), (helped, _), (planned, _), (checked, _), _, (_, told) = commands(
+        ("train", "--help"), ("train", "reverse", "--help"),
+        ("plan", "--preset", "tiny", "--stages", "reverse", *sets, "--backend", "mlx", "--json"),
+        ("data", "check", rows, "--stage", "reverse", *sets, "--json"),
+        ("train", "pretrain", "--run", whole, "--data", rows, *sets, *where),
+        ("train", "reverse", "--run", whole, "--data", rows, *where),
+    )  # fmt: skip
+    assert "reverse" in shown and "backwards" in helped
+    assert json.loads(planned)["presets"]["tiny"]["stages"][0]["stage"] == "reverse"
+    example = "".join(text for text, learned in json.loads(checked)["example"] if learned)
+    assert example.startswith(lines[0][::-1])
     assert "reverse: LoRA of rank 2" in told and "texts (" in told and "Plan:" in told
+
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "reverse")
-    assert "Stopped during reverse after step 3 of 6" in minigpt(parts, script=STOPPED, fails=True).stderr
-    assert "going on from step 3" in minigpt("train", "reverse", "--run", parts, *where).stderr
+    assert "Stopped during reverse after step 3 of 6" in script(STOPPED, parts, fails=True).stderr
+    (_, resumed), (measured, _), _ = commands(
+        ("train", "reverse", "--run", parts, *where),
+        ("evaluate", whole, "--json", "--backend", "mlx"),
+        ("export", whole, "--to", "hf", "--out", tmp_path / "out", "--no-verify"),
+    )
+    assert "going on from step 3" in resumed
     ends = [load_file(run / "reverse/final/weights.safetensors") for run in (whole, parts)]
     assert ends[0].keys() == ends[1].keys() and all((ends[0][key] == ends[1][key]).all() for key in ends[0])
     before = load_file(whole / "pretrain/final/weights.safetensors")
     assert any(np.abs(ends[0][key] - before[key]).max() > 0 for key in before)
 
-    measured = json.loads(minigpt("evaluate", whole, "--json", "--backend", "mlx").stdout)
+    measured = json.loads(measured)
     assert measured["stage"] == "reverse" and measured["loss"] > 0
-    minigpt("export", whole, "--to", "hf", "--out", tmp_path / "out", "--no-verify")
     card = (tmp_path / "out/README.md").read_text("utf-8")
     assert "taught to write texts backwards" in card and "after reverse" in card

@@ -145,10 +145,13 @@ def test_an_answer_breaks_at_words_and_is_whole(trained):
     assert characters[0] == characters[1] and len(piped) > 55
 
 
+ON = ("--backend", QUICK)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [("generate", "RUN", "-p", "A"), ("evaluate", "RUN"), ("export", "RUN", "--out", "OUT"),
-     ("plan", "--preset", "tiny"), ("quantize", "RUN"), ("data", "check", "DATA")],
+    [("generate", "RUN", "-p", "A", *ON), ("evaluate", "RUN", *ON), ("export", "RUN", "--out", "OUT", *ON),
+     ("plan", *tiny(), *ON), ("quantize", "RUN", *ON), ("data", "check", "DATA")],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip
 def test_something_moves_while_nothing_is_said(copy, sources, tmp_path, arguments):

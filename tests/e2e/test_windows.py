@@ -63,7 +63,7 @@ def test_the_holder_of_a_lock_is_named_beside_it(tmp_path):
 
 def test_a_training_a_stop_and_a_resume(sources, tmp_path):
     """As a user would: a supervised run, Ctrl-C, the same command again; the weights of an undisturbed run."""
-    shape = tiny(pretrain__steps=300, pretrain__save_every=10, pretrain__eval_every=50)
+    shape = tiny(pretrain__steps=150, pretrain__save_every=10, pretrain__eval_every=50)
 
     def flags(run):
         return ("train", "pretrain", *shape, "--data", sources.text, "--backend", QUICK, "--run", run,

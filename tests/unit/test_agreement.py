@@ -27,14 +27,14 @@ def two_raters():
 @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
 def test_cohen_is_scikit_learns(weights):
     compared = 0
-    for _ in range(1000):
+    for _ in range(250):
         first, second = two_raters()
         if len({*first, *second}) < 2:
             continue
         expected = cohen_kappa_score(first, second, weights=None if weights == "none" else weights)
         assert cohen_kappa(first, second, weights) == pytest.approx(expected, abs=1e-6, nan_ok=True)
         compared += 1
-    assert compared > 900
+    assert compared > 220
 
 
 def test_cohen_of_words():

@@ -66,7 +66,7 @@ def server():
 
     found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found.daemon_threads = True
-    threading.Thread(target=found.serve_forever, daemon=True).start()
+    threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
     state.url = f"http://127.0.0.1:{found.server_port}/v1"
     yield state
     found.shutdown()

@@ -85,7 +85,7 @@ def test_results_of_raters_whose_truth_is_known():
 @pytest.fixture
 def served(tmp_path):
     server = serve_judging(tmp_path, JUDGING, 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", tmp_path
     server.shutdown()
     server.server_close()
@@ -165,7 +165,7 @@ def test_an_endpoint_as_judge():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/v1"
     judge = by_endpoint(Endpoint(address, "big", "secret", retries=0))
     assert [judge(Pair("q", "l", "r")) for _ in range(6)] == [1.0, 0.0, 0.5, 0.5, 1.0, 0.5]

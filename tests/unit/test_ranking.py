@@ -63,12 +63,12 @@ def test_bradley_terry_without_a_loss_stays_finite():
 def test_rated_players_keep_their_order_and_intervals_hold_the_truth():
     strengths = np.array([-0.8, 0.0, 0.8])
     held = 0
-    for seed in range(20):
+    for seed in range(8):
         found = rated(votes_of(strengths, 200, np.random.default_rng(seed), ties=0.1), 3, seed)
         truth = 1000 + ELO_SCALE * 0.9 * strengths  # a tenth are ties, which pull together; roughly
         held += sum(f.low <= t <= f.high for f, t in zip(found, truth, strict=True))
         assert sum(f.rows for f in found) == 400
-    assert held >= 50  # of 60
+    assert held >= 20  # of 24
 
 
 def test_elo_by_hand():

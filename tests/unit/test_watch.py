@@ -424,7 +424,7 @@ def served(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "config.toml").write_text("")
     server = serve(tmp_path / "runs", directory, 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
