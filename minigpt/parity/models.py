@@ -104,16 +104,18 @@ def compare_models(backends: list[Backend], cases: Iterable[ModelCase] | None = 
     return rows
 
 
+LOSS_CASE = ModelCase("", _tiny(), segments=True)  # one object, so that NumPy's gradients are computed once
+
+
 def compare_losses(backends: list[Backend], losses: dict[str, Loss] | None = None) -> list[Row]:
     """Rows for the training losses: value and gradients against NumPy's value and central differences of LOSSES.
 
     `losses` stands in for LOSSES on the backends only, which is how the controls bring in wrong ones.
     """
-    case = ModelCase("", _tiny(), segments=True)
     return [
         r
         for name, loss in (LOSSES if losses is None else losses).items()
-        for r in compare_loss("loss", name, backends, case, loss, LOSSES[name])
+        for r in compare_loss("loss", name, backends, LOSS_CASE, loss, LOSSES[name])
     ]
 
 

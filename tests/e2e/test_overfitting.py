@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from command import journal, tiny, weights
+from command import call, journal, tiny, weights
 
 from minigpt import library
 from minigpt.runs.control import Control
@@ -35,10 +35,17 @@ def flags(text, run, **settings):
 @pytest.fixture(scope="module")
 def learned(text, tmp_path_factory):
     """(run, what was said, validation loss by step) of a training without patience."""
-    from command import call
+    return trained_on(text, tmp_path_factory.mktemp("runs") / "run")
 
-    run = tmp_path_factory.mktemp("runs") / "run"
-    result = call(*flags(text, run))
+
+@pytest.fixture(scope="module")
+def early(text, tmp_path_factory):
+    """The same of one that ends after two measurements without a new best."""
+    return trained_on(text, tmp_path_factory.mktemp("runs") / "early", patience=2)
+
+
+def trained_on(text, run, **settings):
+    result = call(*flags(text, run, **settings))
     assert result.code == 0, result.err
     return run, " ".join(result.err.split()), losses(run)
 
@@ -76,18 +83,15 @@ def first_after(found, count):
     raise AssertionError(found)
 
 
-def test_patience_ends_it_with_the_best_weights(minigpt, text, tmp_path, learned):
+def test_patience_ends_it_with_the_best_weights(minigpt, learned, early):
     _, _, found = learned
-    result = minigpt(*flags(text, "early", patience=2))
-    assert result.code == 0, result.err
+    run, said, shorter = early
     end = first_after(found, 2)
-    early = losses(tmp_path / "early")
-    assert early == {step: loss for step, loss in found.items() if step <= end}  # the same training, only shorter
-    best = min((step for step in early if step), key=early.get)
-    said = " ".join(result.err.split())
+    assert shorter == {step: loss for step, loss in found.items() if step <= end}  # the same training, only shorter
+    best = min((step for step in shorter if step), key=shorter.get)
     assert f"ended after step {end} of {STEPS}: no measurement since step {best} was better (patience 2)." in said
-    assert read_state(tmp_path / "early" / "pretrain" / "final")["step"] == best
-    assert f"steps {end}, " in card(minigpt, "early")  # not those that were planned
+    assert read_state(run / "pretrain" / "final")["step"] == best
+    assert f"steps {end}, " in card(minigpt, run)  # not those that were planned
 
 
 def card(minigpt, run):
@@ -96,10 +100,9 @@ def card(minigpt, run):
         return next(line for line in file if re.match(r"\| pretrain \|", line))
 
 
-def test_patience_survives_a_stop(minigpt, text, tmp_path, learned):
+def test_patience_survives_a_stop(minigpt, text, tmp_path, learned, early):
     """Stopped between two measurements, twice: the same weights, and the end where it would have been."""
     _, _, found = learned
-    assert minigpt(*flags(text, "whole", patience=2)).code == 0
     end = first_after(found, 2)
     for number in (end - 7, end - 2):
         heard = Stop()
@@ -111,9 +114,7 @@ def test_patience_survives_a_stop(minigpt, text, tmp_path, learned):
             library.train_stage("pretrain", "stopped", data=[str(text)], backend="torch", hooks=[stop], preset="tiny",
                                 settings=sections(), control=Control(heard), patience=2, **OVERFIT)  # fmt: skip
     run = library.train_stage("pretrain", "stopped", backend="torch")
-    assert run.directory.joinpath("pretrain/final/weights.safetensors").read_bytes() == weights(
-        tmp_path / "whole", "pretrain"
-    )
+    assert weights(run.directory, "pretrain") == weights(early[0], "pretrain")
     assert max(losses(tmp_path / "stopped")) == end
 
 

@@ -13,9 +13,9 @@ PLAIN, DIVIDED = (1, False), (4, False)  # accumulation, checkpointing
 
 @pytest.fixture(scope="module")
 def rows(both):
-    """Four steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
+    """Five steps, plain and with both divisions, variations plain; `minigpt parity` trains twenty in all ways."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectories, "STEPS", 4)
+        patch.setattr(trajectories, "STEPS", 5)
         return trajectories.compare_trajectories(both, [PLAIN, (2, True)], [PLAIN])
 
 
@@ -45,7 +45,7 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
 
     monkeypatch.setattr(gradients, "split", wrong)
     monkeypatch.setattr(trajectories, "STAGES", two_stages())
-    monkeypatch.setattr(trajectories, "STEPS", 4)
+    monkeypatch.setattr(trajectories, "STEPS", 5)
     found = trajectories.compare_trajectories(both[1:], [PLAIN, DIVIDED], [PLAIN, DIVIDED])
     assert any(not row.ok for row in found if "sft" in row.case and "accumulation 4" in row.case)
 
@@ -57,6 +57,6 @@ def test_a_mask_that_depends_on_the_part_is_caught(both, monkeypatch):
     right = adapter.dropout_leaves
     monkeypatch.setattr(adapter, "dropout_leaves", lambda tree, keys, rate: right(tree, 0 * keys + len(keys), rate))
     monkeypatch.setattr(trajectories, "STAGES", two_stages("LoRA"))
-    monkeypatch.setattr(trajectories, "STEPS", 4)
+    monkeypatch.setattr(trajectories, "STEPS", 5)
     found = trajectories.compare_trajectories(both[1:], [PLAIN, DIVIDED], [PLAIN, DIVIDED])
     assert any(not row.ok for row in found if "LoRA" in row.case and "accumulation 4" in row.case)
