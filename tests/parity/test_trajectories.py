@@ -45,7 +45,7 @@ def test_a_mean_of_means_is_caught(both, monkeypatch):
 
     monkeypatch.setattr(gradients, "split", wrong)
     monkeypatch.setattr(trajectories, "STAGES", two_stages())
-    monkeypatch.setattr(trajectories, "STEPS", 5)
+    monkeypatch.setattr(trajectories, "STEPS", 4)
     found = trajectories.compare_trajectories(both[1:], [PLAIN, DIVIDED], [PLAIN, DIVIDED])
     assert any(not row.ok for row in found if "sft" in row.case and "accumulation 4" in row.case)
 
@@ -57,6 +57,6 @@ def test_a_mask_that_depends_on_the_part_is_caught(both, monkeypatch):
     right = adapter.dropout_leaves
     monkeypatch.setattr(adapter, "dropout_leaves", lambda tree, keys, rate: right(tree, 0 * keys + len(keys), rate))
     monkeypatch.setattr(trajectories, "STAGES", two_stages("LoRA"))
-    monkeypatch.setattr(trajectories, "STEPS", 5)
+    monkeypatch.setattr(trajectories, "STEPS", 4)
     found = trajectories.compare_trajectories(both[1:], [PLAIN, DIVIDED], [PLAIN, DIVIDED])
     assert any(not row.ok for row in found if "LoRA" in row.case and "accumulation 4" in row.case)
