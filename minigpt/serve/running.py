@@ -67,7 +67,12 @@ async def serve_on(
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, and threads of tests
             loop.add_signal_handler(number, ending)
-    ready(listening.getsockname()[1], lambda: loop.call_soon_threadsafe(ending))
+
+    def end() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
+            loop.call_soon_threadsafe(ending)
+
+    ready(listening.getsockname()[1], end)
     await server.serve([listening])
 
 

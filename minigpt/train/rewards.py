@@ -18,7 +18,9 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 
@@ -107,10 +109,18 @@ def _not_opened(prompts: list[str], answers: list[str], rows: list[dict]) -> lis
     raise AssertionError("a reward model that was only looked for")
 
 
+class _Newest(SourceFileLoader):
+    """Reads what the file says now: kept bytecode is also taken for a file that was changed within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _own(path: Path, attribute: str) -> RewardFunction:
     if not path.is_file():
         raise UsageError(f"There is no reward file {path}.", "Give the path of a Python file.")
-    spec = importlib.util.spec_from_file_location(f"minigpt_reward_{path.stem}", path)
+    name = f"minigpt_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Newest(name, str(path)))
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name

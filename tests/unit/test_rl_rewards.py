@@ -1,5 +1,7 @@
 """Reward functions: what they pay for, what they never pay for, and sentences for a person's mistakes."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -150,6 +152,17 @@ def test_an_exception_names_the_row(tmp_path):
     body = "def good(prompts, answers, rows):\n    assert len(answers) < 2, 'one only'\n    return [1.0]\n"
     with pytest.raises(DataError, match="3 answers together: AssertionError: one only"):
         score(make_rewards([own(tmp_path, body)]), ["p"] * 3, ["a"] * 3, [{}] * 3)
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path, monkeypatch):
+    """Also where its time and size are the same, which is what Python takes for an unchanged file."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    file, found = tmp_path / "mine.py", []
+    for number in (1, 2):
+        file.write_text(f"def one(prompts, answers, rows):\n    return [{number}.0] * len(answers)\n", "utf-8")
+        os.utime(file, (10**9, 10**9))
+        found += score(make_rewards([f"{file}:one"], []), ["?"], ["!"], [{}])[0].tolist()
+    assert found == [1.0, 2.0]
 
 
 def test_numbers_of_numpy_and_bools_are_rewards(tmp_path):
