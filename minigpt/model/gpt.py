@@ -159,8 +159,7 @@ class GPT:
         """The stream x with what a layer found: x + f, norm(x + f) with "post", x + norm(f) with "sandwich"."""
         if self.config.norm_placement == "post":
             return self._normed(w, norm, x + self._dropped(found, keys, place))
-        found = self._normed(w, norm, found) if norm else found
-        return x + (found if keys is None else self._dropped(found, keys, place))
+        return x + self._dropped(self._normed(w, norm, found), keys, place)
 
     def _dropped(self, x: Array, keys: Array | None, place: int) -> Array:
         """x (B, T, d) with dropout; every place in the network has keys of its own."""

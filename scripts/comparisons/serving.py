@@ -21,6 +21,7 @@ from pathlib import Path
 from comparisons.duel import Contestant, Duel, Figures, given, worker
 from serving.load import answer
 from serving.planned import cores_apart
+from serving.production import answers, free_port
 from serving.started import serving as our_server
 
 CLIENTS = (1, 4, 16, 64)
@@ -83,38 +84,17 @@ def served(who: str) -> Iterator[tuple[str, str]]:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         address = process.stdout.readline().strip()
     else:
-        port = _free_port()
+        port = free_port()
         words = [sys.executable, "-c", MLX_SERVER, "--model", "hf", "--port", str(port), "--log-level", "ERROR",
                  "--decode-concurrency", str(ROWS), "--prompt-concurrency", str(ROWS)]  # fmt: skip
         process = subprocess.Popen(words, stdin=subprocess.PIPE)
         address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(address, process)
+        answers(f"{address}/v1/models", seconds=120)
         yield address, "hf"
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_for(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
-    import urllib.request
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/v1/models", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"No server at {address}.")
 
 
 def words(tokenizer: Path) -> list[str]:
