@@ -115,7 +115,9 @@ class ModelConfig(Section):
     balance_coefficient: float = Field(0.01, ge=0, description="strength of that")
     router_z: float = Field(0.001, ge=0, description="weight of the loss that keeps the router's logits small")
     rope_scaling: RopeScaling = Field(RopeScaling(), description="positions stretched beyond the trained context")
-    first_weights: Literal["random", "induction"] = Field("random", description="induction: heads that look back")
+    first_weights: Literal["random", "induction", "auto"] = Field(
+        "random", description="induction: heads that look things up; auto: so where the shape allows it"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -170,25 +172,28 @@ class ModelConfig(Section):
         yield (0 < self.sliding_window <= self.attention_sinks,
                f"attention_sinks = {self.attention_sinks} must be fewer than sliding_window = {self.sliding_window}")
         yield from self._senseless_experts()
-        yield from self._senseless_induction()
+        yield from ((self.first_weights == "induction" and bad, f"first_weights = 'induction' needs {reason}")
+                    for bad, reason in self._against_induction())  # fmt: skip
         parts = 2 * max(1, self.token_shift)
         yield (self.token_shift > 0 and self.d_model % parts > 0,
                f"d_model = {self.d_model} cannot be divided by {parts}, for token_shift = {self.token_shift}")
         yield (self.token_shift > 0 and self.convolution > 0,
                "token_shift and convolution both let attention read the tokens before: choose one")  # fmt: skip
 
-    def _senseless_induction(self) -> Iterator[tuple[bool, str]]:
-        """What keeps a model from beginning with heads that look back (see minigpt.model.induction)."""
-        if self.first_weights != "induction":
-            return
-        begins = "first_weights = 'induction' needs "
-        yield self.n_layer < 2, begins + "two layers"
-        yield self.positions != "rope" or self.rope_fraction < 1, begins + "rotary positions of whole heads"
-        yield self.rope_scaling.kind != "none", begins + "rotary positions that are not stretched"
-        yield self.token_shift > 0, begins + "queries and keys of one token: token_shift = 0"
-        yield not self.qk_norm or self.qk_norm_whole, begins + "norms of each head's queries and keys: qk_norm = true"
-        yield self.norm != "rms" or self.norm_placement == "post", begins + "an RMSNorm before the attention"
-        yield self.n_kv_head * self.head_dim >= self.d_model, begins + "n_kv_head * head_dim below d_model"
+    @property
+    def looks_up(self) -> bool:
+        """Whether the first weights are those of minigpt.model.induction."""
+        against = any(bad for bad, _ in self._against_induction())
+        return self.first_weights == "induction" or self.first_weights == "auto" and not against
+
+    def _against_induction(self) -> Iterator[tuple[bool, str]]:
+        """What keeps a model from beginning with heads that look things up, each with what it would need."""
+        yield self.n_layer < 2, "two layers"
+        yield self.positions != "rope" or self.rope_fraction < 1, "rotary positions of whole heads"
+        yield self.rope_scaling.kind != "none", "rotary positions that are not stretched"
+        yield self.token_shift > 0, "queries and keys of one token: token_shift = 0"
+        yield not self.qk_norm or self.qk_norm_whole, "norms of each head's queries and keys: qk_norm = true"
+        yield self.norm != "rms" or self.norm_placement == "post", "an RMSNorm before the attention"
 
     def _senseless_experts(self) -> Iterator[tuple[bool, str]]:
         few, fixed = self.experts_per_token > self.experts, self.router in ("softmax", "sigmoid")

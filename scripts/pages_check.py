@@ -55,7 +55,8 @@ def live(given: argparse.Namespace) -> int:
     """Sample now and stop, with the page reloaded and its server restarted in between, while a run trains."""
     with tempfile.TemporaryDirectory(prefix="pages-") as directory:
         run = Path(directory) / "runs" / "live"
-        sets = ["model.n_layer=2", "model.d_model=64", "data.world_texts=500", "pretrain.steps=100000",
+        sets = ["model.n_layer=2", "model.d_model=64", "data.world_texts=500", "data.world_lessons=0",
+                "pretrain.steps=100000",
                 "pretrain.batch_size=2", "pretrain.log_every=1", "pretrain.eval_every=5000"]  # fmt: skip
         flags = [part for one in sets for part in ("--set", one)]
         minigpt = [sys.executable, "-m", "minigpt"]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What makes the small model read, and when: the preset tiny on the built-in world, one change at a time, over seeds.
 
-    python scripts/reading.py --seeds 2 --out reading.md                   all rows: ten CPU minutes each
-    python scripts/reading.py --only "as it is" lessons --every 100        two of them, measured more often
+    python scripts/reading.py --seeds 2 --out reading.md                          all rows: 15 CPU minutes each
+    python scripts/reading.py --only "as it is" "random first weights" --every 100
 
 To read is to bind: "Tom is in the park. Lily is in the zoo. Where is Lily?" has two places, and one of them is hers.
 The binding score asks for that alone. A text has three facts; an answer has the word of the fact that is asked for, or
@@ -36,25 +36,16 @@ from minigpt.runs.run import open_run
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import write_whole
 
-PARTICLES = "的了在是有里一个只条匹根块件把支顶辆盏面本杯给去找谢和买送"
 PLAIN = "as it is"
 Settings = dict[str, dict[str, Any]]
-ALONE: Settings = {"tokenizer": {"alone": PARTICLES}}
-LESSONS: Settings = {"data": {"world_texts": 7_000, "world_lessons": 15_000}}
-# A high rate turns the start into noise before it is used; a slow pretraining is undone by an SFT that is not slower.
-SLOWLY: Settings = {
-    "pretrain": {"matrix_learning_rate": 0.01}, "sft": {"matrix_learning_rate": 0.006, "learning_rate": 0.0012},
-}  # fmt: skip
-BEGUN: Settings = {"model": {"first_weights": "induction"}}
-# Row -> settings beside the preset's.
+# Row -> settings in place of the preset's: what its parts are good for.
 ROWS: dict[str, Settings] = {
     PLAIN: {},
-    "words": ALONE,
-    "lessons": LESSONS,
-    "words, lessons": ALONE | LESSONS,
-    "words, lessons, slowly": ALONE | LESSONS | SLOWLY,
-    "words, slowly, begun": ALONE | SLOWLY | BEGUN,
-    "words, lessons, slowly, begun": ALONE | LESSONS | SLOWLY | BEGUN,
+    "random first weights": {"model": {"first_weights": "random"}},
+    "texts without lessons": {"data": {"world_texts": 40_000, "world_lessons": 0}},
+    "particles in longer pieces": {"tokenizer": {"alone": ""}},
+    "a quick start": {"pretrain": {"warmup_steps": 20, "matrix_learning_rate": 0.02, "learning_rate": 3e-3}},
+    "a quick SFT": {"sft": {"warmup_steps": 20, "matrix_learning_rate": 0.015, "learning_rate": 2e-3}},
 }
 # What each question of patterns.FACTS looks up: with these words of another fact its answer is wrong.
 LOOKED_UP = {"own": (("name",), ("colour",), ("colour", "noun")), "thing": (("place",), ("noun",)),

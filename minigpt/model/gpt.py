@@ -246,14 +246,14 @@ def init_weights(config: ModelConfig, seed: int) -> Tree:
     """Random float32 NumPy weights: the same on every backend and machine for the same seed.
 
     Each layer says how its leaves begin (`start`). Each leaf draws from its own Philox stream, so that a new leaf
-    changes no other. With `first_weights` "induction" the attention of the first two layers begins otherwise.
+    changes no other. Where a model `looks_up` its attention begins otherwise.
     """
     flat = {}
     for name, layer, leaf, shape in _leaves(config):
         stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
         flat[name] = layer.start(config, leaf, shape, stream)
     weights = unflatten(flat)
-    if config.first_weights == "induction":
+    if config.looks_up:
         stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(b"induction")]))
         weights = induction_start(config, weights, stream)
     return weights

@@ -1,16 +1,23 @@
-"""First weights in which the first two layers already look back: the beginning of a circuit for reading.
+"""First weights in which the first two layers already look things up: the beginning of a circuit for reading.
 
 A model that answers from a text must find where a word stood before and what stood beside it. Two layers do that
-(Elhage et al. 2021; Olsson et al. 2022, "induction heads"): heads that look at tokens just before, and heads that look
-for places whose tokens before are the one at hand, and copy what is there. Random weights find this circuit late; a
-small model in a small training does not find it at all. Here training begins with it and changes it as it likes. The
-shapes and the computation are those of any model, so that every other program reads the result.
+(Elhage et al. 2021; Olsson et al. 2022, "induction heads"). Random weights find this circuit late; a small model in a
+small training does not find it at all. Here training begins with it and changes it as it likes. The shapes and the
+computation are those of any model, so that every other program reads the result.
 
-- All embeddings get the same number in channel 0, which queries and keys of layer 0 turn into patterns of positions
-  alone: head h looks h + 1 tokens back. What it finds is written into directions of its own.
-- In layer 1 keys read these directions and queries the token itself, so that a head attends to places before which the
-  token stood; values and output copy the token there. Only rotary pairs that turn slowly take part, so that the
-  distance does not matter.
+The stream's channels have three parts at first: channel 0 is the same for every token; the next ones are the tokens'
+embeddings; the rest is room for what each head of layer 0 finds. A *code* is a projection of an embedding.
+
+- Layer 0: head h attends h + 1 tokens back, by channel 0 and positions alone, and writes the code of what stands there
+  into its room.
+- Layer 1, even groups of heads ("what came next?"): queries read the codes of the last tokens, keys those of the tokens
+  before a place, so that a head attends to places before which the same tokens stood, and copies what is there.
+- Layer 1, odd groups ("what came before?"): a head attends to where the same token stood and copies what stood two or
+  four tokens before it. "Who is in the park?" has the place; the name stands before it.
+- Layers further up: values and output copy embeddings; queries and keys are random.
+
+Only rotary pairs that turn slowly compare codes, so that the distance does not matter. Matrices of values and outputs
+are equally large, because an optimizer turns the smaller one faster.
 """
 
 import numpy as np
@@ -18,76 +25,142 @@ import numpy as np
 from backends.tree import Tree
 from minigpt.sections import ModelConfig
 
-CONSTANT = 0.5  # of channel 0, in lengths of an embedding
+CONSTANT = 0.5  # channel 0, in lengths of an embedding
 SHARP = 2.5, 2.0  # weights of the norms of queries and keys: how far the best place's score is above the others
-FAST, SLOW = 0.02, 0.06  # radians per token: pairs that tell positions apart, and pairs that hardly turn
-WRITTEN, COPIED = 0.12, 0.25  # what heads add to the stream, in lengths of what they read
-LARGE = 3.0  # queries and keys are normalized: a large matrix computes the same, and a step turns it less
+FAST = 0.02  # radians per token: pairs that tell positions apart
+SLOW = 0.05, 0.02  # pairs that hardly turn and compare codes, of even and of odd groups
+WRITTEN, NEXT, BEFORE, COPIED = 0.7, 1.4, 2.0, 0.5  # what heads add to the stream, in lengths of what they read there
+LARGE = 10.0  # queries and keys are normalized: a large matrix computes the same, and a step turns it less
+NOISE = 0.005
+RECENT = (1, 2, 3), (0, 1)  # tokens back (0: the token itself) whose codes a query reads, of the heads of an even group
+DISTANCES = (4, 2), (3, 1)  # tokens before, of the heads of an odd group
+
+
+class Start:
+    """The parts of the stream and the matrices that read and write them, for one shape."""
+
+    def __init__(self, config: ModelConfig, length: float, rng: np.random.Generator):
+        """`length` is that of a token's embedding in the stream."""
+        c, self.rng, self.config = config, rng, config
+        self.width = min(c.head_dim // 2, c.d_model // (2 * c.n_head), (c.d_model - 1) // (c.n_head + 1))  # of a code
+        self.words = c.d_model - c.n_head * self.width  # channels below this one: the constant and the embeddings
+        self.grown = length * (1 + CONSTANT**2) ** 0.5 / c.d_model**0.5  # the stream's length over a normalized one's
+        self.basis = self._within(np.linalg.qr(rng.standard_normal((self.words - 1, self.words - 1)))[0].T)
+        self.code = self.basis[: self.width]  # (code, d): of the token itself
+        rooms = np.eye(c.d_model)[self.words :].reshape(c.n_head, self.width, c.d_model)
+        self.rooms = dict(enumerate(rooms, 1))  # tokens back -> (code, d)
+        self.turning = c.rope_theta ** (-np.arange(0, c.head_dim, 2) / c.head_dim)  # radians per token of each pair
+        self.shared = c.n_head // c.n_kv_head
+
+    def _within(self, rows: np.ndarray) -> np.ndarray:
+        """Rows over the embeddings' channels as rows over all (…, d)."""
+        whole = np.zeros((len(rows), self.config.d_model))
+        whole[:, 1 : self.words] = rows
+        return whole
+
+    def back(self, tokens: int) -> np.ndarray:
+        """Reads the code of the token so many before (code, d), as large as that of the token itself."""
+        return self.code if tokens == 0 else self.rooms[tokens] / WRITTEN
+
+    def mixing(self, slow: float) -> np.ndarray:
+        """A random rotation (D, code) of codes into the pairs that turn so slowly."""
+        pairs = np.flatnonzero(np.tile(self.turning <= max(slow, self.turning[-1]), 2))
+        mixed, n = np.zeros((self.config.head_dim, self.width)), len(pairs)
+        square = np.linalg.qr(self.rng.standard_normal((max(n, self.width),) * 2))[0]
+        mixed[pairs] = square[:n, : self.width]
+        return mixed
+
+    def scale(self, strength: float) -> float:
+        """Of values and of output, so that together they add `strength` times what they read."""
+        return (strength * self.grown) ** 0.5
+
+    def random(self, matrix: np.ndarray) -> np.ndarray:
+        return matrix + NOISE * self.rng.standard_normal(matrix.shape)
+
+    def empty(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """q (H, D, d), k and v (K, D, d) and o (d, H, D), all zero."""
+        c = self.config
+        keys = (c.n_kv_head, c.head_dim, c.d_model)
+        return np.zeros((c.n_head, *keys[1:])), np.zeros(keys), np.zeros(keys), np.zeros((c.d_model, c.n_head, keys[1]))
 
 
 def induction_start(config: ModelConfig, weights: Tree, rng: np.random.Generator) -> Tree:
-    """The weights with the embeddings' channel 0 and the attention of layers 0 and 1 begun as said above."""
+    """The weights with the embeddings and all attention layers begun as said above."""
     table = weights["model"]["embed_tokens"]["weight"]
-    table[:, 0] = CONSTANT * np.linalg.norm(table, axis=1).mean()
-    groups, width = config.n_kv_head, config.head_dim
-    read = _directions(rng, groups * width, config.d_model).reshape(groups, width, -1)  # of a token, per group
-    written = [_directions(rng, width, config.d_model).T for _ in range(config.n_head)]  # (d, D) of each head
-    first, second = (weights["model"]["layers"][number]["self_attn"] for number in (0, 1))
-    _look_back(config, first, read, written)
-    _look_for(config, second, read, written, rng)
-    for layer, sharp in zip((first, second), SHARP, strict=True):
+    length = float(np.linalg.norm(table, axis=1).mean())
+    start = Start(config, length * (config.d_model**0.5 if config.embedding_scale else 1.0), rng)
+    drawn = rng.standard_normal((len(table), start.words - 1))
+    table[:] = 0.0
+    table[:, 1 : start.words] = drawn * (length / np.linalg.norm(drawn, axis=1).mean())
+    table[:, 0] = CONSTANT * length
+    layers = [layer["self_attn"] for layer in weights["model"]["layers"]]
+    _look_back(start, layers[0])
+    _look_up(start, layers[1])
+    for layer in layers[2:]:
+        _copy(start, layer)
+    for layer, sharp in zip(layers, SHARP, strict=False):
         for norm in ("q_norm", "k_norm"):
             layer[norm]["weight"][:] = sharp
     return weights
 
 
-def _look_back(config: ModelConfig, layer: Tree, read: np.ndarray, written: list[np.ndarray]) -> None:
-    """Head h attends h + 1 tokens back, whatever stands there, and writes a part of it."""
-    turning = _frequencies(config)
-    taking_part, half = (turning > FAST).astype(float), len(turning)
-    keys = np.zeros((config.n_kv_head, config.head_dim, config.d_model))
-    keys[:, :half, 0] = taking_part  # the angle 0, which rotary positions make s · f at position s
-    queries = np.zeros((config.n_head, config.head_dim, config.d_model))
-    for head in range(config.n_head):  # the angle (t - back) · f at position t
-        angle = (head + 1) * turning
-        queries[head, :half, 0] = taking_part * np.cos(angle)
-        queries[head, half:, 0] = -taking_part * np.sin(angle)
-    _set(layer, q_proj=LARGE * queries, k_proj=LARGE * keys, v_proj=read)
-    layer["o_proj"]["weight"] = (WRITTEN * np.concatenate(written, axis=1)).astype(np.float32)
+def _look_back(start: Start, layer: Tree) -> None:
+    """Head h attends h + 1 tokens back, whatever stands there, and writes its code."""
+    q, k, v, o = start.empty()
+    taking_part, half = (start.turning > FAST).astype(float), len(start.turning)
+    k[:, :half, 0] = taking_part  # the angle 0, which rotary positions make s · f at position s
+    v[:, : start.width] = start.scale(WRITTEN) * start.code
+    for head, room in enumerate(start.rooms.values()):  # the angle (t - back) · f at position t
+        angle = (head + 1) * start.turning
+        q[head, :half, 0] = taking_part * np.cos(angle)
+        q[head, half:, 0] = -taking_part * np.sin(angle)
+        o[:, head, : start.width] = start.scale(WRITTEN) * room.T
+    _set(layer, q=LARGE * q, k=LARGE * k, v=v, o=o)
 
 
-def _look_for(
-    config: ModelConfig, layer: Tree, read: np.ndarray, written: list[np.ndarray], rng: np.random.Generator
-) -> None:
-    """Group k attends to places k + 1 tokens before which the token at hand stood, and copies what is there."""
-    slow = np.tile(_frequencies(config) < SLOW, 2)[:, None]
-    shared, width = config.n_head // config.n_kv_head, config.head_dim
-    queries = np.zeros((config.n_kv_head, shared, width, config.d_model))
-    keys = np.zeros((config.n_kv_head, width, config.d_model))
-    copied = _directions(rng, config.n_kv_head * width, config.d_model).reshape(config.n_kv_head, width, -1)
-    for group in range(config.n_kv_head):
-        back = group % config.n_head
-        mixed = _directions(rng, width, width + 1)[:, 1:]  # so that the slow pairs see all directions
-        keys[group] = mixed @ written[back].T * slow
-        queries[group] = mixed @ read[back // shared] * slow
-    noise = (0.005 * rng.standard_normal(matrix.shape) for matrix in (queries, keys))
-    _set(layer, q_proj=LARGE * queries + next(noise), k_proj=LARGE * keys + next(noise), v_proj=copied)
-    back = np.repeat(copied, shared, axis=0).transpose(2, 0, 1).reshape(config.d_model, -1)  # (d, H · D)
-    layer["o_proj"]["weight"] = (COPIED / shared * back).astype(np.float32)
+def _look_up(start: Start, layer: Tree) -> None:
+    """Even groups attend to what came after the same tokens; odd ones to the same token, for what stood before it."""
+    q, k, v, o = start.empty()
+    next_, before = start.scale(NEXT), start.scale(BEFORE / WRITTEN)
+    for group in range(len(k)):
+        heads = range(group * start.shared, (group + 1) * start.shared)
+        if group % 2 == 0:
+            known = [back for back in range(4) if back + 1 in start.rooms]
+            mixed = {back: start.mixing(SLOW[0]) for back in known}
+            k[group] = sum(mixed[back] @ start.back(back + 1) for back in known)
+            copied = start.basis[-start.config.head_dim :]
+            v[group, : len(copied)] = next_ * copied
+            for place, head in enumerate(heads):
+                read = [back for back in RECENT[place % 2] if back in mixed] or known
+                q[head] = sum(mixed[back] @ start.back(back) for back in read)
+                o[:, head, : len(copied)] = next_ * copied.T
+        else:
+            mixing = start.mixing(SLOW[1])
+            k[group] = mixing @ start.code
+            found = [back for back in DISTANCES[group // 2 % 2] if back in start.rooms]
+            parts = [slice(n * start.width, (n + 1) * start.width) for n in range(len(found))]
+            for back, part in zip(found, parts, strict=True):
+                v[group, part] = before * start.rooms[back]
+            for place, head in enumerate(heads):
+                q[head] = mixing @ start.code
+                if parts:
+                    o[:, head, parts[place % len(parts)]] = before * start.code.T
+    _set(layer, q=start.random(LARGE * q), k=start.random(LARGE * k), v=start.random(v), o=o)
 
 
-def _frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians per token of each rotary pair of a head (D/2,)."""
-    return config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-
-
-def _directions(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
-    """`count` orthonormal rows (count, width) that do not see channel 0."""
-    rows = np.zeros((count, width))
-    rows[:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, count)))[0].T
-    return rows
+def _copy(start: Start, layer: Tree) -> None:
+    """All groups together copy an embedding, wherever they attend."""
+    _, _, v, o = start.empty()
+    width, scale = start.config.head_dim, start.scale(COPIED)
+    for group in range(len(v)):
+        rows = start.basis[group * width : (group + 1) * width]
+        v[group, : len(rows)] = scale * rows
+        o[:, group * start.shared : (group + 1) * start.shared, : len(rows)] = scale / start.shared * rows.T[:, None]
+    _set(layer, v=v, o=o)
 
 
 def _set(layer: Tree, **matrices: np.ndarray) -> None:
+    """Each matrix of heads as the leaf `…_proj` has it."""
     for name, matrix in matrices.items():
-        layer[name]["weight"] = matrix.reshape(-1, matrix.shape[-1]).astype(np.float32)
+        leaf = layer[f"{name}_proj"]
+        leaf["weight"] = matrix.reshape(leaf["weight"].shape).astype(np.float32)

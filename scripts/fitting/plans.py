@@ -15,7 +15,7 @@ from minigpt.units import gigabytes
 
 MEMORY, TIME = 0.15, 0.25  # bounds: how far a plan may be off
 STEPS = {"tiny": 40, "small": 6, "medium": 3}  # enough to outweigh what happens once
-WORLD = {"data.world_texts": 4000, "data.world_instructions": 2000, "data.world_pairs": 400}
+WORLD = {"data.world_texts": 4000, "data.world_lessons": 0, "data.world_instructions": 2000, "data.world_pairs": 400}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from minigpt.machine.processes import processes, total, tree
 
 POINTS = 0.05  # how far a held share may be from the one that was asked for
 SHORT = {"pretrain.steps": 1_000_000, "pretrain.log_every": 1, "pretrain.eval_every": 200, "pretrain.save_every": 200,
-         "data.world_texts": 2000}  # fmt: skip
+         "data.world_texts": 2000, "data.world_lessons": 0}  # fmt: skip
 LARGE = SHORT | {"pretrain.steps": 6, "pretrain.batch_size": 64, "pretrain.eval_rows": 4, "model.n_layer": 2}
 
 

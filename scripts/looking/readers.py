@@ -56,7 +56,8 @@ print(json.dumps(rows))
 def tensorboard(place: Path, python: str, bound: float) -> int:
     """Train a little with --tensorboard, and compare what TensorBoard reads with metrics.jsonl."""
     run, sets = place / "run", {"model.n_layer": 1, "pretrain.steps": 30, "pretrain.log_every": 1,
-                                "pretrain.eval_every": 10, "data.world_texts": 200}  # fmt: skip
+                                "pretrain.eval_every": 10, "data.world_texts": 200,
+                                "data.world_lessons": 0}  # fmt: skip
     flags = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "minigpt", "train", "pretrain", "--data", "world", "--run", str(run), *flags]
     subprocess.run([*command, "--tensorboard"], env=_environment(), check=True, stderr=subprocess.DEVNULL)

@@ -12,7 +12,7 @@ from .ordeal import Outcome, count, journal_of
 SETTINGS = {
     "pretrain.steps": 3, "pretrain.batch_size": 64, "pretrain.log_every": 1, "pretrain.save_every": 1,
     "pretrain.eval_every": 100, "pretrain.eval_rows": 4, "model.n_layer": 2, "data.world_texts": 2000,
-    "data.pretrain": "['world']",
+    "data.world_lessons": 0, "data.pretrain": "['world']",
 }  # fmt: skip
 
 

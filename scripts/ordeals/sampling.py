@@ -114,7 +114,7 @@ def _prepared(directory: Path, backend: Backend) -> Run:
     """
     stages = (*BEFORE, *WAYS)
     config = tiny_config(stages, steps=2, batch_size=2, save_every=2, eval_every=2, warmup_steps=0)
-    config = config.with_section("data", world_texts=60, world_instructions=60, world_pairs=30)
+    config = config.with_section("data", world_texts=60, world_lessons=0, world_instructions=60, world_pairs=30)
     run = Run(directory, config)
     make_tokenizer(run, BEFORE, silent)
     for stage in stages:

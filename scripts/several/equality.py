@@ -109,7 +109,7 @@ def prepared(directory: Path, backend_name: str, steps: int, **settings: object)
 
     common = {"steps": 2, "batch_size": BATCH, "warmup_steps": 1, "eval_rows": 6, "save_every": 2, "log_every": 1}
     config = tiny_config(**common | settings)
-    small = {"world_texts": 120, "world_instructions": 120, "world_pairs": 60}
+    small = {"world_texts": 120, "world_lessons": 0, "world_instructions": 120, "world_pairs": 60}
     model = config.model.model_copy(update={"context": 80, "n_layer": 1})
     run = Run(directory / "base", config.model_copy(
         update={"model": model, "data": config.data.model_copy(update=small)}

@@ -18,7 +18,8 @@ from minigpt.store.stage import StageStore
 NOTICED, AGAIN = 30.0, 300.0  # seconds: until the others have ended, and until steps are done again
 SETTINGS = {
     "model.n_layer": 1, "model.d_model": 32, "model.n_head": 2, "model.n_kv_head": 1, "model.d_ff": 64,
-    "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "pretrain.steps": 1_000_000,
+    "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "data.world_lessons": 0,
+    "pretrain.steps": 1_000_000,
     "pretrain.batch_size": 4, "pretrain.eval_every": 1000, "pretrain.save_every": 5, "pretrain.eval_rows": 4,
     "pretrain.log_every": 1, "pretrain.learning_rate": 1e-4, "pretrain.matrix_learning_rate": 1e-4,
 }  # fmt: skip

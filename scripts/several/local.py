@@ -66,7 +66,7 @@ def _prepared(directory: Path) -> Run:
     """A run with text for a model of 120,000 parameters, of which nothing is trained."""
     config = tiny_config((FIRST,))
     model = config.model.model_copy(update={"context": 64, "d_model": 64, "d_ff": 160, "head_dim": 16})
-    data = config.data.model_copy(update={"world_texts": TEXTS})
+    data = config.data.model_copy(update={"world_texts": TEXTS, "world_lessons": 0})
     run = Run(directory / "base", config.model_copy(update={"model": model, "data": data}))
     run.save_config()
     make_tokenizer(run, (FIRST,), silent)

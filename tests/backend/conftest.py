@@ -25,7 +25,7 @@ def world_run(backend, tmp_path_factory):
 
 def _config():
     config = tiny_config(steps=2, batch_size=2, warmup_steps=0, eval_rows=2, save_every=2)
-    small = {"world_texts": 60, "world_instructions": 60, "world_pairs": 30, "world_solutions": 30}
+    small = {"world_texts": 60, "world_lessons": 0, "world_instructions": 60, "world_pairs": 30, "world_solutions": 30}
     model = config.model.model_copy(update={"context": 80})
     return config.model_copy(update={"model": model, "data": config.data.model_copy(update=small)})
 

@@ -15,8 +15,8 @@ from minigpt.cli import app as cli
 
 SIZES = {
     "model.n_layer": 1, "model.d_model": 32, "model.n_head": 2, "model.n_kv_head": 1, "model.d_ff": 64,
-    "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "data.world_instructions": 120,
-    "data.world_pairs": 60,
+    "model.context": 64, "tokenizer.vocab_size": 700, "data.world_texts": 120, "data.world_lessons": 0,
+    "data.world_instructions": 120, "data.world_pairs": 60,
 }  # fmt: skip
 QUICK = "mlx"  # the backend that a new process has opened first, where it does not matter which one trains
 STEPS = {"steps": 4, "batch_size": 2, "eval_every": 2, "save_every": 2, "eval_rows": 4, "log_every": 1}

@@ -52,15 +52,16 @@ def test_every_row_is_a_configuration_of_the_preset():
 def test_a_slice_of_the_trials(tmp_path, monkeypatch, capsys):
     """Two small trainings of two steps: a row with each score; the same call again trains nothing."""
     small = ["model.n_layer=1", "model.d_model=16", "model.n_head=2", "model.n_kv_head=2", "model.head_dim=8",
-             "data.world_texts=60", "data.world_instructions=60", "tokenizer.vocab_size=400"]  # fmt: skip
-    command = ["reading.py", "--only", "words", "--seeds", "1", "--steps", "2", "--every", "1", "--probes", "4",
+             "data.world_texts=60", "data.world_lessons=20", "data.world_instructions=60",
+             "tokenizer.vocab_size=400"]  # fmt: skip
+    command = ["reading.py", "--only", "a quick SFT", "--seeds", "1", "--steps", "2", "--every", "1", "--probes", "4",
                "--questions", "30", "--set", *small, "--directory", str(tmp_path / "runs"), "--out",
                str(tmp_path / "table.md")]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     reading.main()
     shown, table = capsys.readouterr().out, (tmp_path / "table.md").read_text()
-    assert table.splitlines()[2].startswith("| words | ") and table.splitlines()[2] in shown
-    assert "words, seed 1: sft step 2: binding" in shown
+    assert table.splitlines()[2].startswith("| a quick SFT | ") and table.splitlines()[2] in shown
+    assert "a quick SFT, seed 1: sft step 2: binding" in shown
     monkeypatch.setattr(reading, "train_stage", lambda *call, **settings: pytest.fail("trained again"))
     reading.main()
     assert (tmp_path / "table.md").read_text() == table

@@ -209,7 +209,33 @@ def test_lessons_ask_about_their_text_and_answer_right():
         for end in answers:
             assert lines[end] == READERS[language]("\n".join(lines[:end])), text
         asked.append(len(answers))
-    assert len(asked) > 200 and 2 <= min(asked) < max(asked) == QUESTIONS["read"]
+    assert len(asked) > 100 and 2 <= min(asked) < max(asked) == QUESTIONS["read"]
+
+
+def test_drills_repeat_and_ask_what_they_tell(monkeypatch):
+    """The same readers again, for facts in which any word may stand where a place or colour is."""
+    anything = words.PLACES + words.COLOURS + words.NOUNS
+    for language, table in (("en", EN), ("zh", ZH)):
+        for key in ("place", "colour"):
+            monkeypatch.setitem(table, key, one_of(anything, language))
+    repeated, asked, anywhere, first = 0, 0, 0, 0
+    for (text,) in map(strings, rows(lessons)):
+        told, *lines = text.split("\n")
+        english = text.isascii()
+        stop = ". " if english else "。"
+        facts = told.rstrip(".。").split(stop)
+        if not lines or not 3 <= len(facts) <= 7 or re.search(r"[:：?？\d]", told):
+            continue
+        anywhere += bool(re.search("in the (?!" + one_of(words.PLACES, "en") + ")", told))
+        if len(lines) == 1:
+            assert sorted(lines[0].rstrip(".。").split(stop)) == sorted(facts), text
+            repeated += 1
+        else:
+            for end in range(1, len(lines), 2):
+                assert lines[end] == READERS["en" if english else "zh"]("\n".join([told, *lines[:end]])), text
+            asked += 1
+            first += all(re.match("Who|What is in|谁|.*里有什么", line) for line in lines[::2])
+    assert min(repeated, asked, first, anywhere) > 50
 
 
 def read_english(prompt):
@@ -227,7 +253,7 @@ def read_english(prompt):
         return find(f"{find('NAME', asked)[0]} has an? COLOUR NOUN\\.", prompt)[0]
     if asked.startswith("Where"):
         return facts[find("WHO", asked)[0]]
-    return next(fact for fact in facts.values() if find("PLACE", asked)[0] in fact)
+    return next(fact for fact in facts.values() if f"the {find('PLACE', asked)[-1]}." in fact)
 
 
 def read_chinese(prompt):

@@ -1,17 +1,26 @@
-"""Lessons: texts with several questions of one task in a row, each with its answer.
+"""Lessons: texts with several questions of one task in a row, each with its answer, and drills of what they need.
 
 A text of sentences asks little: most of its tokens tell something new, which nobody can predict. In a lesson most
-tokens follow from what stands before them, so that a step teaches several times as much about the tasks.
+tokens follow from what stands before them, so that a step teaches several times as much about the tasks. In the drills
+a thing is in any place, also in a colour or a bag: nothing but the text tells where, so that reading alone helps.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from minigpt.data.world import patterns, tasks, words
 from minigpt.data.world.tasks import combinations, fact_slots, fill, held_out
+from minigpt.data.world.words import Word
 
-SHARES = dict(read=0.6, arithmetic=0.2, translate=0.07, story=0.11, name=0.02)  # of the lessons
 QUESTIONS = dict(read=6, arithmetic=6, translate=6, story=3, name=3)  # of one lesson, at most
+FACTS = 3, 7  # of a drill
+SUMS = 10
+ANY = words.COLOURS + words.NOUNS, words.PLACES + words.COLOURS + words.NOUNS  # in place of a colour, of a place
+# The questions whose answers begin with what must be found: kind of fact -> its place in patterns.FACTS, and a share.
+FIRST = {"own": (0, 0.45), "thing": (1, 0.35), "person": (1, 0.2)}
+
+Slots = dict[str, Word]
 
 
 def lessons(seed: int, count: int) -> Iterator[dict]:
@@ -19,12 +28,12 @@ def lessons(seed: int, count: int) -> Iterator[dict]:
     rng = random.Random(f"{seed} lessons")
     for _ in range(count):
         language = rng.choice(words.LANGUAGES)
-        task = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
-        asked = _about_a_text(rng, language) if task == "read" else _one_by_one(rng, language, task)
-        yield dict(text="\n".join(f"{question}\n{answer}" for question, answer in asked))
+        lesson = rng.choices(tuple(_LESSONS), tuple(_LESSONS.values()))[0]
+        yield dict(text=lesson(rng, language))
 
 
-def _about_a_text(rng: random.Random, language: str) -> list[tuple[str, str]]:
+# ---- questions as the tasks have them
+def _read(rng: random.Random, language: str) -> str:
     """Two to four facts and the questions about them, in any order: each fact must be found again and again."""
     size = rng.randint(2, 4)
     rows = _allowed(lambda: tasks.told(rng, size), lambda rows: [combinations(**fact_slots(*row))[0] for row in rows])
@@ -37,20 +46,106 @@ def _about_a_text(rng: random.Random, language: str) -> list[tuple[str, str]]:
     rng.shuffle(asked)
     (question, answer), *others = asked[: QUESTIONS["read"]]
     text = words.SPACE[language].join(sentences)
-    return [(rng.choice(patterns.READ[language]).format(text=text, question=question), answer), *others]
+    return _lines([(rng.choice(patterns.READ[language]).format(text=text, question=question), answer), *others])
 
 
-def _one_by_one(rng: random.Random, language: str, task: str) -> list[tuple[str, str]]:
-    exchanges = (
-        _allowed(lambda: tasks.single(rng, language, task), lambda found: [found.asked, *found.mentioned])
-        for _ in range(QUESTIONS[task])
-    )
-    return [(exchange.question, exchange.answer) for exchange in exchanges]
+def _one_by_one(task: str) -> Callable[[random.Random, str], str]:
+    def lesson(rng: random.Random, language: str) -> str:
+        exchanges = (
+            _allowed(lambda: tasks.single(rng, language, task), lambda found: [found.asked, *found.mentioned])
+            for _ in range(QUESTIONS[task])
+        )
+        return _lines([(exchange.question, exchange.answer) for exchange in exchanges])
+
+    return lesson
 
 
-def _allowed(draw: Callable, combined: Callable) -> tasks.Exchange | list:
+# ---- drills
+def _facts(rng: random.Random, kind: str) -> list[Slots]:
+    """Facts of one kind that share no word; every second time their places and colours are any words."""
+    size = rng.randint(*FACTS)
+
+    def draw() -> list[Slots]:
+        names, nouns = rng.sample(words.NAMES, size), rng.sample(words.NOUNS, size)
+        colours, places = rng.sample(words.COLOURS, size), rng.sample(words.PLACES, size)
+        if anywhere:
+            colours, places = (rng.sample([word for word in any_ if word not in nouns], size) for any_ in ANY)
+        return [fact_slots(kind, *row) for row in zip(names, nouns, colours, places, strict=True)]
+
+    anywhere = rng.random() < 0.5
+    return _allowed(draw, lambda found: [combination for slots in found for combination in combinations(**slots)])
+
+
+def _told(language: str, kind: str, facts: Sequence[Slots]) -> str:
+    sentence = patterns.FACTS[kind][language][0]
+    return words.SPACE[language].join(fill(sentence, language, **slots) for slots in facts)
+
+
+def _again(rng: random.Random, language: str) -> str:
+    """Facts, and the same ones in another order."""
+    kind = rng.choice(tuple(patterns.FACTS))
+    facts = _facts(rng, kind)
+    return "\n".join(_told(language, kind, order) for order in (facts, rng.sample(facts, len(facts))))
+
+
+def _asked(rng: random.Random, language: str) -> str:
+    """Facts and questions of all forms."""
+    kind = rng.choice(tuple(patterns.FACTS))
+    facts = _facts(rng, kind)
+    pairs = [(slots, pair) for slots in facts for pair in patterns.FACTS[kind][language][1]]
+    drawn = rng.sample(pairs, min(len(pairs), QUESTIONS["read"]))
+    return _told(language, kind, facts) + "\n" + _lines([_filled(language, *one) for one in drawn])
+
+
+def _found_first(rng: random.Random, language: str) -> str:
+    """Facts and a question about each, whose answer begins with what must be found: the hardest ones."""
+    kind = rng.choices(tuple(FIRST), [share for _, share in FIRST.values()])[0]
+    facts, pair = _facts(rng, kind), patterns.FACTS[kind][language][1][FIRST[kind][0]]
+    asked = rng.sample(facts, len(facts))
+    return _told(language, kind, facts) + "\n" + _lines([_filled(language, slots, pair) for slots in asked])
+
+
+def _filled(language: str, slots: Slots, pair: tuple[str, str]) -> tuple[str, str]:
+    question, answer = (fill(text, language, **slots) for text in pair)
+    return question, answer
+
+
+def _sums(rng: random.Random, language: str) -> str:
+    """Sums and differences one after another, in their short form."""
+
+    def draw() -> tuple[str, tuple]:
+        operation = rng.choice(("plus", "minus"))
+        a, b = rng.randint(1, tasks.MAX_OPERAND), rng.randint(1, tasks.MAX_OPERAND)
+        if operation == "minus" and a < b:
+            a, b = b, a
+        a, b, c, asked = tasks.sum_of(operation, a, b)
+        return patterns.ARITHMETIC[operation][language][1].format(a=a, b=b, c=c) + words.STOP[language], asked
+
+    drawn = (_allowed(draw, lambda found: [found[1]]) for _ in range(SUMS))
+    return words.SPACE[language].join(text for text, _ in drawn)
+
+
+def _lines(asked: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{question}\n{answer}" for question, answer in asked)
+
+
+def _allowed(draw: Callable, combined: Callable) -> Any:
     """The first of what `draw()` draws that has no combination of the test split."""
     while True:
         found = draw()
         if not any(map(held_out, combined(found))):
             return found
+
+
+# Lesson -> share of the lessons.
+_LESSONS = {
+    _read: 0.17,
+    _one_by_one("arithmetic"): 0.055,
+    _one_by_one("translate"): 0.02,
+    _one_by_one("story"): 0.06,
+    _one_by_one("name"): 0.005,
+    _again: 0.14,
+    _asked: 0.19,
+    _found_first: 0.14,
+    _sums: 0.22,
+}
