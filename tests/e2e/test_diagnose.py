@@ -11,7 +11,8 @@ from minigpt.store.stage import StageStore
 
 SETTINGS = {"steps": 64, "batch_size": 4, "eval_every": 8, "save_every": 64, "eval_rows": 8, "log_every": 1,
             "warmup_steps": 4, "optimizer": "adamw"}  # fmt: skip
-SHAPE = {"n_layer": 2, "d_model": 32, "n_head": 2, "n_kv_head": 1, "d_ff": 64, "context": 32}
+SHAPE = {"n_layer": 2, "d_model": 32, "n_head": 2, "n_kv_head": 1, "d_ff": 64, "context": 32,
+         "first_weights": "random"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
