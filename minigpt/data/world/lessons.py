@@ -42,7 +42,7 @@ def _read(rng: random.Random, language: str) -> str:
         slots = fact_slots(kind, *row)
         sentence, questions = patterns.FACTS[kind][language]
         sentences.append(fill(sentence, language, **slots))
-        asked += [tuple(fill(text, language, **slots) for text in pair) for pair in questions]
+        asked += [_filled(language, slots, pair) for pair in questions]
     rng.shuffle(asked)
     (question, answer), *others = asked[: QUESTIONS["read"]]
     text = words.SPACE[language].join(sentences)
@@ -112,17 +112,9 @@ def _filled(language: str, slots: Slots, pair: tuple[str, str]) -> tuple[str, st
 
 def _sums(rng: random.Random, language: str) -> str:
     """Sums and differences one after another, in their short form."""
-
-    def draw() -> tuple[str, tuple]:
-        operation = rng.choice(("plus", "minus"))
-        a, b = rng.randint(1, tasks.MAX_OPERAND), rng.randint(1, tasks.MAX_OPERAND)
-        if operation == "minus" and a < b:
-            a, b = b, a
-        a, b, c, asked = tasks.sum_of(operation, a, b)
-        return patterns.ARITHMETIC[operation][language][1].format(a=a, b=b, c=c) + words.STOP[language], asked
-
-    drawn = (_allowed(draw, lambda found: [found[1]]) for _ in range(SUMS))
-    return words.SPACE[language].join(text for text, _ in drawn)
+    drawn = (_allowed(lambda: tasks.drawn_sum(rng), lambda found: found[-1:]) for _ in range(SUMS))
+    equations = (patterns.ARITHMETIC[operation][language][1].format(a=a, b=b, c=c) for operation, a, b, c, _ in drawn)
+    return words.SPACE[language].join(equation + words.STOP[language] for equation in equations)
 
 
 def _lines(asked: Sequence[tuple[str, str]]) -> str:

@@ -103,11 +103,7 @@ def fact_slots(kind: str, name: Word, noun: Word, colour: Word, place: Word) -> 
 # ---- arithmetic
 def arithmetic(rng: random.Random, language: str) -> Exchange:
     """A sum or a difference of numbers up to MAX_OPERAND, bare or of things; the answer says it in full."""
-    operation = rng.choice(("plus", "minus"))
-    a, b = rng.randint(1, MAX_OPERAND), rng.randint(1, MAX_OPERAND)
-    if operation == "minus" and a < b:
-        a, b = b, a
-    a, b, c, asked = sum_of(operation, a, b)
+    operation, a, b, c, asked = drawn_sum(rng)
     bare, equation, stories, conclusions = patterns.ARITHMETIC[operation][language]
     which = rng.randrange(len(stories))
     question, answer = rng.choice(bare), equation
@@ -117,6 +113,15 @@ def arithmetic(rng: random.Random, language: str) -> Exchange:
     question, answer = (fill(text, language, name=name, friend=friend, noun=noun, a=a, b=b, c=c)
                         for text in (question, answer + words.STOP[language]))
     return Exchange("arithmetic", question, answer, asked)
+
+
+def drawn_sum(rng: random.Random) -> tuple[str, int, int, int, Combination]:
+    """(operation, a, b, result, combination) of two numbers up to MAX_OPERAND; no difference is below 0."""
+    operation = rng.choice(("plus", "minus"))
+    a, b = rng.randint(1, MAX_OPERAND), rng.randint(1, MAX_OPERAND)
+    if operation == "minus" and a < b:
+        a, b = b, a
+    return operation, *sum_of(operation, a, b)
 
 
 def in_steps(
