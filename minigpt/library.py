@@ -105,7 +105,7 @@ def is_exported(path: Path) -> bool:
 
 def train_stage(
     stage: str, run: str | Path, *, data: Sequence[str] = (), preset: str = "tiny", settings: dict | None = None,
-    loss: Callable | None = None, batches: Callable | None = None, hooks: Sequence[Hook] = (),
+    loss: Callable | str | None = None, batches: Callable | None = None, hooks: Sequence[Hook] = (),
     report: Report = silent, control: Control | None = None, backend: str | Backend = "auto", device: str = "auto",
     **section: Any,
 ) -> Run:  # fmt: skip
@@ -115,10 +115,12 @@ def train_stage(
     ({"model": {"n_layer": 2}}), over the run's own ones, else over the preset's. Instead of the stage's own
     `loss(model, weights, batch)` -> scalar and `batches(step)` -> dict of NumPy arrays may be given, or
     `batches(step, weights)` where they are made with the weights;
-    `hooks(state, done)` are called after each step, `report(event)` with all that happens. Raises UsageError for what
-    does not fit together.
+    `hooks(state, done)` are called after each step, `report(event)` with all that happens. A `loss` that is a name is
+    the stage's setting (dpo's "ipo"). Raises UsageError for what does not fit together.
     """
     stage_of(stage)
+    if isinstance(loss, str):
+        section, loss = section | {"loss": loss}, None
     directory = Path(run).expanduser()
     values = {"data": {stage: list(data)}} if data else {}
     config = _config(directory, preset, [values, settings or {}, {stage: section} if section else {}])

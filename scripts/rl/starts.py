@@ -16,9 +16,9 @@ from minigpt.events import Event, StageStarted
 from minigpt.runs.run import Run, open_run
 
 
-def copied(source: Path, target: Path, stages: Sequence[str], seed: int) -> Run:
-    """The run with the tokenizer and the final weights of some stages, and with another seed."""
-    run = Run(target, open_run(source).config.model_copy(update={"seed": seed}))
+def copied(source: Path, target: Path, stages: Sequence[str], seed: int, **data: Any) -> Run:
+    """The run with the tokenizer and the final weights of some stages, and with another seed and settings of [data]."""
+    run = Run(target, open_run(source).config.model_copy(update={"seed": seed}).with_section("data", **data))
     target.mkdir(parents=True)
     shutil.copytree(source / "tokenizer", target / "tokenizer")
     for stage in stages:

@@ -75,6 +75,13 @@ def test_an_own_loss_own_batches_and_an_own_hook(backend, story, trained, tmp_pa
     assert losses["half"][0] == pytest.approx(losses["whole"][0] / 2, rel=1e-6)
 
 
+def test_a_loss_by_name_is_the_stages_setting(trained):
+    with pytest.raises(UsageError, match=r"dpo\.loss.*'ipo'"):
+        minigpt.train_stage("dpo", trained.directory, loss="focal")
+    with pytest.raises(UsageError, match=r"pretrain\.loss"):
+        minigpt.train_stage("pretrain", trained.directory, loss="ipo")
+
+
 def test_export(backend, trained, tmp_path):
     exported = minigpt.export_run(trained, "hf", out=tmp_path / "out", verify=False)
     model = minigpt.load_model(exported.path, backend=backend)
