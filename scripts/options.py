@@ -3,7 +3,8 @@
     python scripts/options.py --data tinyshakespeare --steps 600 --seeds 3 --out options.md
 
 Every option is trained with the same seeds as the model without it, first for as many steps, then for as many as take
-the time that the plain model took. The table has the difference in bits per byte on held-out text (negative: better)
+the time that the plain model takes, which is measured again right after each option: machines are not always equally
+fast. The table has the difference in bits per byte on held-out text (negative: better)
 with a 95 % interval over the seeds, and says what that shows: helps, hurts, or noise. Trainings are kept in
 --directory, so that the same command goes on where it was interrupted.
 """
@@ -18,13 +19,14 @@ from pathlib import Path
 from backends import get_backend
 from backends.base import Backend
 from minigpt.config import load_config
-from minigpt.events import Event, StageFinished
+from minigpt.events import Event, Step
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST
 from minigpt.store.durable import write_whole
 
 PLAIN = "as it is"
+BESIDE = 40  # steps of the plain model after each training of an option, which tell what a step of it takes just then
 # Option -> its settings of the model, beside those of the preset. Experts have the arithmetic of the dense layer.
 OPTIONS: dict[str, dict[str, object]] = {
     PLAIN: {},
@@ -59,11 +61,10 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  #
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: bits per byte of its best weights, and seconds that it took."""
+    """One training: bits per byte of its best weights, and seconds that a step took (the median)."""
 
     bits: float
-    seconds: float
-    steps: int
+    pace: float
 
 
 def main() -> None:
@@ -76,8 +77,12 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             equal = trained(arguments, backend, name, settings, seed, arguments.steps)
             plain = trained(arguments, backend, PLAIN, {}, seed, arguments.steps)
-            steps = max(1, round(arguments.steps * (plain.seconds / plain.steps) / (equal.seconds / equal.steps)))
-            timed = equal if name == PLAIN else trained(arguments, backend, name, settings, seed, steps)
+            timed = equal
+            if name != PLAIN:
+                short = min(BESIDE, arguments.steps)
+                beside = trained(arguments, backend, PLAIN, {}, seed, short, f"beside {name}")
+                steps = max(1, round(arguments.steps * beside.pace / equal.pace))
+                timed = trained(arguments, backend, name, settings, seed, steps)
             tokens.append(equal.bits - (0.0 if name == PLAIN else plain.bits))
             times.append(timed.bits - (0.0 if name == PLAIN else plain.bits))
         rows.append((name, tokens, times))
@@ -101,23 +106,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trained(
-    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int
-) -> Trial:
-    """One training, or what is kept of it."""
-    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}-{steps}"
+    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int,
+    place: str = "",
+) -> Trial:  # fmt: skip
+    """One training, or what is kept of it; `place` keeps it apart from others of the same option."""
+    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in place or name)}-{seed}-{steps}"
     kept = directory / "trial.json"
     if kept.exists():
         return Trial(**json.loads(kept.read_text("utf-8")))
     flags = {"seed": seed, "model": settings, "data": {FIRST: arguments.data}, FIRST: {"steps": steps}}
     config = load_config(arguments.preset, None, arguments.sets, None, flags)
-    seconds = 0.0
+    paces = []
 
     def note(event: Event) -> None:
-        nonlocal seconds
-        seconds += event.seconds if isinstance(event, StageFinished) else 0.0
+        if isinstance(event, Step):
+            paces.append(event.seconds)
 
     run = run_pipeline(Run(directory, config), backend, note, [FIRST])
-    found = Trial(run.store(FIRST).last_state()["metrics"]["bits_per_byte"], seconds, steps)
+    found = Trial(run.store(FIRST).last_state()["metrics"]["bits_per_byte"], statistics.median(paces))
     write_whole(kept, json.dumps(vars(found)))
     return found
 
