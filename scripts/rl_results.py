@@ -53,7 +53,6 @@ RULES = {"steps": 200, "batch_size": 64, "group_size": 8, "learning_rate": 3e-4,
          "max_tokens": LONGEST, "kl_coefficient": 0.0, "eval_every": 100, "save_every": 100}  # fmt: skip
 STUDENT = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "d_ff": 176}
 BEGIN = {"steps": 400, "eval_every": 400, "save_every": 400}
-GIVEN = 24_000  # what the demo's teacher learned from, too
 TAUGHT = {"steps": 600, "eval_every": 300, "save_every": 300}
 
 
@@ -70,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--task", choices=tuple(TASKS), default="sorting")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=TEST_ROWS, help="held-out rows for each measure of the world")
-    parser.add_argument("--given", type=int, default=GIVEN, help="conversations that a student is given")
+    parser.add_argument("--given", type=int, help="conversations that a student is given (default: as many as the run)")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="STAGE.KEY=VALUE")
     options = parser.parse_args()
@@ -159,11 +158,12 @@ def distill(options: argparse.Namespace, backend: Backend) -> None:
     teacher = open_run(options.run)
     usual = {name: getattr(teacher.config.sft, name) for name in StageConfig.model_fields}
     taught = _section(options, "sft", usual | TAUGHT)
+    given = options.given or teacher.config.data.world_instructions
     alone, helped = [], []
     for seed in range(1, options.seeds + 1):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "student"
-            copied(options.run, path, [], seed, world_instructions=options.given)
+            copied(options.run, path, [], seed, world_instructions=given)
             begin = _section(options, "pretrain", BEGIN)
             trained("pretrain", path, options.backend, model=STUDENT, pretrain=begin)
             seconds = trained("sft", path, options.backend, sft=taught)
