@@ -6,10 +6,11 @@
 
 To read is to bind: "Tom is in the park. Lily is in the zoo. Where is Lily?" has two places, and one of them is hers.
 The binding score asks for that alone. A text has three facts; an answer has the word of the fact that is asked for, or
-of another one. Is the right answer the likeliest? 0 is guessing, 1 is always. It is taken as training goes on, in the
-form of each stage: lines of text in pretraining, a conversation in SFT. The table has it beside the demo's five tasks
-(exact match on held-out combinations). Trainings are kept in --directory, so that the same command goes on where it
-was interrupted.
+of another one. Where two such answers first differ, is the right one's token the likelier? 0 is guessing, 1 is always.
+(Whole answers would tell less: "Lily is in the park" is unlikely after "Lily is in the zoo", whoever was asked for.) It
+is taken as training goes on, in the form of each stage: lines of text in pretraining, a conversation in SFT. The table
+has it beside the demo's five tasks (exact match on held-out combinations). Trainings are kept in --directory, so that
+the same command goes on where it was interrupted.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +83,24 @@ def probes(count: int, seed: int = 1) -> Iterator[Probe]:
 
 
 def binding(engine: Engine, asked: Sequence[Probe], chat: bool) -> float:
-    """The share of probes whose right answer is the likeliest, on a scale from guessing (0) to always (1)."""
+    """The share of probes answered with the right word, on a scale from guessing (0) to always (1).
+
+    The right answer must be likelier than each other one at the first token in which the two differ.
+    """
     tokenizer, context = engine.tokenizer, engine.model.config.context
     pairs = []
     for probe in asked:
-        for answer in probe.answers:
-            if chat:
-                ids, _ = chat_prompt(tokenizer, [{"role": "user", "content": probe.prompt}], context, 0)
-                pairs.append((ids, tokenizer.encode(answer)))
-            else:
-                ids, whole = (tokenizer.prompt(f"{probe.prompt}\n{end}") for end in ("", answer))
-                pairs.append((whole[: len(ids)], whole[len(ids) :]))
-    scores = np.array([one.logprob for one in likelihoods(engine, pairs)]).reshape(-1, FACTS)
-    right = float((scores.argmax(axis=1) == 0).mean())
+        if chat:
+            ids, _ = chat_prompt(tokenizer, [{"role": "user", "content": probe.prompt}], context, 0)
+            right, *others = (tokenizer.encode(answer) for answer in probe.answers)
+        else:
+            ids, *whole = (tokenizer.prompt(f"{probe.prompt}\n{end}") for end in ("", *probe.answers))
+            right, *others = (one[len(ids) :] for one in whole)
+        for other in others:
+            same = len(commonprefix([right, other]))
+            pairs += [(ids + right[:same], one[same : same + 1]) for one in (right, other)]
+    scores = np.array([one.logprob for one in likelihoods(engine, pairs)]).reshape(-1, FACTS - 1, 2)
+    right = float((scores[..., 0] > scores[..., 1]).all(axis=1).mean())
     return (right - 1 / FACTS) / (1 - 1 / FACTS)
 
 
