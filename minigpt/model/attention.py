@@ -85,6 +85,8 @@ class Attention:
         q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
         values = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
+        if habits.exact and (masked or width <= habits.exact):
+            values += 2 * q + 2 * k  # q, k, v and the attended values once are twice as wide
         return values + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
 
     def __call__(

@@ -54,6 +54,7 @@ class Habits:
     returned: int = 1 << 62  # bytes of a block that goes back to the system at once when it is freed
     lanes: int = 1  # of the backend: each has gradients of its own
     strip: int = 0  # queries whose causal scores exist together, with the keys up to their own only; 0: all keys
+    exact: int = 0  # tokens of a row up to which attention is computed in float32 though the rest is not
 
 
 HABITS = {
@@ -62,6 +63,11 @@ HABITS = {
     ("mlx", "cpu"): Habits(2, 5, 1, 1, 0, 1.0, 4.0, 2.2, 6.0, 0.0, 0.06, 20_000_000, lanes=2, strip=64),
     ("mlx", "gpu"): Habits(2, 5, 1, 3.3, 0, 1.5, 3.0, 2.2, 6.0, 0.0, 0.06, 20_000_000),
 }  # fmt: skip
+# In bfloat16, where that is otherwise: a norm keeps what it reads in float32, which counts as two arrays, and a
+# processor's matrix units have code of their own, about a megabyte, for each shape of a product.
+NARROW = {
+    ("torch", "cpu"): Habits(4, 4, 3, 0, 0.25, 1.0, 2.5, 3.0, 1.0, 0.25, 0.0, 60_000_000, 32 << 20, exact=256),
+}
 SHARDING = 46_000_000  # bytes that torch's FSDP2 takes as a library (measured)
 GROUP = 6 * FLOAT * MUON_GROUP  # bytes of Muon's temporaries for one group of matrices
 
@@ -77,7 +83,8 @@ def stage_memory(
     it is the peak of each: it has its rows of a step, and what `config.shard` leaves it of the rest.
     """
     whole = state_of(model, config, beside)
-    habits, state = HABITS[framework], part_of(whole, model, config, processes)
+    habits = NARROW.get(framework, HABITS[framework]) if dtype == "bfloat16" else HABITS[framework]
+    state = part_of(whole, model, config, processes)
     trunks = 1 + any(".layers." in name for name in beside or ())
     narrow = 2 if dtype == "bfloat16" else FLOAT
     width = row_width(model, form)

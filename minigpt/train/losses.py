@@ -11,6 +11,8 @@ from backends.tree import Tree
 from minigpt.model.gpt import GPT
 from minigpt.model.linear import QUANTIZED, linear, matrix
 
+ALIKE = 128  # counted tokens are filled up to a multiple: some processors' products keep a megabyte for each new shape
+
 
 def of_rows(batch: dict[str, Array]) -> dict[str, Array]:
     """What `GPT.hidden` is told of a batch's rows."""
@@ -52,8 +54,11 @@ def where_counted(
     """
     places = None if counted is None else backend.nonzero(counted)  # (n,)
     rows, tokens = targets.shape
-    if places is None or not 0 < places.shape[0] < rows * tokens:
+    more = 0 if places is None else -places.shape[0] % ALIKE
+    if places is None or not 0 < places.shape[0] < rows * tokens - more:
         return compute(hidden, targets)
+    if more:  # the first token again and again, which nothing below reads
+        places = backend.concat([places, backend.take(places, backend.zeros((more,), "int32"))], 0)
     some = backend.take(hidden.reshape(rows * tokens, -1), places)  # (n, d)
     wanted = backend.take(targets.reshape(-1), places)  # (n,)
     counted = backend.cast(counted.reshape(-1), "int32")

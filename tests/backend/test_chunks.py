@@ -44,9 +44,15 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(backend, loss, tied
 
 
 @pytest.mark.parametrize("chunk", [0, 7])
-@pytest.mark.parametrize(("loss", "tokens"), [(language_loss, 14), (preference_loss, 16)])
-def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, loss, tokens, chunk):
-    """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them."""
+@pytest.mark.parametrize(("loss", "alike", "tokens"), [
+    (language_loss, 1, 14), (language_loss, 5, 15), (language_loss, 24, 24), (preference_loss, 1, 16),
+    (preference_loss, 9, 18),
+])  # fmt: skip
+def test_logits_are_computed_for_tokens_that_count_only(backend, monkeypatch, loss, alike, tokens, chunk):
+    """Loss and gradients are those of the whole; the output layer sees the answers, 16 of 24 tokens, or 14 of them,
+    filled up to a multiple of `alike`.
+    """
+    monkeypatch.setattr("minigpt.train.losses.ALIKE", alike)
     seen, losses = [], minigpt.train.losses.losses_of_hidden
 
     def watched(model, weights, hidden, targets, *temperature):

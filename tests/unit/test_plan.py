@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from backends.torch.backend import SLOW_GRADIENT
 from minigpt.cli.machine_tables import plan_lines
 from minigpt.cli.plan import plan as plan_command
 from minigpt.config import Config, load_config
@@ -12,7 +13,7 @@ from minigpt.model.gpt import flops_per_token, kept_values, parameter_count
 from minigpt.model.lora import trained_count
 from minigpt.plan.costs import checkpoint_bytes, exchanged, state_of
 from minigpt.plan.fit import DIVISION, divisions, fit
-from minigpt.plan.memory import HABITS, SHARDING, stage_memory
+from minigpt.plan.memory import HABITS, NARROW, SHARDING, stage_memory
 from minigpt.plan.plan import Place, expected_rows, make_plan, model_with_vocabulary
 from minigpt.plan.speed import Speed, throttled
 from minigpt.sections import ModelConfig, StageConfig, TuneConfig
@@ -41,6 +42,13 @@ MEASURED = [
     ("mlx", {"d_model": 512}, 161, 744), ("mlx", WIDE, 161, 995), ("mlx", WIDE | {"optimizer": "muon"}, 161, 1117),
 ]  # fmt: skip
 
+# The same in bfloat16 on a processor with matrix units (AMX), eight training steps.
+MEASURED_NARROW = [
+    ({}, 627), ({"n_layer": 8}, 775), ({"batch_size": 16}, 844), ({"batch_size": 2}, 434), ({"qk_norm": True}, 637),
+    ({"context": 512, "batch_size": 4}, 582), ({"optimizer": "muon"}, 638), ({"activation_checkpointing": True}, 604),
+    ({"d_model": 512}, 840), ({"vocab_size": 6000}, 659),
+]  # fmt: skip
+
 
 def settings(changes):
     model = ModelConfig(**SHAPE | {k: v for k, v in changes.items() if k in ModelConfig.model_fields})
@@ -54,6 +62,17 @@ def test_memory_is_within_15_percent_of_what_was_measured(backend, changes, base
     planned = stage_memory(model, TEXTS, stage, (backend, "cpu"), "float32", base * 10**6)
     assert planned.total == pytest.approx(peak * 1e6, rel=0.15)
     assert min(vars(planned).values()) >= 0
+
+
+@pytest.mark.parametrize(("changes", "peak"), MEASURED_NARROW)
+def test_memory_in_bfloat16_is_within_15_percent_of_what_was_measured(changes, peak):
+    model, stage = settings(changes)
+    planned = stage_memory(model, TEXTS, stage, ("torch", "cpu"), "bfloat16", 306 * 10**6)
+    assert planned.total == pytest.approx(peak * 1e6, rel=0.15)
+
+
+def test_attention_is_exact_for_as_many_tokens_as_the_backend_says():
+    assert NARROW["torch", "cpu"].exact == SLOW_GRADIENT
 
 
 @pytest.mark.parametrize("framework", [(b, d) for b in ("torch", "mlx") for d in ("cpu", "gpu")])
@@ -86,6 +105,9 @@ def test_what_a_block_keeps_is_the_sum_of_its_arrays():
     assert kept_values(ModelConfig(**SHAPE), torch, width, False) == arrays + 4 * f
     assert kept_values(ModelConfig(**SHAPE | {"qk_norm": True}), torch, width, False) == arrays + 4 * f + 2 * (q + k)
     assert kept_values(gelu, torch, width, True) == arrays + 2 * f + width / 4  # and a mask of segments
+    narrow = NARROW["torch", "cpu"]  # float32 counts twice: what norms read; q, k, v and the attended values once
+    assert kept_values(ModelConfig(**SHAPE), narrow, width, False) == arrays + 2 * d + 2 * (q + k) + 4 * f
+    assert kept_values(ModelConfig(**SHAPE), narrow, width + 1, False) == arrays + 2 * d + 4 * f
     scores = (width + 64) / 2 * heads  # of MLX on CPUs: strips of 64 queries
     assert kept_values(gelu, mlx, width, False) == arrays - 2 * d + 3 * f + scores
 
