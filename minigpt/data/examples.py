@@ -6,6 +6,11 @@ from typing import Any
 from minigpt.text.messages import Message
 
 
+def _written(messages: list[Message]) -> list[str]:
+    """Role and content of each message: all that a chat template writes in ordinary tokens."""
+    return [written for message in messages for written in (message["role"], message["content"])]
+
+
 @dataclass(frozen=True)
 class Text:
     """A document for pretraining."""
@@ -25,8 +30,8 @@ class Conversation:
     others: dict[str, Any] = field(default_factory=dict, repr=False)  # of the row, for reward functions
 
     def texts(self) -> list[str]:
-        """What each message says."""
-        return [message["content"] for message in self.messages]
+        """Who says what in each message."""
+        return _written(self.messages)
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Preference:
     margin: float | None = field(default=None, repr=False)  # no part of the text that decides which rows are held out
 
     def texts(self) -> list[str]:
-        """What each message of the prompt and of both answers says."""
-        return [message["content"] for message in self.prompt + self.chosen + self.rejected]
+        """Who says what in each message of the prompt and of both answers."""
+        return _written(self.prompt + self.chosen + self.rejected)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Steps:
     labels: list[bool]
 
     def texts(self) -> list[str]:
-        """What each message of the prompt says, and the steps."""
-        return [*(message["content"] for message in self.prompt), *self.steps]
+        """Who says what in each message of the prompt, and the steps."""
+        return [*_written(self.prompt), *self.steps]
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class LabelledAnswer:
     desirable: bool
 
     def texts(self) -> list[str]:
-        """What each message of the prompt and of the answer says."""
-        return [message["content"] for message in self.prompt + self.answer]
+        """Who says what in each message of the prompt and of the answer."""
+        return _written(self.prompt + self.answer)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class Prompt:
     others: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def texts(self) -> list[str]:
-        """What each message says."""
-        return [message["content"] for message in self.messages]
+        """Who says what in each message."""
+        return _written(self.messages)
 
 
 Example = Text | Conversation | Preference | LabelledAnswer | Prompt | Steps

@@ -12,9 +12,11 @@ embeddings; the rest is room for what each head of layer 0 finds. A *code* is a 
   into its room.
 - Layer 1, even groups of heads ("what came next?"): queries read the codes of the last tokens, keys those of the tokens
   before a place, so that a head attends to places before which the same tokens stood, and copies what is there.
-- Layer 1, odd groups ("what came before?"): a head attends to where the same token stood and copies what stood two or
-  four tokens before it. "Who is in the park?" has the place; the name stands before it.
-- Layers further up: values and output copy embeddings; queries and keys are random.
+- Layer 1, odd groups ("what came before?"): queries read the code of the token two or three back, so that the token
+  after a question asks for its last word: "Who is in the park?⏎" A head attends to where that word stood and copies
+  what stood two and four tokens before it: the name.
+- Layers further up: values and output copy embeddings; queries and keys are random, but for the first group of layer 2,
+  which attends four tokens back. In ChatML it is so far from the end of a question to the beginning of its answer.
 
 Only rotary pairs that turn slowly compare codes, so that the distance does not matter. Matrices of values and outputs
 are equally large, because an optimizer turns the smaller one faster.
@@ -26,14 +28,16 @@ from backends.tree import Tree
 from minigpt.sections import ModelConfig
 
 CONSTANT = 0.5  # channel 0, in lengths of an embedding
-SHARP = 2.5, 2.0  # weights of the norms of queries and keys: how far the best place's score is above the others
+SHARP = 2.5, 2.0, 2.0  # weights of the norms of queries and keys: how far the best place's score is above the others
 FAST = 0.02  # radians per token: pairs that tell positions apart
 SLOW = 0.05, 0.02  # pairs that hardly turn and compare codes, of even and of odd groups
 WRITTEN, NEXT, BEFORE, COPIED = 0.7, 1.4, 2.0, 0.5  # what heads add to the stream, in lengths of what they read there
 LARGE = 10.0  # queries and keys are normalized: a large matrix computes the same, and a step turns it less
 NOISE = 0.005
 RECENT = (1, 2, 3), (0, 1)  # tokens back (0: the token itself) whose codes a query reads, of the heads of an even group
-DISTANCES = (4, 2), (3, 1)  # tokens before, of the heads of an odd group
+ASKED = 2, 3  # tokens back whose code a query reads, of the heads of an odd group
+DISTANCES = (4, 2), (3, 1)  # tokens before the place found, of an odd group
+TO_QUESTION = 4  # tokens back, of layer 2
 
 
 class Start:
@@ -70,6 +74,14 @@ class Start:
         mixed[pairs] = square[:n, : self.width]
         return mixed
 
+    def looking(self, back: int) -> np.ndarray:
+        """The query (D, d) that attends so many tokens back, by channel 0 and positions alone; 0 gives the key."""
+        q, half = np.zeros((self.config.head_dim, self.config.d_model)), len(self.turning)
+        taking_part, angle = (self.turning > FAST).astype(float), back * self.turning
+        q[:half, 0] = taking_part * np.cos(angle)  # the angle (t - back) · f at position t; that of the key is t · f
+        q[half:, 0] = -taking_part * np.sin(angle)
+        return q
+
     def scale(self, strength: float) -> float:
         """Of values and of output, so that together they add `strength` times what they read."""
         return (strength * self.grown) ** 0.5
@@ -98,6 +110,8 @@ def induction_start(config: ModelConfig, weights: Tree, rng: np.random.Generator
     _look_up(start, layers[1])
     for layer in layers[2:]:
         _copy(start, layer)
+    for layer in layers[2:3]:
+        _fetch(start, layer)
     for layer, sharp in zip(layers, SHARP, strict=False):
         for norm in ("q_norm", "k_norm"):
             layer[norm]["weight"][:] = sharp
@@ -107,19 +121,16 @@ def induction_start(config: ModelConfig, weights: Tree, rng: np.random.Generator
 def _look_back(start: Start, layer: Tree) -> None:
     """Head h attends h + 1 tokens back, whatever stands there, and writes its code."""
     q, k, v, o = start.empty()
-    taking_part, half = (start.turning > FAST).astype(float), len(start.turning)
-    k[:, :half, 0] = taking_part  # the angle 0, which rotary positions make s · f at position s
+    k[:] = start.looking(0)
     v[:, : start.width] = start.scale(WRITTEN) * start.code
-    for head, room in enumerate(start.rooms.values()):  # the angle (t - back) · f at position t
-        angle = (head + 1) * start.turning
-        q[head, :half, 0] = taking_part * np.cos(angle)
-        q[head, half:, 0] = -taking_part * np.sin(angle)
+    for head, room in enumerate(start.rooms.values()):
+        q[head] = start.looking(head + 1)
         o[:, head, : start.width] = start.scale(WRITTEN) * room.T
     _set(layer, q=LARGE * q, k=LARGE * k, v=v, o=o)
 
 
 def _look_up(start: Start, layer: Tree) -> None:
-    """Even groups attend to what came after the same tokens; odd ones to the same token, for what stood before it."""
+    """Even groups attend to what came after the same tokens; odd ones to an earlier token, for what stood before it."""
     q, k, v, o = start.empty()
     next_, before = start.scale(NEXT), start.scale(BEFORE / WRITTEN)
     for group in range(len(k)):
@@ -141,10 +152,11 @@ def _look_up(start: Start, layer: Tree) -> None:
             parts = [slice(n * start.width, (n + 1) * start.width) for n in range(len(found))]
             for back, part in zip(found, parts, strict=True):
                 v[group, part] = before * start.rooms[back]
+            asked = [back for back in ASKED if back in start.rooms] or [0]
             for place, head in enumerate(heads):
-                q[head] = mixing @ start.code
-                if parts:
-                    o[:, head, parts[place % len(parts)]] = before * start.code.T
+                q[head] = mixing @ start.back(asked[(group // 2 + place) % len(asked)])
+                for part in parts:
+                    o[:, head, part] = before * start.code.T
     _set(layer, q=start.random(LARGE * q), k=start.random(LARGE * k), v=start.random(v), o=o)
 
 
@@ -157,6 +169,13 @@ def _copy(start: Start, layer: Tree) -> None:
         v[group, : len(rows)] = scale * rows
         o[:, group * start.shared : (group + 1) * start.shared, : len(rows)] = scale / start.shared * rows.T[:, None]
     _set(layer, v=v, o=o)
+
+
+def _fetch(start: Start, layer: Tree) -> None:
+    """The first group attends TO_QUESTION tokens back; it copies the channels of the codes, as _copy has begun it."""
+    q, k = (layer[name]["weight"].reshape(-1, *start.empty()[1].shape[1:]) for name in ("q_proj", "k_proj"))
+    q[: start.shared] = start.random(LARGE * np.stack([start.looking(TO_QUESTION)] * start.shared))
+    k[0] = start.random(LARGE * start.looking(0))
 
 
 def _set(layer: Tree, **matrices: np.ndarray) -> None:

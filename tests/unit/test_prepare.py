@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigpt.config import DataConfig
-from minigpt.data.examples import Text
+from minigpt.data.examples import Conversation, Text
 from minigpt.data.prepare import prepare
 from minigpt.data.reader import Reader, split_of
 from minigpt.data.shards import Shard
@@ -273,6 +273,13 @@ def test_pairs_with_an_answer_that_does_not_fit_are_dropped(tmp_path):
 def test_when_every_row_is_too_long_that_is_said(tmp_path):
     with pytest.raises(DataError, match="all rows of .* are longer than the context.*Raise model.context"):
         prepared(tmp_path, "sft", [rows_file(tmp_path / "a.jsonl", [chat("q" * 100, "a")])])
+
+
+def test_the_roles_of_conversations_become_tokens():
+    """A chat template writes them before each message."""
+    rows = [Conversation(row["messages"]) for row in world.instructions(1, 300, "train")]
+    tokenizer = train_tokenizer("bpe", [text for row in rows for text in row.texts()], 600)
+    assert [len(tokenizer.encode(role)) for role in ("user", "assistant")] == [1, 1]
 
 
 def test_a_pair_is_learned_on_its_last_answer_only(tmp_path):
