@@ -7,7 +7,7 @@ and `meta.json`, which names the dtype, the counts and the SHA-256 of the files.
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -117,18 +117,23 @@ class Shard(MemoryShard):
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected}")
         return np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
 
-    def _check(self) -> None:
-        """Compare the files with their checksums; and an id outside the vocabulary would make a GPU read elsewhere.
+    def holds(self, token: int) -> bool:
+        """Whether that id is anywhere in it."""
+        return any((np.frombuffer(block, self.ids.dtype) == token).any() for block in self._blocks("ids"))
 
-        Read in blocks and not through the memory map, whose pages would count as this process's memory.
-        """
+    def _check(self) -> None:
+        """Compare the files with their checksums; and an id outside the vocabulary would make a GPU read elsewhere."""
         for name, expected in self.meta.get("sha256", {"ids": None}).items():
             digest = hashlib.sha256()
-            with (self.directory / f"{name}.bin").open("rb") as file:
-                while block := file.read(1 << 15):
-                    digest.update(block)
-                    if name == "ids" and int(np.frombuffer(block, self.ids.dtype).max()) >= self.meta["vocab_size"]:
-                        raise ValueError(f"ids.bin has a token outside the vocabulary of {self.meta['vocab_size']}")
+            for block in self._blocks(name):
+                digest.update(block)
+                if name == "ids" and int(np.frombuffer(block, self.ids.dtype).max()) >= self.meta["vocab_size"]:
+                    raise ValueError(f"ids.bin has a token outside the vocabulary of {self.meta['vocab_size']}")
             if expected not in (None, digest.hexdigest()):
                 raise ValueError(f"{name}.bin was changed after it was written")
 
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """A file in parts, not through the memory map, whose pages would count as this process's memory."""
+        with (self.directory / f"{name}.bin").open("rb") as file:
+            while block := file.read(1 << 15):
+                yield block

@@ -8,7 +8,7 @@ that costs and what it keeps for the backward pass; its options are fields of `M
 
 import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -242,11 +242,12 @@ def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> f
     return sum(layer.kept_values(config, habits, width, masked) for layer in block(config).values())
 
 
-def init_weights(config: ModelConfig, seed: int) -> Tree:
+def init_weights(config: ModelConfig, seed: int, pairs: Sequence[tuple[int, int]] = ()) -> Tree:
     """Random float32 NumPy weights: the same on every backend and machine for the same seed.
 
     Each layer says how its leaves begin (`start`). Each leaf draws from its own Philox stream, so that a new leaf
-    changes no other. Where a model `looks_up` its attention begins otherwise.
+    changes no other. Where a model `looks_up` its attention begins otherwise, and so do the embeddings of `pairs` of
+    tokens that are one word (`Tokenizer.spaced`).
     """
     flat = {}
     for name, layer, leaf, shape in _leaves(config):
@@ -255,7 +256,7 @@ def init_weights(config: ModelConfig, seed: int) -> Tree:
     weights = unflatten(flat)
     if config.looks_up:
         stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(b"induction")]))
-        weights = induction_start(config, weights, stream)
+        weights = induction_start(config, weights, stream, pairs)
     return weights
 
 

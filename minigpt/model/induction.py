@@ -13,14 +13,19 @@ embeddings; the rest is room for what each head of layer 0 finds. A *code* is a 
 - Layer 1, even groups of heads ("what came next?"): queries read the codes of the last tokens, keys those of the tokens
   before a place, so that a head attends to places before which the same tokens stood, and copies what is there.
 - Layer 1, odd groups ("what came before?"): queries read the code of the token two or three back, so that the token
-  after a question asks for its last word: "Who is in the park?⏎" A head attends to where that word stood and copies
-  what stood two and four tokens before it: the name.
+  after a question asks for its last word: "Who is in the park?⏎" A head attends to where that word stood, rather far
+  back than in the question itself, and copies what stood two and four tokens before it: the name.
 - Layers further up: values and output copy embeddings; queries and keys are random, but for the first group of layer 2,
-  which attends four tokens back. In ChatML it is so far from the end of a question to the beginning of its answer.
+  which attends four and five tokens back. In ChatML it is so far from an answer's first tokens to its question's end.
+
+A word has two tokens, with the space before it and without: " Tom" in a text, "Tom" at the beginning of an answer. What
+is found as one is said as the other, so both begin with almost the same embedding.
 
 Only rotary pairs that turn slowly compare codes, so that the distance does not matter. Matrices of values and outputs
 are equally large, because an optimizer turns the smaller one faster.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,7 +42,10 @@ NOISE = 0.005
 RECENT = (1, 2, 3), (0, 1)  # tokens back (0: the token itself) whose codes a query reads, of the heads of an even group
 ASKED = 2, 3  # tokens back whose code a query reads, of the heads of an odd group
 DISTANCES = (4, 2), (3, 1)  # tokens before the place found, of an odd group
-TO_QUESTION = 4  # tokens back, of layer 2
+FAR, FURTHER = 28, 0.4  # tokens that an odd group prefers to be far from what it finds, and how much
+LONG = 0.02, 0.08  # radians per token: pairs that tell near from far
+TO_QUESTION = 4, 5  # tokens back, of the heads of layer 2's first group
+ALIKE = 0.8  # the cosine of the embeddings of a word's two tokens
 
 
 class Start:
@@ -76,10 +84,17 @@ class Start:
 
     def looking(self, back: int) -> np.ndarray:
         """The query (D, d) that attends so many tokens back, by channel 0 and positions alone; 0 gives the key."""
-        q, half = np.zeros((self.config.head_dim, self.config.d_model)), len(self.turning)
-        taking_part, angle = (self.turning > FAST).astype(float), back * self.turning
-        q[:half, 0] = taking_part * np.cos(angle)  # the angle (t - back) · f at position t; that of the key is t · f
-        q[half:, 0] = -taking_part * np.sin(angle)
+        return self._at(back, 1.0 * (self.turning > FAST))
+
+    def preferring(self, back: int) -> np.ndarray:
+        """What a query adds to prefer places about so many tokens back; 0 gives what a key adds."""
+        return self._at(back, FURTHER * ((self.turning > LONG[0]) & (self.turning < LONG[1])))
+
+    def _at(self, back: int, large: np.ndarray) -> np.ndarray:
+        """Rows (D, d) that turn channel 0 by `back` positions, so `large` in each pair."""
+        q, half, angle = np.zeros((self.config.head_dim, self.config.d_model)), len(large), back * self.turning
+        q[:half, 0] = large * np.cos(angle)  # the angle (t - back) · f at position t; that of the key is t · f
+        q[half:, 0] = -large * np.sin(angle)
         return q
 
     def scale(self, strength: float) -> float:
@@ -96,14 +111,22 @@ class Start:
         return np.zeros((c.n_head, *keys[1:])), np.zeros(keys), np.zeros(keys), np.zeros((c.d_model, c.n_head, keys[1]))
 
 
-def induction_start(config: ModelConfig, weights: Tree, rng: np.random.Generator) -> Tree:
-    """The weights with the embeddings and all attention layers begun as said above."""
+def induction_start(
+    config: ModelConfig, weights: Tree, rng: np.random.Generator, pairs: Sequence[tuple[int, int]] = ()
+) -> Tree:
+    """The weights with the embeddings and all attention layers begun as said above.
+
+    `pairs` are words' two tokens, the second of which begins like the first.
+    """
     table = weights["model"]["embed_tokens"]["weight"]
     length = float(np.linalg.norm(table, axis=1).mean())
     start = Start(config, length * (config.d_model**0.5 if config.embedding_scale else 1.0), rng)
     drawn = rng.standard_normal((len(table), start.words - 1))
+    drawn *= length / np.linalg.norm(drawn, axis=1).mean()
+    for word, same in pairs:
+        drawn[same] = ALIKE * drawn[word] + (1 - ALIKE**2) ** 0.5 * drawn[same]
     table[:] = 0.0
-    table[:, 1 : start.words] = drawn * (length / np.linalg.norm(drawn, axis=1).mean())
+    table[:, 1 : start.words] = drawn
     table[:, 0] = CONSTANT * length
     layers = [layer["self_attn"] for layer in weights["model"]["layers"]]
     _look_back(start, layers[0])
@@ -146,15 +169,15 @@ def _look_up(start: Start, layer: Tree) -> None:
                 q[head] = sum(mixed[back] @ start.back(back) for back in read)
                 o[:, head, : len(copied)] = next_ * copied.T
         else:
-            mixing = start.mixing(SLOW[1])
-            k[group] = mixing @ start.code
+            mixing, far = start.mixing(SLOW[1]), start.preferring(FAR)
+            k[group] = mixing @ start.code + start.preferring(0)
             found = [back for back in DISTANCES[group // 2 % 2] if back in start.rooms]
             parts = [slice(n * start.width, (n + 1) * start.width) for n in range(len(found))]
             for back, part in zip(found, parts, strict=True):
                 v[group, part] = before * start.rooms[back]
             asked = [back for back in ASKED if back in start.rooms] or [0]
             for place, head in enumerate(heads):
-                q[head] = mixing @ start.back(asked[(group // 2 + place) % len(asked)])
+                q[head] = mixing @ start.back(asked[(group // 2 + place) % len(asked)]) + far
                 for part in parts:
                     o[:, head, part] = before * start.code.T
     _set(layer, q=start.random(LARGE * q), k=start.random(LARGE * k), v=start.random(v), o=o)
@@ -174,7 +197,8 @@ def _copy(start: Start, layer: Tree) -> None:
 def _fetch(start: Start, layer: Tree) -> None:
     """The first group attends TO_QUESTION tokens back; it copies the channels of the codes, as _copy has begun it."""
     q, k = (layer[name]["weight"].reshape(-1, *start.empty()[1].shape[1:]) for name in ("q_proj", "k_proj"))
-    q[: start.shared] = start.random(LARGE * np.stack([start.looking(TO_QUESTION)] * start.shared))
+    distances = [TO_QUESTION[head % len(TO_QUESTION)] for head in range(start.shared)]
+    q[: start.shared] = start.random(LARGE * np.stack([start.looking(back) for back in distances]))
     k[0] = start.random(LARGE * start.looking(0))
 
 

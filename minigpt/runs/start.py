@@ -30,14 +30,30 @@ def starting_weights(run: Run, stage: str, config: StageConfig) -> Tree:
     before = stage_before(run, stage)
     other = other_start(run)
     if before is None and other is None:
-        return init_weights(run.shape_of(stage), run.config.seed)
+        return init_weights(run.shape_of(stage), run.config.seed, run.tokenizer.spaced())
     if before is None:
         begun, named = other
         weights, named = begun.weights(named)
         return grown(weights, run.shape_of(stage), run.config.seed, f"{begun.directory}/{named}")
     bits = config.lora_bits if is_adapted(config) else 0
     weights = quantized_weights(run, before, bits)[0] if bits else run.weights(before)[0]
-    return headed(weights, run.shape_of(stage))
+    weights = headed(weights, run.shape_of(stage))
+    return weights if is_adapted(config) else _with_turns(run, before, weights)
+
+
+def _with_turns(run: Run, before: str, weights: Tree) -> Tree:
+    """The end of a turn begins as the end of a line if pretraining has shown no turn: a head that looks things up has
+    learned to ask at the end of a line. Not for an adapter, whose model would never tell the two apart.
+    """
+    ends, line = run.tokenizer.stops[0], run.tokenizer.encode("\n")
+    if before != FIRST or not run.model_config.looks_up or not line or other_start(run) or not run.data(FIRST).exists():
+        return weights
+    if run.training_data(FIRST).holds(ends):
+        return weights
+    model = weights["model"]
+    table = np.array(model["embed_tokens"]["weight"])
+    table[ends] = table[line[-1]]
+    return weights | {"model": model | {"embed_tokens": model["embed_tokens"] | {"weight": table}}}
 
 
 def start_fingerprint(run: Run, stage: str, weights: Tree, numpy: Callable[[Any], np.ndarray] = np.asarray) -> str:

@@ -48,6 +48,11 @@ class Tokenizer(ABC):
         """(V,) int32: characters that begin in each token (a UTF-8 continuation byte begins none)."""
         return np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in self.token_bytes], np.int32)
 
+    def spaced(self) -> list[tuple[int, int]]:
+        """The two tokens of each word that has them: without the space before it, and with it."""
+        ids = {token: i for i, token in enumerate(self.token_bytes) if token and not self.is_byte(i)}
+        return [(ids[token[1:]], i) for token, i in ids.items() if token[:1] == b" " and token[1:] in ids]
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Raises DataError for lone surrogates, which are not text."""

@@ -28,6 +28,12 @@ def test_sequences_come_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+def test_it_is_known_whether_an_id_is_there(tmp_path):
+    shard = write(tmp_path / "s", [([5] * 20_000 + [6], [1] * 20_001), ([299], [1])])  # several blocks
+    assert shard.holds(5) and shard.holds(6) and shard.holds(299)
+    assert not shard.holds(7) and not shard.holds(1285)  # 0x0505
+
+
 def test_a_sequence_may_be_written_in_parts(tmp_path):
     with ShardWriter(tmp_path / "s", 300, masked=False) as writer:
         writer.add([1, 2], ends=False)

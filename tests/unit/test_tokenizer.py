@@ -73,6 +73,17 @@ def test_bytes_can_be_streamed(text):
         pieces = [decoder.decode(tokenizer.token_bytes[i]) for i in tokenizer.encode(text)]
         assert "".join(pieces) + decoder.decode(b"", final=True) == text
 
+def test_the_two_tokens_of_a_word_are_found():
+    found = {kind: tokenizer.spaced() for kind, tokenizer in TOKENIZERS.items()}
+    assert found["bpe"] and not found["char"] and not found["byte"]
+    tokens = TOKENIZERS["bpe"].token_bytes
+    for plain, spaced in found["bpe"]:
+        assert tokens[spaced] == b" " + tokens[plain] and FIRST_PIECE <= min(plain, spaced)
+    words = {token for token in tokens[FIRST_PIECE:] if token}
+    assert len(found["bpe"]) == sum(b" " + word in words for word in words)
+
+
+
 
 def test_byte_and_character_lengths_add_up_to_the_texts(tokenizer):
     for text in ODD:
