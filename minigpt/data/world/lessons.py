@@ -135,11 +135,11 @@ def _allowed(draw: Callable, combined: Callable) -> Any:
 # Lesson -> share of the lessons.
 _LESSONS = {
     _read: 0.08,
-    _one_by_one("arithmetic"): 0.02,
+    _one_by_one("arithmetic"): 0.03,
     _one_by_one("translate"): 0.01,
     _one_by_one("story"): 0.03,
-    _again: 0.19,
-    _asked: 0.3,
-    _found_first: 0.25,
-    _sums: 0.12,
+    _again: 0.17,
+    _asked: 0.28,
+    _found_first: 0.23,
+    _sums: 0.17,
 }

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ from minigpt.data.world.words import Word
 HELD_OUT = 6  # one combination in six is kept for the test split
 MAX_OPERAND = 20  # sums and differences take 1..20, so that results are 0..40
 ALWAYS_TAUGHT = 9  # the table of single digits is the alphabet of arithmetic: never held out
-SHARES = dict(read=0.2, arithmetic=0.2, translate=0.2, story=0.2, name=0.2)  # every task counts the same
+SHARES = dict(read=0.2, arithmetic=0.2, translate=0.2, story=0.2, name=0.2)  # of a test: every task counts the same
+LEARNED = dict(read=0.2, arithmetic=0.3, translate=0.14, story=0.26, name=0.1)  # what is harder is learned more often
 
 Combination = tuple[str, ...]  # a kind and the English names of what is combined: ("phrase", "red", "kite")
 
@@ -37,12 +38,15 @@ def held_out(combination: Combination) -> bool:
     return int.from_bytes(digest[:4], "big") % HELD_OUT == 0
 
 
-def conversation(rng: random.Random, language: str, turns: int = 1) -> list[Exchange]:
-    """`turns` exchanges: follow-up questions about one text, or one task after another."""
-    task = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+def conversation(
+    rng: random.Random, language: str, turns: int = 1, shares: Mapping[str, float] = SHARES
+) -> list[Exchange]:
+    """`turns` exchanges: follow-up questions about one text, or one task after another; `shares` are of the first."""
+    task = rng.choices(tuple(shares), tuple(shares.values()))[0]
     if task == "read":
         return read(rng, language, turns)
-    drawn = [task] + [rng.choice(tuple(_SINGLE)) for _ in range(turns - 1)]
+    single_tasks = {name: share for name, share in shares.items() if name in _SINGLE}
+    drawn = [task, *rng.choices(tuple(single_tasks), tuple(single_tasks.values()), k=turns - 1)]
     return [single(rng, language, each) for each in drawn]
 
 
