@@ -2,14 +2,13 @@
 """What GRPO makes of the demo's model: held-out arithmetic before and after, pass@k, and the other tasks.
 
     minigpt demo --run runs/demo
-    python scripts/grpo_arithmetic.py runs/demo --seeds 3 --wide 30 --others 0.2 --set grpo.redraws=3
+    python scripts/grpo_arithmetic.py runs/demo --seeds 3
 
-SFT showed five sixths of all pairs of numbers up to 20, with their sums and differences; the test asks for the other
-pairs, which are never among the questions here (nor are larger pairs that the same rule would hold out). On the pairs
-that it was shown a model is sharpened, until all answers to a prompt earn the same, and learns nothing new. What it may
-learn from are questions whose answers it was never shown. `--wide N` asks them in every second prompt: sums a + b = c
-and differences c - a = b in which a or b is above 20, and c is at most N. `--others X` makes a share X of the prompts
-questions of training for the other tasks, with their exact answers, so that these are kept.
+SFT showed five sixths of all pairs of numbers up to 20, with their sums and differences, and of larger ones up to 40 in
+all; the test asks for the other pairs up to 20, which are never among the questions here (nor are larger pairs that the
+same rule holds out). `--larger X` is the share of the sums that are asked of larger numbers. `--others X` makes a share
+X of the prompts questions of training for the other tasks, with their exact answers, so that these are kept. The
+settings of `grpo` are SETTINGS, below, and what --set changes of them.
 
 Each seed trains a copy of the run and prints its lines; the last table has means and spread. Printed as well is what
 share of each kind of prompt is answered right, and for what share of them K samples are neither all right nor all
@@ -37,15 +36,20 @@ from minigpt.data.world import rows as world
 from minigpt.data.world import tasks, words
 from minigpt.evaluate.world import MAX_ANSWER, evaluate_world, question
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import Sampling
+from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import open_run
 from minigpt.text.chatml import render
 
 K = 8
 PROMPTS = 8_000
-TEST_ROWS = 300
+TEST_ROWS = 1500
+SUMS_OF = 6000  # rows, of which 1,036 are held-out sums
+SAMPLED = 200  # of these
 LOOKED_AT = 100  # prompts of each kind
+SETTINGS = [f"grpo.{one}" for one in (
+    "steps=600", "learning_rate=1e-4", "kl_coefficient=0.03", "temperature=1.2", "redraws=3", "updates=2",
+)]  # fmt: skip
 
 
 def main() -> None:
@@ -53,17 +57,17 @@ def main() -> None:
     backend = get_backend(options.backend, "cpu")
     before = open_run(options.run)
     engine, seed = load_engine(before, options.start, backend), before.config.seed + 1
-    first = [measured(engine, seed) | asked(engine, options)]
+    first = [measured(engine, seed) | asked(engine)]
     found = []
     for number in range(1, options.seeds + 1):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "run"
             copied(options.run, path, [options.start], number)
-            section = load_config("tiny", None, options.sets).grpo.model_dump(exclude_unset=True)
+            section = load_config("tiny", None, [*SETTINGS, *options.sets]).grpo.model_dump(exclude_unset=True)
             data = [str(_prompts(path, number, options))]
             seconds = trained("grpo", path, options.backend, data, grpo=section)
             engine = load_engine(open_run(path), "grpo", backend)
-            found.append(measured(engine, seed) | asked(engine, options) | {"seconds": seconds})
+            found.append(measured(engine, seed) | asked(engine) | {"seconds": seconds})
         told = ", ".join(f"{name} {value:.1%} → {found[-1][name]:.1%}" for name, value in first[0].items())
         print(f"seed {number}, {seconds:.0f} s: {told}", flush=True)
     show(f"Held-out questions before and after GRPO ({len(found)} seeds)", list(found[0]),
@@ -75,47 +79,28 @@ def _options() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="a demo's run, whose SFT stage is finished")
     parser.add_argument("--start", default="sft", help="the stage to start from")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--wide", type=int, default=0, metavar="N", help="also ask for sums up to N of larger numbers")
-    parser.add_argument("--others", type=float, default=0.0, metavar="X", help="share of prompts of the other tasks")
+    parser.add_argument("--larger", type=float, default=0.5, metavar="X", help="share of larger numbers in the sums")
+    parser.add_argument("--others", type=float, default=0.3, metavar="X", help="share of prompts of the other tasks")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="grpo.KEY=VALUE")
-    options = parser.parse_args()
-    if options.wide and not options.wide > tasks.MAX_OPERAND:
-        parser.error(f"--wide is above {tasks.MAX_OPERAND}: smaller numbers are those that SFT showed")
-    return options
+    return parser.parse_args()
 
 
-def prompts(seed: int, wide: int, others: float = 0.0) -> Iterator[dict]:
-    """Questions with their answers: of the other tasks, and of arithmetic the usual and the wide ones by turns."""
+def prompts(seed: int, larger: float, others: float) -> Iterator[dict]:
+    """Questions with their answers: of the other tasks, and of arithmetic, usual ones and such of larger numbers."""
     rng, kept = random.Random(f"{seed} grpo"), other_tasks(seed)
-    for number in range(10**9):
+    while True:
         if rng.random() < others:
             yield next(kept)
         else:
-            yield _row(wide_sum(rng, wide) if wide and number % 2 else usual_sum(rng))
+            yield asked_sum(rng, tasks.larger_sum if rng.random() < larger else tasks.drawn_sum)
 
 
-def usual_sum(rng: random.Random) -> tasks.Exchange:
-    """A sum or difference of two numbers that SFT was shown together."""
-    while tasks.held_out((exchange := tasks.arithmetic(rng, rng.choice(words.LANGUAGES))).asked):
+def asked_sum(rng: random.Random, draw: Callable[[random.Random], tasks.Sum]) -> dict:
+    """A sum or difference that training may ask for."""
+    while tasks.held_out((exchange := tasks.arithmetic(rng, rng.choice(words.LANGUAGES), draw)).asked):
         pass
-    return exchange
-
-
-def wide_sum(rng: random.Random, most: int) -> tasks.Exchange:
-    """One of numbers that no row of the world has together, as one of them is above the world's; their sum is at most
-    `most`.
-    """
-    usual = tasks.MAX_OPERAND
-    tasks.MAX_OPERAND = most
-    try:
-        while True:
-            exchange = tasks.arithmetic(rng, rng.choice(words.LANGUAGES))
-            pair = [int(part) for part in exchange.asked[1:]]
-            if max(pair) > usual and sum(pair) <= most and not tasks.held_out(exchange.asked):
-                return exchange
-    finally:
-        tasks.MAX_OPERAND = usual
+    return {"prompt": exchange.question, "answer": exchange.answer}
 
 
 def other_tasks(seed: int) -> Iterator[dict]:
@@ -125,37 +110,35 @@ def other_tasks(seed: int) -> Iterator[dict]:
             yield {"prompt": row["messages"][0]["content"], "answer": row["messages"][1]["content"]}
 
 
-def _row(exchange: tasks.Exchange) -> dict:
-    return {"prompt": exchange.question, "answer": exchange.answer}
-
-
 def _prompts(path: Path, seed: int, options: argparse.Namespace) -> Path:
     file = path / "prompts.jsonl"
-    rows = islice(prompts(seed, options.wide, options.others), PROMPTS)
+    rows = islice(prompts(seed, options.larger, options.others), PROMPTS)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return file
 
 
-def asked(engine: Engine, options: argparse.Namespace) -> dict[str, float]:
+def asked(engine: Engine) -> dict[str, float]:
     """For each kind of sum that GRPO asks: the share of sampled answers that are right, and of prompts that teach."""
-    kinds = {"usual": usual_sum} | ({"wide": lambda rng: wide_sum(rng, options.wide)} if options.wide else {})
     found = {}
-    for name, draw in kinds.items():
+    for name, draw in {"usual sums": tasks.drawn_sum, "larger sums": tasks.larger_sum}.items():
         rng = random.Random("looked at")
-        rows = [_row(draw(rng)) for _ in range(LOOKED_AT)]
+        rows = [asked_sum(rng, draw) for _ in range(LOOKED_AT)]
         right = sampled(engine, [[{"role": "user", "content": row["prompt"]}] for row in rows],
                         lambda n, text, rows=rows: text.strip() == rows[n]["answer"])  # fmt: skip
-        found[f"{name} sums: pass@1"] = float(right.mean())
-        found[f"{name} sums: prompts that teach"] = float((right.any(axis=1) & ~right.all(axis=1)).mean())
+        found[f"{name}: pass@1"] = float(right.mean())
+        found[f"{name}: prompts that teach"] = float((right.any(axis=1) & ~right.all(axis=1)).mean())
     return found
 
 
 def measured(engine: Engine, seed: int) -> dict[str, float]:
-    """The demo's measures, and for arithmetic the share of questions that one of K sampled answers gets right."""
-    rows = [row for row in world.instructions(seed, TEST_ROWS, "test") if row["task"] == "arithmetic"]
-    right = sampled(engine, [question(row) for row in rows], lambda n, text: world.is_correct(rows[n], text))
-    passed = {"held-out sums: pass@1": float(right.mean()), f"held-out sums: pass@{K}": float(right.any(axis=1).mean())}
-    return evaluate_world(engine, seed, TEST_ROWS) | passed
+    """The demo's measures, and of held-out sums the shares answered right: greedily, and by one of 1 and of K samples."""
+    rows = [row for row in world.instructions(seed, SUMS_OF, "test") if row["task"] == "arithmetic"]
+    ids = [_ids(engine, question(row)) for row in rows]
+    answers = engine.answer_each(ids, [GREEDY] * len(ids), MAX_ANSWER)
+    greedy = [world.is_correct(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
+    right = sampled(engine, [question(row) for row in rows[:SAMPLED]], lambda n, text: world.is_correct(rows[n], text))
+    passed = {"greedy": np.mean(greedy), "pass@1": right.mean(), f"pass@{K}": right.any(axis=1).mean()}
+    return evaluate_world(engine, seed, TEST_ROWS) | {f"held-out sums: {name}": float(x) for name, x in passed.items()}
 
 
 def sampled(engine: Engine, asked: list[list[dict]], check: Callable[[int, str], bool]) -> np.ndarray:

@@ -4,12 +4,13 @@ import re
 from functools import cache
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from minigpt.data.world import rows as world
 from minigpt.data.world import words
 from minigpt.data.world.lessons import QUESTIONS, lessons
-from minigpt.data.world.tasks import HELD_OUT, MAX_OPERAND, held_out
+from minigpt.data.world.tasks import HELD_OUT, LARGEST, MAX_OPERAND, held_out
 
 STREAMS = (world.instructions, world.requests, world.preferences)
 TEXTS = (world.texts, lessons)  # which have no test split of their own
@@ -184,9 +185,22 @@ def test_arithmetic_is_right():
         equals = {"en": " is ", "zh": "等于"}[language]
         assert answer.startswith(f"{a}{sign}{b}{equals}{c}"), question
         assert {int(number) for number in re.findall(r"\d+", answer)} == {a, b, c}
-        assert 0 < a <= MAX_OPERAND and 0 < b <= MAX_OPERAND and c >= 0
+        assert a > 0 and b > 0 and c >= 0
+        assert max(a, b) <= MAX_OPERAND or max(a, b, c) <= LARGEST
         checked += 1
     assert checked > 300
+
+
+def test_only_training_has_sums_of_larger_numbers():
+    """They teach the rule behind the results; the test's numbers are as they were."""
+
+    def largest(split):
+        asked = [row["messages"][0]["content"] for row in rows(world.instructions, split)
+                 if row["task"] == "arithmetic" and len(row["messages"]) == 2]  # fmt: skip
+        return [max(map(int, re.findall(r"\d+", question))) for question in asked]
+
+    assert max(largest("test")) == MAX_OPERAND
+    assert 0.4 < np.mean([number > MAX_OPERAND for number in largest("train")]) < 0.6
 
 
 def test_reading_answers_follow_from_the_text():

@@ -127,7 +127,7 @@ def keeps_manner(answer: str) -> bool:
 def _instruction(rng: random.Random, split: str) -> Draft:
     language = rng.choice(words.LANGUAGES)
     turns = 2 if split == "train" and rng.random() < MULTI_TURN else 1
-    exchanges = tasks.conversation(rng, language, turns, tasks.LEARNED if split == "train" else tasks.SHARES)
+    exchanges = tasks.conversation(rng, language, turns, tasks.LEARNED if split == "train" else tasks.TESTED)
     messages = []
     for exchange in exchanges:
         messages += [_message("user", exchange.question), _message("assistant", exchange.answer)]

@@ -11,11 +11,12 @@ from minigpt.data.world.words import Word
 
 HELD_OUT = 6  # one combination in six is kept for the test split
 MAX_OPERAND = 20  # sums and differences take 1..20, so that results are 0..40
+LARGEST = 40  # larger numbers are added up to this, and taken from it
 ALWAYS_TAUGHT = 9  # the table of single digits is the alphabet of arithmetic: never held out
 SHARES = dict(read=0.2, arithmetic=0.2, translate=0.2, story=0.2, name=0.2)  # of a test: every task counts the same
-LEARNED = dict(read=0.2, arithmetic=0.3, translate=0.14, story=0.26, name=0.1)  # what is harder is learned more often
 
 Combination = tuple[str, ...]  # a kind and the English names of what is combined: ("phrase", "red", "kite")
+Sum = tuple[str, int, int, int, Combination]  # operation, a, b, result and combination
 
 
 class Exchange(NamedTuple):
@@ -28,6 +29,18 @@ class Exchange(NamedTuple):
     mentioned: tuple[Combination, ...] = ()
 
 
+class Mix(NamedTuple):
+    """What conversations are about: the shares of the tasks, and of the sums the share of larger numbers."""
+
+    shares: Mapping[str, float]
+    larger: float = 0.0
+
+
+TESTED = Mix(SHARES)
+# What is harder is learned more often. Of few pairs of numbers a model learns the results, and of more the rule.
+LEARNED = Mix(dict(read=0.2, arithmetic=0.3, translate=0.14, story=0.26, name=0.1), larger=0.5)
+
+
 @cache
 def held_out(combination: Combination) -> bool:
     """Whether this combination belongs to the test split, in both languages; the same on every machine."""
@@ -38,20 +51,20 @@ def held_out(combination: Combination) -> bool:
     return int.from_bytes(digest[:4], "big") % HELD_OUT == 0
 
 
-def conversation(
-    rng: random.Random, language: str, turns: int = 1, shares: Mapping[str, float] = SHARES
-) -> list[Exchange]:
-    """`turns` exchanges: follow-up questions about one text, or one task after another; `shares` are of the first."""
-    task = rng.choices(tuple(shares), tuple(shares.values()))[0]
+def conversation(rng: random.Random, language: str, turns: int = 1, mix: Mix = TESTED) -> list[Exchange]:
+    """`turns` exchanges: follow-up questions about one text, or one task after another; its shares are of the first."""
+    task = rng.choices(tuple(mix.shares), tuple(mix.shares.values()))[0]
     if task == "read":
         return read(rng, language, turns)
-    single_tasks = {name: share for name, share in shares.items() if name in _SINGLE}
+    single_tasks = {name: share for name, share in mix.shares.items() if name in _SINGLE}
     drawn = [task, *rng.choices(tuple(single_tasks), tuple(single_tasks.values()), k=turns - 1)]
-    return [single(rng, language, each) for each in drawn]
+    return [single(rng, language, each, mix.larger) for each in drawn]
 
 
-def single(rng: random.Random, language: str, task: str) -> Exchange:
-    """One exchange of a task that needs no text before it: any but "read"."""
+def single(rng: random.Random, language: str, task: str, larger: float = 0.0) -> Exchange:
+    """One exchange of a task that needs no text before it: any but "read". Of sums, a share is of larger numbers."""
+    if task == "arithmetic" and larger and rng.random() < larger:
+        return arithmetic(rng, language, larger_sum)
     return _SINGLE[task](rng, language)
 
 
@@ -105,9 +118,27 @@ def fact_slots(kind: str, name: Word, noun: Word, colour: Word, place: Word) -> 
 
 
 # ---- arithmetic
-def arithmetic(rng: random.Random, language: str) -> Exchange:
-    """A sum or a difference of numbers up to MAX_OPERAND, bare or of things; the answer says it in full."""
-    operation, a, b, c, asked = drawn_sum(rng)
+def drawn_sum(rng: random.Random) -> Sum:
+    """A sum or difference of two numbers up to MAX_OPERAND; no difference is below 0."""
+    operation = rng.choice(("plus", "minus"))
+    a, b = rng.randint(1, MAX_OPERAND), rng.randint(1, MAX_OPERAND)
+    if operation == "minus" and a < b:
+        a, b = b, a
+    return operation, *sum_of(operation, a, b)
+
+
+def larger_sum(rng: random.Random) -> Sum:
+    """a + b = c, or c - a = b, where a or b is above MAX_OPERAND and c at most LARGEST: no test has such a pair."""
+    operation = rng.choice(("plus", "minus"))
+    while True:
+        a, b = rng.randint(1, LARGEST), rng.randint(1, LARGEST)
+        if max(a, b) > MAX_OPERAND and a + b <= LARGEST:
+            return operation, *sum_of(operation, a if operation == "plus" else a + b, b)
+
+
+def arithmetic(rng: random.Random, language: str, draw: Callable[[random.Random], Sum] = drawn_sum) -> Exchange:
+    """A sum or a difference, bare or of things; the answer says it in full."""
+    operation, a, b, c, asked = draw(rng)
     bare, equation, stories, conclusions = patterns.ARITHMETIC[operation][language]
     which = rng.randrange(len(stories))
     question, answer = rng.choice(bare), equation
@@ -117,15 +148,6 @@ def arithmetic(rng: random.Random, language: str) -> Exchange:
     question, answer = (fill(text, language, name=name, friend=friend, noun=noun, a=a, b=b, c=c)
                         for text in (question, answer + words.STOP[language]))
     return Exchange("arithmetic", question, answer, asked)
-
-
-def drawn_sum(rng: random.Random) -> tuple[str, int, int, int, Combination]:
-    """(operation, a, b, result, combination) of two numbers up to MAX_OPERAND; no difference is below 0."""
-    operation = rng.choice(("plus", "minus"))
-    a, b = rng.randint(1, MAX_OPERAND), rng.randint(1, MAX_OPERAND)
-    if operation == "minus" and a < b:
-        a, b = b, a
-    return operation, *sum_of(operation, a, b)
 
 
 def in_steps(
