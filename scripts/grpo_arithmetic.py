@@ -48,7 +48,8 @@ SUMS_OF = 6000  # rows, of which 1,036 are held-out sums
 SAMPLED = 200  # of these
 LOOKED_AT = 100  # prompts of each kind
 SETTINGS = [f"grpo.{one}" for one in (
-    "steps=600", "learning_rate=1e-4", "kl_coefficient=0.03", "temperature=1.2", "redraws=3", "updates=2",
+    "steps=250", "batch_size=256", "learning_rate=2e-5", "kl_coefficient=0.03", "temperature=1.2", "redraws=1",
+    "eval_every=50", "eval_rows=400",
 )]  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def asked(engine: Engine) -> dict[str, float]:
 
 
 def measured(engine: Engine, seed: int) -> dict[str, float]:
-    """The demo's measures, and of held-out sums the shares answered right: greedily, and by one of 1 and of K samples."""
+    """The demo's measures, and the shares of held-out sums answered right: greedily, by one of 1 and of K samples."""
     rows = [row for row in world.instructions(seed, SUMS_OF, "test") if row["task"] == "arithmetic"]
     ids = [_ids(engine, question(row)) for row in rows]
     answers = engine.answer_each(ids, [GREEDY] * len(ids), MAX_ANSWER)

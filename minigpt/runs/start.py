@@ -38,17 +38,16 @@ def starting_weights(run: Run, stage: str, config: StageConfig) -> Tree:
     bits = config.lora_bits if is_adapted(config) else 0
     weights = quantized_weights(run, before, bits)[0] if bits else run.weights(before)[0]
     weights = headed(weights, run.shape_of(stage))
-    return weights if is_adapted(config) else _with_turns(run, before, weights)
+    own = before == FIRST and other is None and not is_adapted(config)  # an adapter could never tell the two apart
+    return _with_turns(run, weights) if own and run.model_config.looks_up else weights
 
 
-def _with_turns(run: Run, before: str, weights: Tree) -> Tree:
+def _with_turns(run: Run, weights: Tree) -> Tree:
     """The end of a turn begins as the end of a line if pretraining has shown no turn: a head that looks things up has
-    learned to ask at the end of a line. Not for an adapter, whose model would never tell the two apart.
+    learned to ask at the end of a line.
     """
     ends, line = run.tokenizer.stops[0], run.tokenizer.encode("\n")
-    if before != FIRST or not run.model_config.looks_up or not line or other_start(run) or not run.data(FIRST).exists():
-        return weights
-    if run.training_data(FIRST).holds(ends):
+    if not line or not run.data(FIRST).exists() or run.training_data(FIRST).holds(ends):
         return weights
     model = weights["model"]
     table = np.array(model["embed_tokens"]["weight"])

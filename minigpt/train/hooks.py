@@ -168,8 +168,9 @@ class Checkpoints:
         """Say when a model begins to learn its text by heart, and end its training where patience is at its end."""
         loss, step = self.best
         if self.since == RISING and self.config.patience != RISING:
-            told = f"{self.stage}: best at step {step:,} (validation loss {loss:.4f}); not better since: from here the "
-            self.report(Note(f"{told}model learns its training data by heart. The best weights are kept."))
+            why = "" if self.config.samples else ": from here the model learns its training data by heart"
+            told = f"{self.stage}: best at step {step:,} (validation loss {loss:.4f}); not better since{why}."
+            self.report(Note(f"{told} The best weights are kept."))
         if self.config.patience and self.since >= self.config.patience and state.step < self.config.steps:
             state.ended = True
             told = f"{self.stage}: ended after step {state.step:,} of {self.config.steps:,}: no measurement since step "
