@@ -129,7 +129,7 @@ def test_the_reference_of_dpo_is_the_tree_without_the_leaves(backend, copied, do
     """The stored log-probabilities are the base's, and the first loss is ln 2: the new leaves change nothing."""
     found = {}
     for name, settings in (("full", {}), ("adapter", LORA | {"dora": dora, "lora_dropout": 0.0})):
-        run = copied("dpo", name, **settings | {"steps": 3, "save_every": 3})
+        run = copied("dpo", name, **settings | {"steps": 6, "save_every": 6})
         events = []
         train_stage(run, "dpo", backend, events.append)
         first = next(e.loss for e in events if isinstance(e, Step))
