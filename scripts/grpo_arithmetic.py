@@ -34,9 +34,9 @@ from minigpt.config import load_config
 from minigpt.data.forms import FRESH
 from minigpt.data.world import rows as world
 from minigpt.data.world import tasks, words
-from minigpt.evaluate.world import MAX_ANSWER, evaluate_world, question
+from minigpt.evaluate.world import MAX_ANSWER, evaluate_world, greedy_answers, question
 from minigpt.generate.engine import Engine
-from minigpt.generate.sampling import GREEDY, Sampling
+from minigpt.generate.sampling import Sampling
 from minigpt.runs.loading import load_engine
 from minigpt.runs.run import open_run
 from minigpt.text.chatml import render
@@ -134,9 +134,7 @@ def asked(engine: Engine) -> dict[str, float]:
 def measured(engine: Engine, seed: int) -> dict[str, float]:
     """The demo's measures, and the shares of held-out sums answered right: greedily, by one of 1 and of K samples."""
     rows = [row for row in world.instructions(seed, SUMS_OF, "test") if row["task"] == "arithmetic"]
-    ids = [_ids(engine, question(row)) for row in rows]
-    answers = engine.answer_each(ids, [GREEDY] * len(ids), MAX_ANSWER)
-    greedy = [world.is_correct(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
+    greedy = [world.is_correct(row, text) for row, text in zip(rows, greedy_answers(engine, rows), strict=True)]
     right = sampled(engine, [question(row) for row in rows[:SAMPLED]], lambda n, text: world.is_correct(rows[n], text))
     passed = {"greedy": np.mean(greedy), "pass@1": right.mean(), f"pass@{K}": right.any(axis=1).mean()}
     return evaluate_world(engine, seed, TEST_ROWS) | {f"held-out sums: {name}": float(x) for name, x in passed.items()}
