@@ -4,11 +4,15 @@ A batch has `ids`, `segments` (B, T) and `ends` (B, S, T), which is 1 at the tok
 padding. Every token of an answer up to there is read, as no next one is predicted.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minigpt.data.batches import Batch, pack, stream
 from minigpt.data.shards import MemoryShard
 from minigpt.text.tokenizer import Tokenizer
+
+Piece = tuple[np.ndarray, np.ndarray]  # token ids (T,), and the places of the scores among them (S,)
 
 WRONG, RIGHT = 1, 2  # what a mask has at the end of a step
 
@@ -20,17 +24,22 @@ class _ScoreRows:
 
     def __init__(self, shard: MemoryShard, context: int, seed: int):
         self.shard, self.context, self.length = shard, context, self.width * context
-        examples = range(len(shard) // self.group)
-        self.pieces = [[self._piece(self.group * i + n) for n in range(self.read)] for i in examples]
+        self.pieces = self._examples(range(0, len(shard), self.group))
         sizes = np.array([sum(len(ids) for ids, _ in pieces) for pieces in self.pieces], np.int64)
         self.rows = pack(sizes, stream(seed, "packing", 0).permutation(len(sizes)), self.length)
         self.count = len(self.rows)
         self.most = max(sum(len(ends) for i in row for _, ends in self.pieces[i]) for row in self.rows)
 
-    def _piece(self, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids up to the last score, places of the scores). The front of what is longer than the context is dropped."""
+    def _examples(self, firsts: Sequence[int]) -> list[list[Piece]]:
+        """What is scored of each example, whose sequences begin with `firsts`."""
+        return [[self._piece(first + n) for n in range(self.read)] for first in firsts]
+
+    def _piece(self, sequence: int) -> Piece:
         ids, mask = self.shard.sequence(sequence)
-        places = self._places(np.flatnonzero(mask))
+        return self._up_to_the_last(ids, self._places(np.flatnonzero(mask)))
+
+    def _up_to_the_last(self, ids: np.ndarray, places: np.ndarray) -> Piece:
+        """The front of what is longer than the context is dropped."""
         stop = int(places[-1]) + 1
         start = max(0, stop - self.context)
         return np.asarray(ids[start:stop], np.int32), places[places >= start] - start
@@ -54,13 +63,34 @@ class PairScores(_ScoreRows):
     """Preference pairs: of three sequences the chosen and the rejected answer, scored at their last own token.
 
     `weights` (B, P) counts the pairs, `margins` (B, P) say how much better the chosen answer is, where that is known.
+    With `cut_short` that share of the pairs comes once more, with the chosen answer cut short as the rejected one.
     """
 
     group, read, width = 3, 2, 2
 
-    def __init__(self, shard: MemoryShard, context: int, seed: int, margins: np.ndarray | None = None):
+    def __init__(
+        self, shard: MemoryShard, context: int, seed: int, margins: np.ndarray | None = None, cut_short: float = 0.0
+    ):
+        self._cut_short, self._drawn = cut_short, stream(seed, "cut short", 0)
         super().__init__(shard, context, seed)
-        self.margins = np.zeros(len(self.pieces), np.float32) if margins is None else margins
+        self.margins = np.zeros(len(self.pieces), np.float32)
+        if margins is not None:
+            self.margins[: len(margins)] = margins
+
+    def _examples(self, firsts: Sequence[int]) -> list[list[Piece]]:
+        again = self._drawn.permutation(firsts)[: round(self._cut_short * len(firsts))].tolist()
+        found = super()._examples(firsts)
+        return found + [[self._piece(first), self._shortened(first)] for first in again if self._says_something(first)]
+
+    def _says_something(self, sequence: int) -> bool:
+        return np.count_nonzero(self.shard.sequence(sequence)[1]) > 1  # more than the end
+
+    def _shortened(self, sequence: int) -> Piece:
+        """The answer without its end: every second one is empty, of the others some tokens are left."""
+        ids, mask = self.shard.sequence(sequence)
+        start, *_, end = np.flatnonzero(mask)
+        stop = start if self._drawn.random() < 0.5 else self._drawn.integers(start, end)
+        return self._up_to_the_last(np.append(ids[:stop], ids[end]), np.array([stop]))
 
     def _places(self, marked: np.ndarray) -> np.ndarray:
         return marked[-1:]  # a chat template may write a line break after it, which no sampled answer has
