@@ -98,6 +98,11 @@ class Backend(ABC):
     def take(self, x: Array, indices: Array) -> Array:
         """Rows of `x` (N, …) at integer `indices` (any shape): shape indices.shape + x.shape[1:]."""
 
+    def split(self, x: Array, sizes: Sequence[int]) -> list[Array]:
+        """`x` (N, …) in parts of so many rows, one after the other; the sizes add up to N."""
+        ends = np.cumsum(sizes).tolist()
+        return [x[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
     @abstractmethod
     def gather(self, x: Array, indices: Array) -> Array:
         """Along the last axis: x (…, N), indices (…, M) -> (…, M). No gradient flows to the indices."""

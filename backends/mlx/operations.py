@@ -1,6 +1,6 @@
 """The operations in MLX, Apple's array framework for unified memory (Metal), as a GPU wants them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -94,6 +94,9 @@ class MLXBackend(Backend):
 
     def take(self, x: Array, indices: Array) -> Array:
         return x[mx.stop_gradient(indices)]  # indices may be an integer leaf of the weights
+
+    def split(self, x: Array, sizes: Sequence[int]) -> list[Array]:
+        return mx.split(x, np.cumsum(sizes)[:-1].tolist())
 
     def gather(self, x: Array, indices: Array) -> Array:
         return mx.take_along_axis(x, mx.stop_gradient(indices), axis=-1)

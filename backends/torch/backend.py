@@ -1,7 +1,7 @@
 """PyTorch for CUDA GPUs and for CPUs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -127,6 +127,9 @@ class TorchBackend(Backend):
 
     def take(self, x: Array, indices: Array) -> Array:
         return F.embedding(indices, x) if x.ndim == 2 else x[indices]
+
+    def split(self, x: Array, sizes: Sequence[int]) -> list[Array]:
+        return list(x.split(list(sizes)))
 
     def gather(self, x: Array, indices: Array) -> Array:
         return torch.gather(x, -1, indices.long())

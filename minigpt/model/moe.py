@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from backends import get_backend
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.model.feed_forward import FeedForward
@@ -23,6 +24,7 @@ class MoE:
 
     def __init__(self, config: ModelConfig, backend: Backend):
         self.config, self.backend, self.router = config, backend, Router(config, backend)
+        self.router_in_numpy = Router(config, get_backend("numpy"))
         self.expert, self.shared = (FeedForward(one, backend) for one in (expert(config), shared(config)))
 
     @staticmethod
@@ -65,11 +67,24 @@ class MoE:
         Tokens that are not `counted` (B, T) bool, the unused ends of rows, take no expert's place.
         """
         shape = x.shape
+        if shape[:-1] == (1, 1) and self.backend.device == "cpu" and not (training or self.backend.gathers):
+            return self._alone(w, x), {}
         route = self.router(w["gate"], x, counted, training)
         y = self._routed(w["experts"], x.reshape(-1, shape[-1]), route, shape[1]).reshape(shape)
         if self.config.shared_experts:
             y = y + self.shared(w["shared_experts"], x)
         return y, self.router.told(w["gate"], route, counted) if training else {}
+
+    def _alone(self, w: Tree, x: Array) -> Array:
+        """The same for one token x (1, 1, d) of an answer: nothing to sort, and its route in NumPy, as the framework
+        takes longer to begin an operation than NumPy to do it.
+        """
+        leaves = {name: self.backend.numpy(leaf) for name, leaf in w["gate"].items()}
+        route = self.router_in_numpy(leaves, self.backend.numpy(x), None, False)
+        y = [self.expert(w["experts"][e], x) * float(route.gates[0, 0, e]) for e in np.flatnonzero(route.chosen)]
+        if self.config.shared_experts:
+            y.append(self.shared(w["shared_experts"], x))
+        return sum(y[1:], y[0]) if y else x * 0.0
 
     def _routed(self, experts: Any, x: Array, route: Route, tokens: int) -> Array:
         """Σ_e gate_e · expert_e(x) for x (N, d) in rows of `tokens`: (N, d)."""
@@ -79,23 +94,17 @@ class MoE:
         if backend.gathers and route.top is not None and (stacks := stacked(backend, experts)) is not None:
             return self._gathered(stacks, x, route.top.reshape(-1), gates)
         keys = _token_keys(backend, experts, tokens)
-        if x.shape[0] == 1 and backend.device == "cpu" and route.top is not None and keys is None:
-            few = backend.numpy(route.top).reshape(-1).tolist()  # a token of an answer: nothing to sort
-            y = [self.expert(experts[e], x) * gates[:, e, None] for e in few]
-            return sum(y[1:], y[0])
         places = backend.nonzero(chosen.swapaxes(0, 1))  # (P,): expert · N + token, so that an expert's are together
         if places is None:  # the sizes of groups are not known beforehand: all experts for all tokens
             outputs = [self.expert(_keyed(one, keys), x) * gates[:, e, None] for e, one in enumerate(experts)]
             return sum(outputs[1:], outputs[0])
         which = places % x.shape[0]  # (P,): the token of each pair
-        rows, y, start = backend.take(x, which), [], 0  # (P, d)
         sizes = backend.numpy(backend.cast(chosen, "int32").sum(axis=0)).tolist()
-        for one, size in zip(experts, sizes, strict=True):
-            here = slice(start, start + size)
-            if size:
-                own = _keyed(one, keys if keys is None else backend.take(keys, which[here]))
-                y.append(self.expert(own, rows[here]))
-            start += size
+        tokens_of, rows_of = backend.split(which, sizes), backend.split(backend.take(x, which), sizes)
+        y = []
+        for one, own, rows in zip(experts, tokens_of, rows_of, strict=True):
+            if rows.shape[0]:
+                y.append(self.expert(_keyed(one, keys if keys is None else backend.take(keys, own)), rows))
         if not y:
             return x * 0.0
         weights = backend.take(gates.swapaxes(0, 1).reshape(-1), places)  # (P,)
