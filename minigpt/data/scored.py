@@ -4,7 +4,7 @@ A batch has `ids`, `segments` (B, T) and `ends` (B, S, T), which is 1 at the tok
 padding. Every token of an answer up to there is read, as no next one is predicted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,15 @@ from minigpt.text.tokenizer import Tokenizer
 Piece = tuple[np.ndarray, np.ndarray]  # token ids (T,), and the places of the scores among them (S,)
 
 WRONG, RIGHT = 1, 2  # what a mask has at the end of a step
+
+
+# What makes a good answer (T,) worse, for a place in it, any token, and a good answer to another prompt.
+SPOILS: dict[str, Callable[[np.ndarray, int, int, np.ndarray], np.ndarray]] = {
+    "nothing": lambda answer, place, token, other: answer[:0],
+    "cut short": lambda answer, place, token, other: answer[:place],
+    "another token": lambda answer, place, token, other: np.concatenate([answer[:place], [token], answer[place + 1 :]]),
+    "of another prompt": lambda answer, place, token, other: other,
+}
 
 
 class _ScoreRows:
@@ -63,34 +72,40 @@ class PairScores(_ScoreRows):
     """Preference pairs: of three sequences the chosen and the rejected answer, scored at their last own token.
 
     `weights` (B, P) counts the pairs, `margins` (B, P) say how much better the chosen answer is, where that is known.
-    With `cut_short` that share of the pairs comes once more, with the chosen answer cut short as the rejected one.
+    A share `spoiled` of the pairs comes once more, with the chosen answer made worse as the rejected one (`SPOILS`).
     """
 
     group, read, width = 3, 2, 2
 
     def __init__(
-        self, shard: MemoryShard, context: int, seed: int, margins: np.ndarray | None = None, cut_short: float = 0.0
+        self, shard: MemoryShard, context: int, seed: int, margins: np.ndarray | None = None, spoiled: float = 0.0
     ):
-        self._cut_short, self._drawn = cut_short, stream(seed, "cut short", 0)
+        self._share, self._drawn = spoiled, stream(seed, "spoiled", 0)
+        self._tokens = int(shard.ids.max()) + 1 if spoiled else 0
         super().__init__(shard, context, seed)
         self.margins = np.zeros(len(self.pieces), np.float32)
         if margins is not None:
             self.margins[: len(margins)] = margins
 
     def _examples(self, firsts: Sequence[int]) -> list[list[Piece]]:
-        again = self._drawn.permutation(firsts)[: round(self._cut_short * len(firsts))].tolist()
-        found = super()._examples(firsts)
-        return found + [[self._piece(first), self._shortened(first)] for first in again if self._says_something(first)]
+        order = self._drawn.permutation(firsts).tolist()[: round(self._share * len(firsts))]
+        pairs = zip(order, np.roll(order, 1), strict=True)
+        again = [(first, other) for first, other in pairs if self._answer(first).size]
+        return super()._examples(firsts) + [[self._piece(first), self._spoiled(first, other)] for first, other in again]
 
-    def _says_something(self, sequence: int) -> bool:
-        return np.count_nonzero(self.shard.sequence(sequence)[1]) > 1  # more than the end
-
-    def _shortened(self, sequence: int) -> Piece:
-        """The answer without its end: every second one is empty, of the others some tokens are left."""
+    def _answer(self, sequence: int) -> np.ndarray:
+        """The tokens of an answer, without its end."""
         ids, mask = self.shard.sequence(sequence)
-        start, *_, end = np.flatnonzero(mask)
-        stop = start if self._drawn.random() < 0.5 else self._drawn.integers(start, end)
-        return self._up_to_the_last(np.append(ids[:stop], ids[end]), np.array([stop]))
+        return ids[np.flatnonzero(mask)[:-1]]
+
+    def _spoiled(self, first: int, other: int) -> Piece:
+        ids, mask = self.shard.sequence(first)
+        start, end = np.flatnonzero(mask)[[0, -1]]
+        spoil = tuple(SPOILS.values())[self._drawn.integers(len(SPOILS))]
+        place, token = (int(self._drawn.integers(most)) for most in (end - start, self._tokens))
+        answer = spoil(ids[start:end], place, token, self._answer(other))
+        found = np.concatenate([ids[:start], answer, ids[end : end + 1]])
+        return self._up_to_the_last(found, np.array([len(found) - 1]))
 
     def _places(self, marked: np.ndarray) -> np.ndarray:
         return marked[-1:]  # a chat template may write a line break after it, which no sampled answer has

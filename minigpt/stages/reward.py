@@ -29,16 +29,16 @@ class RewardConfig(TuneConfig):
 
     margins: bool = Field(True, description="ask for the margin that a row has (its key margin), 0 without one")
     centering: float = Field(0.0, ge=0, description="pulls scores to 0, such as 0.01; differences alone decide nothing")
-    cut_short: float = Field(
-        0.0, ge=0, le=1, description="share of the pairs that come once more, with a part of the chosen answer as the "
-        "rejected one, or nothing: data seldom have bad answers that are short, and ppo finds what they leave open"
+    spoiled: float = Field(
+        0.0, ge=0, le=1, description="share of the pairs that come once more, with the chosen answer spoiled as "
+        "the rejected one: empty, cut short, with a wrong token, or to another prompt. What no pair warns of, ppo may find"
     )
 
 
 def ranking(job: Job) -> Objective:
     """The Bradley–Terry loss on pairs of answers (Ouyang et al. 2022, eq. 1)."""
     model, config, backend = job.model, job.config, job.model.backend
-    training, held_out = pair_rows(job, job.training, config.cut_short), pair_rows(job, job.held_out)
+    training, held_out = pair_rows(job, job.training, config.spoiled), pair_rows(job, job.held_out)
 
     def loss(weights, batch):
         scores = answer_scores(model, weights, batch)  # (B, 2 P)
@@ -57,14 +57,14 @@ def ranking(job: Job) -> Objective:
     return Objective(loss, Batches(training, config.batch_size, job.seed), validate)
 
 
-def pair_rows(owner: Any, shard: MemoryShard, cut_short: float = 0.0) -> PairScores:
+def pair_rows(owner: Any, shard: MemoryShard, spoiled: float = 0.0) -> PairScores:
     """The pairs of a shard, with the margins of their rows where the settings ask for them."""
     context, asked = owner.model.config.context, getattr(owner, "config", None)  # a Subject has no settings
     if owner.made_up or asked is None or not asked.margins:
-        return PairScores(shard, context, owner.seed, cut_short=cut_short)
+        return PairScores(shard, context, owner.seed, spoiled=spoiled)
     texts = [owner.tokenizer.decode(map(int, shard.sequence(i)[0])) for i in range(2, len(shard), PairScores.group)]
     margins = np.array([json.loads(text) or 0.0 for text in texts], np.float32)
-    return PairScores(shard, context, owner.seed, margins, cut_short)
+    return PairScores(shard, context, owner.seed, margins, spoiled)
 
 
 def scored_pairs(model, weights, rows: PairScores, batch_size: int, limit: int | None) -> tuple[np.ndarray, ...]:

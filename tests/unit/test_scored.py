@@ -1,9 +1,11 @@
-"""Pairs that a reward model learns from: each answer alone, scored at its end, and answers that end too early."""
+"""Pairs that a reward model learns from: each answer alone, scored at its end, and answers made worse."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from minigpt.data.scored import PairScores
+from minigpt.data.scored import SPOILS, PairScores
 from minigpt.data.shards import MemoryShard
 
 END, PAIRS = 9, 40
@@ -41,28 +43,41 @@ def test_each_pair_comes_once_with_its_margin():
     assert sorted(found) == sorted(expected)
 
 
+def spoils_of(prompt, whole, found, chosen):
+    """Which of SPOILS can have made `found` of a chosen answer `whole` (both with prompt and end)."""
+    answer, worse = whole[2:-1], found[2:-1]
+    assert found[:2] == prompt and found[-1] == END
+    if not worse:
+        return "nothing"
+    if worse == answer[: len(worse)] and len(worse) < len(answer):
+        return "cut short"
+    if len(worse) == len(answer) and sum(one != other for one, other in zip(worse, answer, strict=True)) <= 1:
+        return "another token"
+    assert worse in chosen
+    return "of another prompt"
+
+
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_a_share_comes_again_with_the_chosen_answer_cut_short(share):
-    """Half of them empty, the others without some of their last tokens; without a margin, the same for a seed."""
-    chosen = [list(range(10, 14 + n % 7)) for n in range(PAIRS)]
+def test_a_share_comes_again_with_the_chosen_answer_spoiled(share):
+    """In each of the ways about equally often; without a margin, and the same for a seed."""
+    chosen = [[10 + n, *range(60, 63 + n % 7)] for n in range(PAIRS)]
     margins = np.full(PAIRS, 2.0, np.float32)
     found = pairs_in(PairScores(shard_of(chosen), 16, 1, margins, share))
     own, more = ([one for one in found if (one[2] == 2.0) == kept] for kept in (True, False))
     assert sorted(own) == sorted(pairs_in(PairScores(shard_of(chosen), 16, 1, margins)))
     assert len(more) == len({tuple(one[0]) for one in more}) == round(share * PAIRS)
-    for whole, short, _ in more:
-        assert 3 <= len(short) < len(whole) and short == whole[: len(short) - 1] + [END]
-    empty = sum(len(short) == 3 for _, short, _ in more)
-    assert 0.3 * len(more) < empty < 0.9 * len(more)
+    ways = Counter(spoils_of(whole[:2], whole, worse, chosen) for whole, worse, _ in more)
+    assert ways.keys() == SPOILS.keys() and max(ways.values()) < 0.6 * len(more)
     assert found == pairs_in(PairScores(shard_of(chosen), 16, 1, margins, share))
+    assert found != pairs_in(PairScores(shard_of(chosen), 16, 2, margins, share))
 
 
-def test_an_empty_chosen_answer_is_not_cut_shorter():
-    found = pairs_in(PairScores(shard_of([[], [10], [10, 11]]), 16, 1, cut_short=1.0))
-    assert len(found) == 5 and all(len(chosen) > 3 for chosen, rejected, _ in found if len(rejected) == 3)
+def test_an_empty_chosen_answer_is_not_spoiled():
+    found = pairs_in(PairScores(shard_of([[], [10], [10, 11]]), 16, 1, spoiled=1.0))
+    assert len(found) == 5 and sorted(len(chosen) for chosen, *_ in found) == [3, 4, 4, 5, 5]
 
 
 def test_what_is_longer_than_the_context_keeps_its_end():
-    found = pairs_in(PairScores(shard_of([list(range(10, 30))]), 8, 1, cut_short=1.0))
+    found = pairs_in(PairScores(shard_of([list(range(10, 30))]), 8, 1, spoiled=1.0))
     assert [chosen for chosen, *_ in found] == [[*range(23, 30), END]] * 2
     assert all(len(rejected) <= 8 for _, rejected, _ in found)
