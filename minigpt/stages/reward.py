@@ -31,7 +31,7 @@ class RewardConfig(TuneConfig):
     centering: float = Field(0.0, ge=0, description="pulls scores to 0, such as 0.01; differences alone decide nothing")
     spoiled: float = Field(
         0.0, ge=0, le=1, description="share of the pairs that come once more, with the chosen answer spoiled as "
-        "the rejected one: empty, cut short, with a wrong token, or to another prompt. What no pair warns of, ppo may find"
+        "the rejected one: empty, cut short, with a wrong token, or to another prompt"
     )
 
 
