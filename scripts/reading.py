@@ -27,18 +27,22 @@ import numpy as np
 
 from backends import get_backend
 from backends.base import Backend
+from minigpt.config import load_config
 from minigpt.data.world import patterns, tasks, words
 from minigpt.evaluate.likelihood import likelihoods
 from minigpt.evaluate.world import evaluate_world
+from minigpt.events import silent
 from minigpt.generate.engine import Engine, chat_prompt
 from minigpt.library import train_stage
 from minigpt.model.gpt import GPT
+from minigpt.runs.inputs import make_tokenizer
 from minigpt.runs.loading import load_engine
-from minigpt.runs.run import open_run
-from minigpt.stages.table import STAGES
+from minigpt.runs.run import Run, open_run
+from minigpt.stages.table import USUAL
 from minigpt.store.durable import write_whole
 
 PLAIN = "as it is"
+LEARNED = "pretrain", "sft"  # the stages that are trained
 Settings = dict[str, dict[str, Any]]
 # Row -> settings in place of the preset's: what its parts are good for.
 ROWS: dict[str, Settings] = {
@@ -113,16 +117,17 @@ def trained(arguments: argparse.Namespace, backend: Backend, name: str, seed: in
     if kept.exists():
         return json.loads(kept.read_text("utf-8"))
     curves: dict[str, dict[str, float]] = json.loads(points.read_text("utf-8")) if points.exists() else {}
-    for stage in ("pretrain", "sft"):
-        own = {key: value for key, value in ROWS[name].get(stage, {}).items()}
-        if arguments.steps:
-            own["steps"] = arguments.steps
-        settings: Settings = {"seed": seed} | {key: value for key, value in ROWS[name].items() if key not in STAGES}
-        for setting in arguments.sets:
-            section, key, value = setting.replace("=", ".", 1).split(".", 2)
-            settings[section] = settings.get(section, {}) | {key: json.loads(value)}
+    settings: Settings = {"seed": seed, "data": {stage: ["world"] for stage in USUAL}}
+    steps = {stage: {"steps": arguments.steps} for stage in LEARNED if arguments.steps}
+    asked_for = [setting.replace("=", ".", 1).split(".", 2) for setting in arguments.sets]
+    for more in (ROWS[name], steps, *({section: {key: json.loads(value)}} for section, key, value in asked_for)):
+        settings |= {section: settings.get(section, {}) | values for section, values in more.items()}
+    run = Run(directory, load_config("tiny", None, [], None, settings))
+    run.save_config()
+    make_tokenizer(run, USUAL, silent)  # from the data of all stages, as the demo has it: the roles become tokens
+    for stage in LEARNED:
         hook = _measuring(arguments, backend, points, stage, curves, f"{name}, seed {seed}")
-        train_stage(stage, directory, data=["world"], settings=settings, hooks=[hook], backend=backend, **own)
+        train_stage(stage, directory, hooks=[hook], backend=backend)
     figures = evaluate_world(load_engine(open_run(directory), "sft", backend), seed + 1, arguments.questions)
     found = {"binding": curves} | {task: figures[f"exact_match_{task}"] for task in TASKS}
     write_whole(kept, json.dumps(found))
