@@ -16,7 +16,10 @@ from minigpt.runs.run import Run, other_start
 from minigpt.stages.table import STAGES
 from minigpt.store.durable import whole_directory
 from minigpt.text.learn import train_tokenizer
+from minigpt.text.messages import ROLES
 from minigpt.text.tokenizer import Tokenizer
+
+ROLES_EVERY = 2_000  # characters of text, so that a role becomes one piece where conversations come later only
 
 
 def make_tokenizer(run: Run, stages: Sequence[str], report: Report) -> Tokenizer:
@@ -85,6 +88,8 @@ def _learn(config: Config, readers: Sequence[Reader]) -> Tokenizer:
         sources = ", ".join(name for one in readers for name in one.sources.train)
         bad = next((f"The first row: {one.bad[0]}" for one in readers if one.bad), "Is it empty?")
         raise DataError(f"{sources}: there is no text to train a tokenizer on.", bad)
+    if c.kind == "bpe" and not set(ROLES).intersection(texts):  # a conversation's roles are texts of their own
+        texts += ROLES * (sum(map(len, texts)) // ROLES_EVERY)
     return train_tokenizer(c.kind, texts, c.vocab_size, c.alone)
 
 
