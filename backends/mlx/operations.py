@@ -19,6 +19,7 @@ DTYPES = {
     "int32": mx.int32, "uint8": mx.uint8, "bool": mx.bool_,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FEW = 64  # entries that are all sorted to find the largest, in four operations in place of eight
 
 
 class MLXBackend(Backend):
@@ -103,9 +104,12 @@ class MLXBackend(Backend):
 
     def topk(self, x: Array, k: int) -> tuple[Array, Array]:
         frozen = mx.stop_gradient(x)  # MLX refuses a gradient through the indices
-        found = mx.argpartition(-frozen, kth=k - 1, axis=-1)[..., :k]
-        order = mx.argsort(-mx.take_along_axis(frozen, found, axis=-1), axis=-1)
-        indices = mx.take_along_axis(found, order, axis=-1)
+        if x.shape[-1] <= FEW:
+            indices = mx.argsort(-frozen, axis=-1)[..., :k]
+        else:
+            found = mx.argpartition(-frozen, kth=k - 1, axis=-1)[..., :k]
+            order = mx.argsort(-mx.take_along_axis(frozen, found, axis=-1), axis=-1)
+            indices = mx.take_along_axis(found, order, axis=-1)
         return mx.take_along_axis(x, indices, axis=-1), indices.astype(mx.int32)
 
     def argsort(self, x: Array) -> Array:

@@ -263,9 +263,10 @@ class TorchBackend(Backend):
 
     def linears(self, x: Array, weights: list[Array], biases: list[Array | None]) -> list[Array]:
         """On a GPU as one product with all weights; a CPU computes the single ones as fast, without the copy."""
-        weights = [weight.to(x.dtype) for weight in weights]
-        biases = [None if bias is None else bias.to(x.dtype) for bias in biases]
-        if self.device == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        dtype = x.dtype  # asked for first: `to` takes as long as a small product, also where it does nothing
+        weights = [weight if weight.dtype is dtype else weight.to(dtype) for weight in weights]
+        biases = [bias if bias is None or bias.dtype is dtype else bias.to(dtype) for bias in biases]
+        if self.device == "cpu" and dtype is torch.float32 and not torch.is_grad_enabled():
             return torch_rows.products(x, weights, biases)
         alike = all((bias is None) == (biases[0] is None) for bias in biases)
         if self.device == "cpu" or len(weights) == 1 or not alike:

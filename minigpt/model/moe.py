@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from backends import get_backend
 from backends.base import Array, Backend
 from backends.tree import Tree
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.linear import GOLDEN, QUANTIZED
-from minigpt.model.router import Route, Router
+from minigpt.model.router import Route, Router, takes_k
 from minigpt.sections import ModelConfig
 
 ROUTER = ".mlp.gate.weight"  # how its name ends: it stays in floats, without an adapter
@@ -24,8 +23,8 @@ class MoE:
 
     def __init__(self, config: ModelConfig, backend: Backend):
         self.config, self.backend, self.router = config, backend, Router(config, backend)
-        self.router_in_numpy = Router(config, get_backend("numpy"))
         self.expert, self.shared = (FeedForward(one, backend) for one in (expert(config), shared(config)))
+        self._on_its_own = backend.device == "cpu" and not backend.gathers and takes_k(config)
 
     @staticmethod
     def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -67,24 +66,23 @@ class MoE:
         Tokens that are not `counted` (B, T) bool, the unused ends of rows, take no expert's place.
         """
         shape = x.shape
-        if shape[:-1] == (1, 1) and self.backend.device == "cpu" and not (training or self.backend.gathers):
-            return self._alone(w, x), {}
+        if shape[:-1] == (1, 1) and self._on_its_own and not training:
+            return self._of_one_token(w, x), {}
         route = self.router(w["gate"], x, counted, training)
         y = self._routed(w["experts"], x.reshape(-1, shape[-1]), route, shape[1]).reshape(shape)
         if self.config.shared_experts:
             y = y + self.shared(w["shared_experts"], x)
         return y, self.router.told(w["gate"], route, counted) if training else {}
 
-    def _alone(self, w: Tree, x: Array) -> Array:
-        """The same for one token x (1, 1, d) of an answer: nothing to sort, and its route in NumPy, as the framework
-        takes longer to begin an operation than NumPy to do it.
-        """
-        leaves = {name: self.backend.numpy(leaf) for name, leaf in w["gate"].items()}
-        route = self.router_in_numpy(leaves, self.backend.numpy(x), None, False)
-        y = [self.expert(w["experts"][e], x) * float(route.gates[0, 0, e]) for e in np.flatnonzero(route.chosen)]
+    def _of_one_token(self, w: Tree, x: Array) -> Array:
+        """The same for one token x (1, 1, d) of an answer: nothing to sort, and as few operations as there can be."""
+        top, gates = self.router.best(w["gate"], x)
+        self.backend.sync(top, gates)
+        few = zip(*(self.backend.numpy(a).ravel().tolist() for a in (top, gates)), strict=True)
+        y = [self.expert(w["experts"][e], x) * gate for e, gate in few]
         if self.config.shared_experts:
             y.append(self.shared(w["shared_experts"], x))
-        return sum(y[1:], y[0]) if y else x * 0.0
+        return sum(y[1:], y[0])
 
     def _routed(self, experts: Any, x: Array, route: Route, tokens: int) -> Array:
         """Σ_e gate_e · expert_e(x) for x (N, d) in rows of `tokens`: (N, d)."""

@@ -67,24 +67,23 @@ class Router:
     def __call__(self, w: Tree, x: Array, counted: Array | None, training: bool) -> Route:
         """The route of tokens x (B, T, d). A capacity bounds the experts' tokens of each row in training only."""
         c, backend = self.config, self.backend
-        logits = backend.linear(backend.cast(x, "float32"), backend.cast(w["weight"], "float32"))  # (B, T, E)
-        scores, shares = self._scores(logits)
+        logits, scores, shares = self._scores(w, x)
         if c.router == "expert_choice":
             chosen = self._chosen_by_experts(shares, counted)
             return Route(logits, shares, shares * backend.cast(chosen, "float32"), chosen, chosen)
         if c.router == "threshold":
             chosen = _present(backend.stop_gradient(logits + w[BIAS]) > 0, counted)
             return Route(logits, shares, scores * backend.cast(chosen, "float32"), chosen, chosen)
-        preferred = backend.stop_gradient(scores + w[BIAS] if BIAS in w else scores)
-        top = backend.topk(preferred, c.experts_per_token)[1]  # (B, T, k)
-        gates = backend.gather(scores, top)
-        if c.normalize_gates:
-            gates = gates / (gates.sum(axis=-1, keepdims=True) + 1e-20)
+        top, gates = self._best(w, scores)
         places = top[..., None] == backend.arange(0, c.experts)  # (B, T, k, E)
         gates = (gates[..., None] * backend.cast(places, "float32")).sum(axis=-2)
         wanted = _present(backend.cast(places, "int32").sum(axis=-2) > 0, counted)  # (B, T, E)
         chosen = self._within_capacity(wanted) if training and c.capacity_factor else wanted
         return Route(logits, shares, gates * backend.cast(chosen, "float32"), chosen, wanted, top)
+
+    def best(self, w: Tree, x: Array) -> tuple[Array, Array]:
+        """(the experts (…, k) of tokens x (…, d), their gates (…, k)), of a router of which each token takes k."""
+        return self._best(w, self._scores(w, x)[1])
 
     def told(self, w: Tree, route: Route, counted: Array | None) -> dict[str, Array]:
         """What a training must know, for each row by itself: (B,), and (B, E) for the `load` of the experts.
@@ -105,7 +104,7 @@ class Router:
         entropy = -((route.shares * backend.log(route.shares + 1e-20)).sum(axis=-1) * per_token).sum(axis=-1)
         lost = 1.0 - chosen.sum(axis=-1).sum(axis=-1) / (wanted.sum(axis=-1).sum(axis=-1) + 1e-20)
         auxiliary = c.router_z * z
-        if c.balance == "loss" and c.router in ("softmax", "sigmoid"):
+        if c.balance == "loss" and takes_k(c):
             auxiliary = auxiliary + c.balance_coefficient * balance
         if BIAS in w:
             goal = c.experts_per_token / c.experts if c.router == "threshold" else 1.0 / c.experts
@@ -113,14 +112,28 @@ class Router:
             auxiliary = auxiliary + _steered(backend, w[BIAS], excess * c.balance_coefficient)
         return {"auxiliary": auxiliary, "balance": balance, "router_entropy": entropy, "dropped": lost, "load": load}
 
-    def _scores(self, logits: Array) -> tuple[Array, Array]:
-        """(an expert's score, its share of all): (B, T, E) each."""
+    def _scores(self, w: Tree, x: Array) -> tuple[Array, Array, Array]:
+        """(logits, an expert's score, its share of all): (B, T, E) each."""
         backend = self.backend
+        logits = backend.linear(backend.cast(x, "float32"), backend.cast(w["weight"], "float32"))
         if self.config.router in ("softmax", "expert_choice"):
             shares = backend.softmax(logits)
-            return shares, shares
+            return logits, shares, shares
         scores = backend.exp(backend.log_sigmoid(logits))
-        return scores, scores / (scores.sum(axis=-1, keepdims=True) + 1e-20)
+        return logits, scores, scores / (scores.sum(axis=-1, keepdims=True) + 1e-20)
+
+    def _best(self, w: Tree, scores: Array) -> tuple[Array, Array]:
+        """The k experts of the largest scores and what weight their outputs have: (B, T, k) each."""
+        backend = self.backend
+        count = self.config.experts_per_token
+        if BIAS in w:  # it decides who is chosen, and no more
+            top = backend.topk(backend.stop_gradient(scores + w[BIAS]), count)[1]
+            gates = backend.gather(scores, top)
+        else:
+            gates, top = backend.topk(scores, count)
+        if self.config.normalize_gates:
+            gates = gates / (gates.sum(axis=-1, keepdims=True) + 1e-20)
+        return top, gates
 
     def _chosen_by_experts(self, shares: Array, counted: Array | None) -> Array:
         """(B, T, E) bool: of each row's tokens every expert takes the same number, those of the largest share."""
@@ -141,6 +154,11 @@ class Router:
         whole = backend.cast(asked.sum(axis=-1).sum(axis=-1), "float32")  # (B,): pairs of the row
         room = c.capacity_factor * whole / c.experts  # (B,)
         return wanted & (backend.cast(rank, "float32") < room[:, None, None] + 1.0)
+
+
+def takes_k(config: ModelConfig) -> bool:
+    """Whether each token takes as many experts as every other one, those that suit it best."""
+    return config.router in ("softmax", "sigmoid")
 
 
 def has_bias(config: ModelConfig) -> bool:

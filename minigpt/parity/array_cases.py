@@ -28,6 +28,7 @@ def array_cases(draw: Draw) -> Iterator[Case]:
     places = np.array([3, 0, 3, 1, 0, 3], np.int32)
     yield fixed("argsort", (np.array([5, 40, -3, 7, 6], np.int32),), lambda b, x: b.argsort(x), "int32")
     yield Case("add_rows", (Draw(seed=14).normal(6, 4), places), lambda b, v, r: b.add_rows(v, r, 5))
+    yield Case("split", (Draw(seed=15).normal(6, 4),), lambda b, x: b.split(x, [2, 0, 3, 1]))
     yield Case("concat", (x, y), lambda b, x, y: [b.concat([x, y], 0), b.concat([y, x, y], -1)])
     yield Case("where: arrays", (flag, x, y), lambda b, f, x, y: b.where(f, x, y))
     yield Case("where: array and number", (flag, x), lambda b, f, x: [b.where(f, x, -2.0), b.where(f, 0.5, x)])
@@ -95,6 +96,8 @@ def indexing_cases(draw: Draw) -> Iterator[Case]:
     yield Case("gather: positions from argmax", (x,), lambda b, x: b.gather(x, b.argmax(x, -1)[..., None]))
     for k in (1, 3, 8):
         yield Case(f"topk: {k} of 8, descending", (x,), lambda b, x, k=k: list(b.topk(x, k)), ("float32", "int32"))
+    many = Draw(seed=16).distinct(3, 100)
+    yield Case("topk: 5 of 100", (many,), lambda b, x: list(b.topk(x, 5)), ("float32", "int32"))
     yield Case("topk: gather at its positions", (x,), lambda b, x: b.gather(b.softmax(x), b.topk(x, 2)[1]))
 
 
