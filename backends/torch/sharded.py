@@ -9,7 +9,6 @@ sees where a process waits.
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from backends.torch import heap
 from backends.tree import Tree, items, leaves, map_leaves, rebuild
 
-KEPT, LARGE = -3, 1 << 18  # glibc's M_MMAP_THRESHOLD; bytes of a block that goes back to the system when it is freed
 FILE = 1 << 25  # bytes of a process's file, about
+
 Exchange = Callable[[int], contextlib.AbstractContextManager]
 
 
@@ -104,7 +104,7 @@ def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if device == "cpu":
-        _give_back_at_once()
+        heap.return_blocks()  # gathered arrays come and go between lasting ones: their holes took half as much again
     mesh, policy = init_device_mesh(device, (dist.get_world_size(),)), MixedPrecisionPolicy(reduce_dtype=reduced)
 
     def sharded(module: Leaves, outermost: bool = False) -> Shared:
@@ -122,14 +122,6 @@ def shared_out(tree: Tree, layers: str, device: str, reduced: torch.dtype | None
     inner = [sharded(Leaves(layer)) for layer in node[place[-1]]]
     node[place[-1]] = []
     return sharded(Leaves(outside, inner, place), outermost=True)
-
-
-def _give_back_at_once() -> None:
-    """Let glibc return large blocks as soon as they are freed: gathered arrays come and go between lasting ones, and
-    the holes that they leave took half as much memory again.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system
-        ctypes.CDLL(None).mallopt(KEPT, LARGE)
 
 
 def _copied(tree: Tree, place: Sequence[str]) -> Tree:
