@@ -17,7 +17,7 @@ class Runtime:
         return {"active": 0, "peak": 0}
 
     def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
-        """Bound the framework's memory and cache (bytes) and its CPU threads where it can be told to."""
+        """Bound the framework's memory and cache (bytes) and its CPU threads where it can be told to; None: freely."""
 
     def clear_cache(self) -> None:
         """Give memory that is not in use back."""

@@ -1,7 +1,7 @@
 """What glibc's malloc does with freed memory: whether the system gets it back at once, or the next step finds it there.
 
-Memory that goes back and comes again is zeroed by the system page by page, in each step anew. Other systems' mallocs are
-left as they are.
+Memory that goes back and comes again is zeroed by the system page by page, in each step anew. Nothing is changed where
+another malloc is in use.
 """
 
 import contextlib

@@ -19,8 +19,8 @@ class TorchRuntime(Runtime):
     def set_limits(self, memory: int | None = None, cache: int | None = None, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        if cache is not None and self.backend.device == "cpu" and self.backend.group.size == 1:
-            heap.keep(cache)
+        if self.backend.device == "cpu" and self.backend.group.size == 1:
+            heap.keep(heap.MOST if cache is None else cache)
         if memory is not None and self.backend.device == "gpu":
             total = torch.cuda.get_device_properties("cuda").total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory / total))

@@ -70,6 +70,7 @@ class Brake:
         if self.limits.nice:
             set_niceness(self.limits.nice)
         if self.limits.memory is None:
+            self.backend.runtime.set_limits()
             return None
         if self.backend.runtime.shares_memory():
             self.backend.runtime.set_limits(memory=self.limits.memory, cache=self.limits.memory // 8)
