@@ -75,6 +75,7 @@ class Checkpoints:
         self.fingerprint = fingerprint  # of the frozen weights that an adapter belongs to
         self.saved = 0  # the step of the last checkpoint
         self.best: tuple[float, int] = (math.inf, 0)  # lowest validation loss, its step
+        self.before = math.inf  # the validation loss of the weights that training starts from
         self.since = 0  # measurements since then
 
     def resume(self, state: State) -> None:
@@ -87,7 +88,7 @@ class Checkpoints:
         if state.step:
             self.report(Resumed(self.stage, state.step))
         else:
-            self._measure(state)
+            self.before = self._measure(state)["loss"]
         self.clock.restart()
 
     def __call__(self, state: State, done: Done) -> None:
@@ -111,6 +112,7 @@ class Checkpoints:
             return
         measured = UNMEASURED if state.health.high else measured
         kept = {"step": state.step, "metrics": measured, "health": asdict(state.health), "dtype": self.config.dtype}
+        kept |= {"before": self.before} if math.isfinite(self.before) else {}
         kept |= {"best": {"loss": self.best[0], "step": self.best[1], "since": self.since}} if self.best[1] else {}
         kept |= {"base": self.fingerprint} if self.fingerprint else {}
         self.together.check_weights(state.weights, state.step)
@@ -152,6 +154,7 @@ class Checkpoints:
         state.step, state.health = found["step"], Health(**found.get("health", {}))
         best = found.get("best") or {"loss": math.inf, "step": 0, "since": 0}
         self.best, self.since, self.saved = (best["loss"], best["step"]), best["since"], state.step
+        self.before = found.get("before", math.inf)
 
     def _measure(self, state: State) -> dict[str, float]:
         group = self.together.group
@@ -175,6 +178,10 @@ class Checkpoints:
             state.ended = True
             told = f"{self.stage}: ended after step {state.step:,} of {self.config.steps:,}: no measurement since step "
             self.report(Note(f"{told}{step:,} was better (patience {self.config.patience})."))
+        if step and (state.ended or state.step == self.config.steps) and self.before < loss:
+            told = f"{self.stage}: no measurement was as good as the one before the first step: a validation loss of "
+            hint = f"What it began with may be better. Lower {self.stage}.learning_rate, or look at the data."
+            self.report(Note(f"{told}{self.before:.4f}, at best {loss:.4f} (step {step:,}). {hint}"))
 
 
 class Bounds:

@@ -1,5 +1,6 @@
 """Training that is asked to stop ends behind the step, saved, and goes on as if nothing had happened."""
 
+import json
 import signal
 
 import pytest
@@ -8,7 +9,7 @@ from test_resume import results
 
 from backends import BACKENDS
 from minigpt.errors import Interrupted
-from minigpt.events import Saved, Step, silent
+from minigpt.events import Note, Saved, Step, silent
 from minigpt.runs.control import Control
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import FIRST, STAGES
@@ -66,3 +67,20 @@ def test_a_stop_in_the_last_step_finishes_the_stage(backend, copied):
 
     train_stage(run, "sft", backend, report, Control(stop))
     assert run.store("sft").finished()
+
+
+@once
+@pytest.mark.parametrize(("rate", "worse"), [(3.0, True), (1e-4, False)])
+def test_a_training_that_only_did_harm_says_so_also_after_a_stop(backend, copied, rate, worse):
+    """The loss before the first step is in each checkpoint: what goes on from one knows it."""
+    changes = {"steps": 4, "learning_rate": rate, "eval_every": 1, "save_every": 2, "warmup_steps": 0, "spike": 0.0}
+    run = copied("sft", f"harm-{worse}", **changes)
+    stopped(run, "sft", backend, 2)
+    heard = []
+    train_stage(run, "sft", backend, heard.append)
+    lines = [json.loads(line) for line in run.store("sft").journal.read_text("utf-8").splitlines()]
+    found = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    best = min((step for step in found if step), key=found.get)
+    assert (found[best] > found[0]) == worse
+    words = f"before the first step: a validation loss of {found[0]:.4f}, at best {found[best]:.4f} (step {best})"
+    assert any(words in event.text for event in heard if isinstance(event, Note)) == worse
