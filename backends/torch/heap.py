@@ -11,6 +11,8 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 SMALL = 1 << 18  # bytes
 LEAST = 512 << 20  # bytes of room from which on freed memory is kept
 MOST = 2**31 - 1  # what an int holds
+USUAL = 32 << 20, 64 << 20  # what glibc's own thresholds grow to
+_keeps = False
 
 
 def return_blocks() -> None:
@@ -20,9 +22,12 @@ def return_blocks() -> None:
 
 def keep(room: int) -> None:
     """Keep up to `room` bytes of freed memory for the next step, where that is enough to be worth it."""
-    if room >= LEAST:
-        _set(MMAP_THRESHOLD, min(room, MOST))
-        _set(TRIM_THRESHOLD, min(room, MOST))
+    global _keeps
+    if room >= LEAST or _keeps:
+        block, rest = (min(room, MOST), min(room, MOST)) if room >= LEAST else USUAL
+        _set(MMAP_THRESHOLD, block)
+        _set(TRIM_THRESHOLD, rest)
+        _keeps = room >= LEAST
 
 
 def _set(parameter: int, value: int) -> None:

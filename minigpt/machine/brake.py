@@ -74,6 +74,7 @@ class Brake:
             return None
         if self.backend.runtime.shares_memory():
             self.backend.runtime.set_limits(memory=self.limits.memory, cache=self.limits.memory // 8)
+        self.clear()  # what an earlier training of this process has left
         room = self.machine.bound(self.limits.memory - self._elsewhere)
         return self.limits.memory - self.resident if room is None else room
 

@@ -14,6 +14,7 @@ from backends.torch import heap
 def told(monkeypatch):
     found = []
     monkeypatch.setattr(heap, "_set", lambda parameter, value: found.append((parameter, value)))
+    monkeypatch.setattr(heap, "_keeps", False)
     return found
 
 
@@ -24,6 +25,15 @@ def test_a_process_with_room_keeps_what_it_freed(told, cache, kept):
     get_backend("torch", "cpu").runtime.set_limits(memory=1 << 41, cache=cache)
     expected = [] if kept is None else [(heap.MMAP_THRESHOLD, kept), (heap.TRIM_THRESHOLD, kept)]
     assert told == expected
+
+
+def test_a_limit_after_a_training_without_one_lets_memory_go_again(told):
+    runtime = get_backend("torch", "cpu").runtime
+    runtime.set_limits()
+    for _ in range(2):
+        runtime.set_limits(memory=1 << 30, cache=1 << 27)
+    kept = [(heap.MMAP_THRESHOLD, heap.MOST), (heap.TRIM_THRESHOLD, heap.MOST)]
+    assert told == [*kept, (heap.MMAP_THRESHOLD, heap.USUAL[0]), (heap.TRIM_THRESHOLD, heap.USUAL[1])]
 
 
 def test_one_of_several_processes_keeps_nothing(told):
