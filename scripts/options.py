@@ -3,30 +3,34 @@
     python scripts/options.py --data tinyshakespeare --steps 600 --seeds 3 --out options.md
 
 Every option is trained with the same seeds as the model without it, first for as many steps, then for as many as take
-the time that the plain model takes, which is measured again right after each option: machines are not always equally
-fast. The table has the difference in bits per byte on held-out text (negative: better)
-with a 95 % interval over the seeds, and says what that shows: helps, hurts, or noise. Trainings are kept in
---directory, so that the same command goes on where it was interrupted.
+the time that the plain model takes. How long a step of each takes is measured once, by turns: two trainings in one
+process, of which always one waits, as machines are not always equally fast. The table has the difference in bits per
+byte on held-out text (negative: better) with a 95 % interval over the seeds, and says what that shows: helps, hurts, or
+noise. Trainings are kept in --directory, so that the same command goes on where it was interrupted.
 """
 
 import argparse
 import json
 import math
 import statistics
-from dataclasses import dataclass
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from backends import get_backend
 from backends.base import Backend
-from minigpt.config import load_config
-from minigpt.events import Event, Step
+from minigpt.config import Config, load_config
+from minigpt.events import Event, Step, silent
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST
 from minigpt.store.durable import write_whole
 
 PLAIN = "as it is"
-BESIDE = 40  # steps of the plain model after each training of an option, which tell what a step of it takes just then
+TURNS = 60  # steps of the plain model and of an option, one after the other, which tell how long a step of it takes
+FIRST_TURNS = 5  # that do not count: much is made in them
 # Option -> its settings of the model, beside those of the preset. Experts have the arithmetic of the dense layer.
 OPTIONS: dict[str, dict[str, object]] = {
     PLAIN: {},
@@ -59,33 +63,20 @@ OPTIONS: dict[str, dict[str, object]] = {
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One training: bits per byte of its best weights, and seconds that a step took (the median)."""
-
-    bits: float
-    pace: float
-
-
 def main() -> None:
     arguments = parser().parse_args()
     backend = get_backend(arguments.backend)
     chosen = {PLAIN: {}} | {name: OPTIONS[name] for name in arguments.only or OPTIONS}
     rows = []
     for name, settings in chosen.items():
+        part = 1.0 if name == PLAIN else of_its_time(arguments, backend, name, settings)
+        steps = max(1, round(arguments.steps / part))
         tokens, times = [], []
         for seed in range(1, arguments.seeds + 1):
-            equal = trained(arguments, backend, name, settings, seed, arguments.steps)
-            plain = trained(arguments, backend, PLAIN, {}, seed, arguments.steps)
-            timed = equal
-            if name != PLAIN:
-                short = min(BESIDE, arguments.steps)
-                beside = trained(arguments, backend, PLAIN, {}, seed, short, f"beside {name}")
-                steps = max(1, round(arguments.steps * beside.pace / equal.pace))
-                timed = trained(arguments, backend, name, settings, seed, steps)
-            tokens.append(equal.bits - (0.0 if name == PLAIN else plain.bits))
-            times.append(timed.bits - (0.0 if name == PLAIN else plain.bits))
-        rows.append((name, tokens, times))
+            plain = 0.0 if name == PLAIN else trained(arguments, backend, PLAIN, {}, seed, arguments.steps)
+            tokens.append(trained(arguments, backend, name, settings, seed, arguments.steps) - plain)
+            times.append(trained(arguments, backend, name, settings, seed, steps) - plain)
+        rows.append((name, part, tokens, times))
         print(line(*rows[-1]), flush=True)
     if arguments.out:
         write_whole(Path(arguments.out), table(rows, arguments))
@@ -106,26 +97,66 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trained(
-    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int,
-    place: str = "",
-) -> Trial:  # fmt: skip
-    """One training, or what is kept of it; `place` keeps it apart from others of the same option."""
-    directory = arguments.directory / f"{''.join(c if c.isalnum() else '-' for c in place or name)}-{seed}-{steps}"
-    kept = directory / "trial.json"
-    if kept.exists():
-        return Trial(**json.loads(kept.read_text("utf-8")))
+    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int
+) -> float:
+    """Bits per byte of one training's best weights, or what is kept of it."""
+    directory = _directory(arguments, name) / f"{seed}-{steps}"
+    kept = directory / "bits.json"
+    if not kept.exists():
+        run = run_pipeline(Run(directory, configured(arguments, settings, seed, steps)), backend, silent, [FIRST])
+        write_whole(kept, json.dumps(run.store(FIRST).last_state()["metrics"]["bits_per_byte"]))
+    return json.loads(kept.read_text("utf-8"))
+
+
+def of_its_time(
+    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object]
+) -> float:
+    """How long a step of the option takes, in parts of the plain model's: the median over TURNS, or what is kept."""
+    kept = _directory(arguments, name) / "time.json"
+    if not kept.exists():
+        turns = min(TURNS, arguments.steps)
+        with tempfile.TemporaryDirectory() as directory:
+            runs = [Run(Path(directory) / str(i), configured(arguments, one, 1, turns))
+                    for i, one in enumerate(({}, settings))]  # fmt: skip
+            plain, option = by_turns(runs, backend)
+        ratios = [b / a for a, b in zip(plain, option, strict=True)]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps(statistics.median(ratios[FIRST_TURNS:] or ratios)))
+    return json.loads(kept.read_text("utf-8"))
+
+
+def configured(arguments: argparse.Namespace, settings: dict[str, object], seed: int, steps: int) -> Config:
     flags = {"seed": seed, "model": settings, "data": {FIRST: arguments.data}, FIRST: {"steps": steps}}
-    config = load_config(arguments.preset, None, arguments.sets, None, flags)
-    paces = []
+    return load_config(arguments.preset, None, arguments.sets, None, flags)
 
-    def note(event: Event) -> None:
+
+def _directory(arguments: argparse.Namespace, name: str) -> Path:
+    return arguments.directory / "".join(c if c.isalnum() else "-" for c in name)
+
+
+def by_turns(runs: list[Run], backend: Backend) -> list[list[float]]:
+    """Seconds of each step of two trainings that do a step by turns, each in a thread, so that what else the machine
+    does meets both.
+    """
+    may = [threading.Semaphore(1), threading.Semaphore(0)]
+    seconds: list[list[float]] = [[], []]
+
+    def note(one: int, event: Event) -> None:
         if isinstance(event, Step):
-            paces.append(event.seconds)
+            seconds[one].append(event.seconds)
+            may[1 - one].release()
+            may[one].acquire()
 
-    run = run_pipeline(Run(directory, config), backend, note, [FIRST])
-    found = Trial(run.store(FIRST).last_state()["metrics"]["bits_per_byte"], statistics.median(paces))
-    write_whole(kept, json.dumps(vars(found)))
-    return found
+    def train(one: int) -> None:
+        may[one].acquire()
+        try:
+            run_pipeline(runs[one], backend, partial(note, one), [FIRST])
+        finally:
+            may[1 - one].release()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(train, (0, 1)))
+    return seconds
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -141,26 +172,28 @@ def verdict(values: list[float]) -> str:
     return "noise" if abs(mean) <= half else "helps" if mean < 0 else "hurts"
 
 
-def line(name: str, tokens: list[float], times: list[float]) -> str:
+def line(name: str, part: float, tokens: list[float], times: list[float]) -> str:
     """A row of the table: for the plain model its bits per byte, for an option the differences."""
     if name == PLAIN:
         mean, half = interval(tokens)
-        return f"| {name} | {mean:.3f} ± {half:.3f} | | {mean:.3f} ± {half:.3f} | |"
+        return f"| {name} | {mean:.3f} ± {half:.3f} | | 1 | {mean:.3f} ± {half:.3f} | |"
     cells = []
     for values in (tokens, times):
         mean, half = interval(values)
         cells += [f"{mean:+.3f} ± {half:.3f}", verdict(values)]
+    cells.insert(2, f"{part:.2f}")
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def table(rows: list[tuple[str, list[float], list[float]]], arguments: argparse.Namespace) -> str:
+def table(rows: list[tuple[str, float, list[float], list[float]]], arguments: argparse.Namespace) -> str:
     """All rows as Markdown, with the protocol."""
     protocol = (
         f"Preset {arguments.preset} on {', '.join(arguments.data)}, {arguments.steps} steps, {arguments.seeds} seeds, "
         f"{arguments.backend}{', ' + ', '.join(arguments.sets) if arguments.sets else ''}; bits per byte on held-out "
-        "text, differences from the model as it is with the same seeds, 95 % intervals over seeds."
+        "text, differences from the model as it is with the same seeds, 95 % intervals over seeds. A step's time is in "
+        f"parts of the plain model's: the median of {TURNS} steps of both, by turns."
     )
-    head = ["| option | equal tokens | | equal time | |", "| --- | --- | --- | --- | --- |"]
+    head = ["| option | equal tokens | | a step's time | equal time | |", "| --- | --- | --- | --- | --- | --- |"]
     return "\n".join([protocol, "", *head, *(line(*row) for row in rows), ""])
 
 

@@ -70,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=TEST_ROWS, help="held-out rows for each measure of the world")
     parser.add_argument("--given", type=int, help="conversations that a student is given (default: as many as the run)")
+    parser.add_argument("--prompts", type=int, default=0, help="besides, that the teacher may answer")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="STAGE.KEY=VALUE")
     options = parser.parse_args()
@@ -152,8 +153,8 @@ def _ids(engine: Engine, messages: list[dict]) -> list[int]:
 
 
 def distill(options: argparse.Namespace, backend: Backend) -> None:
-    """A smaller model after the same pretraining: taught by the given answers alone, and by the run's SFT as a teacher;
-    the same rows, steps, rates and optimizer.
+    """A smaller model after the same pretraining: taught by the given answers alone, and by the run's SFT as a teacher,
+    which may answer --prompts more (distill.teacher_answers); the same given rows, steps, rates and optimizer.
     """
     teacher = open_run(options.run)
     usual = {name: getattr(teacher.config.sft, name) for name in StageConfig.model_fields}
@@ -163,7 +164,7 @@ def distill(options: argparse.Namespace, backend: Backend) -> None:
     for seed in range(1, options.seeds + 1):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "student"
-            copied(options.run, path, [], seed, world_instructions=given)
+            copied(options.run, path, [], seed, world_instructions=given, world_prompts=options.prompts)
             begin = _section(options, "pretrain", BEGIN)
             trained("pretrain", path, options.backend, model=STUDENT, pretrain=begin)
             seconds = trained("sft", path, options.backend, sft=taught)

@@ -119,11 +119,6 @@ class Batches:
         places = [divmod(first + i, self.rows.count) for i in range(self.batch_size)]
         return normalized(stacked([self.rows.row(epoch, int(self._order(epoch)[i])) for epoch, i in places]))
 
-    @property
-    def epoch_steps(self) -> float:
-        """Steps until every row was seen once."""
-        return self.rows.count / self.batch_size
-
 
 class Ahead:
     """Batches that may be made one step before they are asked for: they are the same, whenever they are made.

@@ -86,6 +86,19 @@ def _encode_conversations(tokenizer: Tokenizer, examples: Sequence[Example]) -> 
         yield _or_error(lambda messages: [render(tokenizer, messages)], example.messages)
 
 
+def _encode_taught(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
+    """Conversations; of a prompt nothing is learned before somebody answers it."""
+    for example in examples:
+        yield _or_error(lambda one: [_unanswered(tokenizer, one) if isinstance(one, Prompt) else
+                                     render(tokenizer, one.messages)], example)  # fmt: skip
+
+
+def _unanswered(tokenizer: Tokenizer, prompt: Prompt) -> Tokens:
+    """Ids up to the assistant's turn; nothing of them is learned, also no earlier answer."""
+    ids, _ = render(tokenizer, prompt.messages, generation_prompt=True)
+    return ids, [0] * len(ids)
+
+
 def _encode_pairs(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
     for pair in examples:
         yield _or_error(lambda pair: [_answer(tokenizer, pair, one) for one in (pair.chosen, pair.rejected)], pair)
@@ -243,6 +256,21 @@ PAIRS = Form(
     world=World(
         world.preferences, "world_pairs", 3_000, "preference pairs of the built-in world", tokens=87, counted=0.45
     ),  # measured: 87 tokens with the held-out ones, 0.41
+)
+# For a teacher: it or its student may answer what nobody has answered.
+TAUGHT = replace(
+    CONVERSATIONS,
+    needs="conversations or prompts",
+    accept=_asked,
+    prompts=True,
+    encode=_encode_taught,
+    world=replace(
+        CONVERSATIONS.world,
+        beside=World(
+            lambda seed, count, split: world.prompts(seed + FRESH, count, split), "world_prompts", 0,
+            "prompts without answers that it asks beside these conversations",
+        ),
+    ),
 )
 LABELLED = Form(
     kind=LabelledAnswer,

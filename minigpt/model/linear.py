@@ -93,13 +93,13 @@ def dropout(backend: Backend, x: Array, keys: Array, rate: Array) -> Array:
     however a batch is divided and whatever is computed again. The hash of place · GOLDEN + key is computed as
     (place + key · INVERSE) · GOLDEN: torch.compile multiplies a bare place without wrapping around.
     """
-    rows, size = x.shape[0], 1
+    size = 1
     for extent in x.shape[1:]:
         size *= extent
     bits = _mix((backend.arange(0, size)[None, :] + keys[:, None] * INVERSE) * GOLDEN)  # (B, T · in) int32
     kept = bits >= backend.cast(rate * 2.0**32 - 2.0**31, "int32")  # int32 from -2^31 on
-    x = backend.where(kept.reshape(rows, *x.shape[1:]), x, 0.0)
-    return x * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+    factors = backend.cast(kept, backend.dtype(x)) * backend.cast(1.0 / (1.0 - rate), backend.dtype(x))
+    return x * factors.reshape(x.shape)  # a third of the time of `where` and its gradient
 
 
 def _mix(x: Array) -> Array:

@@ -1,4 +1,6 @@
-"""Distillation: a student learns from the predictions of a finished model, its teacher, on given or its own answers."""
+"""Distillation: a student learns from the predictions of a finished model, its teacher: on given answers, on those that
+it gives itself, or on the teacher's.
+"""
 
 import math
 from typing import Literal
@@ -7,14 +9,14 @@ from pydantic import Field, model_validator
 
 from backends.base import Array, Backend
 from backends.tree import Tree
-from minigpt.data.batches import Batch, Batches, in_order, stacked
-from minigpt.data.forms import CONVERSATIONS
-from minigpt.errors import UsageError
+from minigpt.data.batches import Batch, in_order, stacked
+from minigpt.data.forms import TAUGHT
+from minigpt.errors import DataError, UsageError
 from minigpt.events import Note
 from minigpt.model.gpt import GPT
 from minigpt.sections import TuneConfig
+from minigpt.stages.answers import Answers, answered
 from minigpt.stages.language import measure_language
-from minigpt.stages.own_answers import OwnAnswers
 from minigpt.stages.stage import Job, Stage
 from minigpt.text.tokenizer import same_tokenizer
 from minigpt.train.distillation import distances, mixed
@@ -38,16 +40,23 @@ class DistillConfig(TuneConfig):
     mixture: float = Field(0.5, gt=0, lt=1, description="jsd's beta: near 0 it is as forward_kl, near 1 as reverse_kl")
     cross_entropy: float = Field(0.0, ge=0, lt=1, description="share of the given answers' cross-entropy in the loss")
     own_answers: float = Field(0.0, ge=0, le=1, description="share of steps on answers that the student gives itself")
-    max_tokens: int = Field(64, ge=1, description="longest answer of its own")
+    teacher_answers: float = Field(0.0, ge=0, le=1, description="share of steps on answers that the teacher gives")
+    max_tokens: int = Field(64, ge=1, description="longest answer that is sampled")
 
     @property
     def samples(self) -> bool:
+        return self.own_answers + self.teacher_answers > 0
+
+    @property
+    def needs_weights(self) -> bool:
         return self.own_answers > 0
 
     @model_validator(mode="after")
-    def _no_own_answer_is_right(self) -> "DistillConfig":
+    def _shares_that_go_together(self) -> "DistillConfig":
         if self.own_answers and self.cross_entropy:
             raise ValueError("own_answers goes not with cross_entropy: the student's own answers are no right ones")
+        if self.own_answers + self.teacher_answers > 1:
+            raise ValueError("own_answers and teacher_answers are shares of the steps: together at most 1")
         return self
 
 
@@ -58,7 +67,10 @@ def imitation(job: Job) -> Objective:
     """
     model, config, seed = job.model, job.config, job.seed
     teacher, frozen = _teacher(job)
-    held_out = job.form.held_out(job.held_out, job.context, seed)
+    if not len(known := answered(job.held_out)):
+        raise DataError("No held-out conversation has an answer to measure with.",
+                        "Give some: --set data.distill_validation=FILE.")  # fmt: skip
+    held_out = job.form.held_out(known, job.context, seed)
 
     def sums(weights: Tree, batch: dict[str, Array], frozen: Tree) -> dict[str, Array]:
         """Weighted sums of the distance and of the cross-entropy."""
@@ -91,8 +103,7 @@ def imitation(job: Job) -> Objective:
         whole = mixed(means["distance"], means["cross_entropy"], config.cross_entropy)
         return {"loss": whole, **means, "perplexity": perplexity, "tokens": int(tokens)}
 
-    batches = Batches(job.form.rows(job.training, job.context, seed), config.batch_size, seed)
-    return Objective(loss, OwnAnswers(job, batches) if config.own_answers else batches, validate, frozen)
+    return Objective(loss, Answers(job, teacher, frozen), validate, frozen)
 
 
 def logits_of(model: GPT, weights: Tree, batch: Batch, places: Array | None) -> Array:
@@ -146,7 +157,7 @@ DISTILL = Stage(
     summary="Learns from a larger model's predictions (distill.teacher). Watch distance fall; 0 is the teacher itself.",
     taught="It was taught to answer as another model does.",
     config=DistillConfig,
-    form=CONVERSATIONS,
+    form=TAUGHT,
     objective=imitation,
     measure=measure_language,
     starts_from=("sft", "pretrain"),

@@ -13,6 +13,7 @@ from minigpt.data.shards import MemoryShard
 from minigpt.errors import MiniGPTError
 from minigpt.generate.engine import Answer, Engine
 from minigpt.generate.sampling import GREEDY, Sampling
+from minigpt.model.gpt import GPT
 from minigpt.stages.stage import Job, Subject
 from minigpt.store.durable import write_whole
 from minigpt.train.rewards import Reward, RewardFunction, make_rewards, score
@@ -133,13 +134,13 @@ def answered_and_judged(
 def sampled(
     job: Job, weights: Tree, prompts: list[list[int]], step: int, temperature: float = 1.0, attempt: int = 0,
     together: int = 1, at_once: int | None = None,
-    then: Callable[[np.ndarray, list[Answer]], Any] = lambda part, answers: None,
+    then: Callable[[np.ndarray, list[Answer]], Any] = lambda part, answers: None, model: GPT | None = None,
 ) -> tuple[list[Answer], list[Any]]:  # fmt: skip
     """A sampled answer to each of the prompts (N), and what `then` makes of each process's (their numbers, answers).
 
-    Seeds and processes are as in `answered_and_judged`.
+    Seeds and processes are as in `answered_and_judged`. `weights` are those of the model in training, or of `model`.
     """
-    group, engine = job.model.backend.group, Engine(job.model, weights, job.tokenizer)
+    group, engine = job.model.backend.group, Engine(model or job.model, weights, job.tokenizer)
     seeds = stream(job.seed + attempt, "answers", step).integers(0, 2**62, len(prompts))
     samplings = [Sampling(temperature, seed=int(seed)) for seed in seeds]
 

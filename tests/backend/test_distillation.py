@@ -9,7 +9,7 @@ from once import by_turns, once
 from test_packed import answers_in
 
 from minigpt.data.batches import stream
-from minigpt.errors import UsageError
+from minigpt.errors import DataError, UsageError
 from minigpt.events import Eval, Step, silent
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY, Sampling
@@ -19,12 +19,15 @@ from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.pipeline import check_possible
 from minigpt.runs.run import Run
 from minigpt.runs.training import prepared, train_stage
+from minigpt.stages.answers import answered
 from minigpt.stages.questions import in_turn
 from minigpt.stages.table import STAGES
 from minigpt.train import samples
 
 SETTINGS = {"steps": 6, "batch_size": 4, "eval_every": 6, "eval_rows": 64, "learning_rate": 5e-3, "warmup_steps": 1,
             "cross_entropy": 0.0, "distance": "forward_kl", "temperature": 1.0}  # fmt: skip
+CHAT = {"messages": [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]}
+ASKED = [{"prompt": f"What is {i} plus 2?"} for i in range(12)]
 
 
 def events_of(run, backend):
@@ -158,6 +161,74 @@ def test_own_answers_come_in_their_share_of_the_steps_and_again_after_a_stop(bac
     assert losses_of(parts, "distill", backend, stop_after=3) + losses_of(parts, "distill", backend) == losses
     with pytest.raises(ValueError, match="no right ones"):
         type(whole.config.distill)(own_answers=0.5, cross_entropy=0.1)
+
+
+def test_the_teacher_may_answer_what_nobody_has_answered(backend, copied, teacher, tmp_path):
+    """Prompts with what the engine samples from the teacher's weights there, whatever the student's are."""
+    way = {"teacher": str(teacher.directory), "teacher_answers": 1.0, "max_tokens": 8}
+    run = _of_rows(copied, tmp_path, [CHAT] * 3 + ASKED, **way)
+    weights, objective, *_ = prepared(run, STAGES["distill"], backend, run.config.distill, silent)
+    batch = objective.batches(3, weights)
+    found = {tuple(prompt): answer for prompt, answer, *_ in answers_in(batch | {"mask": batch["weights"]})}
+    prompts = in_turn(objective.batches._prompts, 12, 4, run.config.seed)
+    shown = [run.tokenizer.show(one) for one in objective.batches._prompts]
+    assert sum("plus" in one for one in shown) == len(ASKED) and all(one.endswith("assistant\n") for one in shown)
+    engine = Engine(GPT(run.model_config, backend), teacher.weights("sft", backend)[0], run.tokenizer)
+    seeds = stream(run.config.seed, "answers", 3).integers(0, 2**62, 4)
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        assert found.pop(tuple(prompt)) == engine.answer_each([prompt], [Sampling(1.0, seed=int(seed))], 8)[0].tokens
+    assert not found
+    assert not run.config.distill.needs_weights and run.config.distill.samples
+    np.testing.assert_array_equal(objective.batches(3, None)["ids"], batch["ids"])
+
+
+@once
+def test_a_prompt_without_an_answer_is_never_a_given_one(backend, copied, teacher, tmp_path):
+    """The given batches are those of the answered rows alone; what is not used is told."""
+    rows = [CHAT | {"messages": [{"role": "user", "content": f"Number {i}"}, CHAT["messages"][1]]} for i in range(8)]
+    notes, whole = [], {}
+    for name, more in (("alone", []), ("beside", ASKED)):
+        run = _of_rows(copied, tmp_path / name, rows + more, teacher=str(teacher.directory))
+        weights, objective, *_ = prepared(run, STAGES["distill"], backend, run.config.distill, notes.append)
+        whole[name] = [objective.batches(step, weights) for step in range(4)]
+    for alone, beside in zip(*whole.values(), strict=True):
+        for key in ("ids", "weights"):
+            np.testing.assert_array_equal(alone[key], beside[key])
+    told = [note.text for note in notes if "not used" in getattr(note, "text", "")]
+    assert len(told) == 1 and "12 prompts without an answer are not used" in told[0]
+    refused = _of_rows(copied, tmp_path / "none", ASKED, teacher=str(teacher.directory))
+    with pytest.raises(DataError, match="No conversation has an answer"):
+        prepared(refused, STAGES["distill"], backend, refused.config.distill, silent)
+    blind = _of_rows(copied, tmp_path / "blind", ASKED, ASKED, teacher=str(teacher.directory), teacher_answers=1.0)
+    with pytest.raises(DataError, match="No held-out conversation has an answer"):
+        prepared(blind, STAGES["distill"], backend, blind.config.distill, silent)
+    with pytest.raises(ValueError, match="together at most 1"):
+        type(run.config.distill)(own_answers=0.5, teacher_answers=0.6)
+
+
+def _of_rows(copied, directory, rows, held_out=None, **settings):
+    """A run whose distill learns from these rows."""
+    directory.mkdir(exist_ok=True)
+    files = {"distill": rows, "distill_validation": held_out or [CHAT]}
+    for name, some in files.items():
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    run = copied("distill", f"run-{directory.name}", **(SETTINGS | settings))
+    run = run.with_section("data", **{name: [str(directory / f"{name}.jsonl")] for name in files})
+    shutil.rmtree(run.data("distill"), ignore_errors=True)
+    make_data(run, "distill", silent)
+    return run
+
+
+@once
+def test_the_world_asks_prompts_beside_its_conversations(copied):
+    run = copied("distill").with_section("data", world_instructions=20, world_prompts=30)
+    shutil.rmtree(run.data("distill"), ignore_errors=True)
+    make_data(run, "distill", silent)
+    shard = run.training_data("distill")
+    given = answered(shard)
+    assert 15 < len(given) <= 20 < len(shard) - len(given) <= 30  # without those that are longer than the context
+    held_out = run.held_out("distill")
+    assert answered(held_out) is held_out and answered(given) is given
 
 
 @once

@@ -225,7 +225,6 @@ def test_without_a_reference_its_numbers_are_zero(tmp_path):
 def test_every_row_comes_once_per_epoch_in_an_order_that_changes():
     batches = Batches(Numbered(), 4, seed=1)
     seen = np.concatenate([batches(step)["ids"] for step in range(15)])  # 60 rows: six epochs
-    assert batches.epoch_steps == 2.5
     assert seen[:, 0].tolist() == [epoch for epoch in range(6) for _ in range(10)]
     orders = [tuple(seen[seen[:, 0] == epoch, 1]) for epoch in range(6)]
     assert all(sorted(order) == list(range(10)) for order in orders)

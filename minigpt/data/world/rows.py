@@ -40,6 +40,12 @@ def conversations(seed: int, count: int, split: str) -> Iterator[dict]:
         yield row
 
 
+def prompts(seed: int, count: int, split: str) -> Iterator[dict]:
+    """Draws messages that a user ends `{"prompt", "task", "language"}`: `conversations` without their last answers."""
+    for row in conversations(seed, count, split):
+        yield {"prompt": row["messages"][:-1], "task": row["task"], "language": row["language"]}
+
+
 def instructions(seed: int, count: int, split: str) -> Iterator[dict]:
     """Draws conversations `{"messages", "task", "language"}` whose answers `is_correct` can check.
 
