@@ -90,21 +90,20 @@ class PairScores(_ScoreRows):
     def _examples(self, firsts: Sequence[int]) -> list[list[Piece]]:
         order = self._drawn.permutation(firsts).tolist()[: round(self._share * len(firsts))]
         pairs = zip(order, np.roll(order, 1), strict=True)
-        again = [(first, other) for first, other in pairs if self._answer(first).size]
+        again = [(first, other) for first, other in pairs if self._parts(first)[1].size]
         return super()._examples(firsts) + [[self._piece(first), self._spoiled(first, other)] for first, other in again]
 
-    def _answer(self, sequence: int) -> np.ndarray:
-        """The tokens of an answer, without its end."""
+    def _parts(self, sequence: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens before an answer, the answer's, and its end."""
         ids, mask = self.shard.sequence(sequence)
-        return ids[np.flatnonzero(mask)[:-1]]
+        start, end = np.flatnonzero(mask)[[0, -1]]
+        return ids[:start], ids[start:end], ids[end : end + 1]
 
     def _spoiled(self, first: int, other: int) -> Piece:
-        ids, mask = self.shard.sequence(first)
-        start, end = np.flatnonzero(mask)[[0, -1]]
+        (before, answer, end), (_, another, _) = self._parts(first), self._parts(other)
         spoil = tuple(SPOILS.values())[self._drawn.integers(len(SPOILS))]
-        place, token = (int(self._drawn.integers(most)) for most in (end - start, self._tokens))
-        answer = spoil(ids[start:end], place, token, self._answer(other))
-        found = np.concatenate([ids[:start], answer, ids[end : end + 1]])
+        place, token = (int(self._drawn.integers(most)) for most in (len(answer), self._tokens))
+        found = np.concatenate([before, spoil(answer, place, token, another), end])
         return self._up_to_the_last(found, np.array([len(found) - 1]))
 
     def _places(self, marked: np.ndarray) -> np.ndarray:

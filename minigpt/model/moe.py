@@ -67,22 +67,13 @@ class MoE:
         """
         shape = x.shape
         if shape[:-1] == (1, 1) and self._on_its_own and not training:
-            return self._of_one_token(w, x), {}
-        route = self.router(w["gate"], x, counted, training)
-        y = self._routed(w["experts"], x.reshape(-1, shape[-1]), route, shape[1]).reshape(shape)
+            y = self._of_one_token(w, x)
+        else:
+            route = self.router(w["gate"], x, counted, training)
+            y = self._routed(w["experts"], x.reshape(-1, shape[-1]), route, shape[1]).reshape(shape)
         if self.config.shared_experts:
             y = y + self.shared(w["shared_experts"], x)
         return y, self.router.told(w["gate"], route, counted) if training else {}
-
-    def _of_one_token(self, w: Tree, x: Array) -> Array:
-        """The same for one token x (1, 1, d) of an answer: nothing to sort, and as few operations as there can be."""
-        top, gates = self.router.best(w["gate"], x)
-        self.backend.sync(top, gates)
-        few = zip(*(self.backend.numpy(a).ravel().tolist() for a in (top, gates)), strict=True)
-        y = [self.expert(w["experts"][e], x) * gate for e, gate in few]
-        if self.config.shared_experts:
-            y.append(self.shared(w["shared_experts"], x))
-        return sum(y[1:], y[0])
 
     def _routed(self, experts: Any, x: Array, route: Route, tokens: int) -> Array:
         """Σ_e gate_e · expert_e(x) for x (N, d) in rows of `tokens`: (N, d)."""
@@ -107,6 +98,14 @@ class MoE:
             return x * 0.0
         weights = backend.take(gates.swapaxes(0, 1).reshape(-1), places)  # (P,)
         return backend.add_rows(backend.concat(y, 0) * weights[:, None], which, x.shape[0])
+
+    def _of_one_token(self, w: Tree, x: Array) -> Array:
+        """The same sum for one token x (1, 1, d) of an answer: nothing to sort, and few operations."""
+        top, gates = self.router.best(w["gate"], x)
+        self.backend.sync(top, gates)
+        few = zip(*(self.backend.numpy(a).ravel().tolist() for a in (top, gates)), strict=True)
+        y = [self.expert(w["experts"][e], x) * gate for e, gate in few]
+        return sum(y[1:], y[0])
 
     def _gathered(self, stacks: Tree, x: Array, top: Array, gates: Array) -> Array:
         """The same with one product for all experts, whose sizes need not be known: pairs sorted by their expert."""

@@ -5,7 +5,7 @@
 import numpy as np
 
 from backends.tree import Tree
-from minigpt.data.batches import Batch, Batches, normalized, stream
+from minigpt.data.batches import Batch, Batches, normalized, pack, stream
 from minigpt.data.shards import MemoryShard
 from minigpt.errors import DataError
 from minigpt.model.gpt import GPT
@@ -16,8 +16,9 @@ from minigpt.stages.stage import Job
 
 class Answers:
     """Given batches, but for a share `own_answers` and a share `teacher_answers` of the steps. These are packed rows of
-    `batch_size` prompts, each with what the model in training or its teacher answers at temperature 1, and its end if
-    it has one. A prompt is a conversation up to its last answer, or a row that nobody has answered.
+    `size` prompts, each with what the model in training or its teacher answers at temperature 1, and its end if it has
+    one: as many as `batch_size` rows hold with the longest answers. A prompt is a conversation up to its last answer,
+    or a row that nobody has answered.
 
     A batch is a pure function of (weights, seed, step).
     """
@@ -27,9 +28,13 @@ class Answers:
         config = job.config
         self._own, self._sampled = config.own_answers, config.own_answers + config.teacher_answers
         given = answered(job.training)
-        self._prompts = _prompts(job) if self._sampled else []
-        if self._sampled and not self._prompts:
-            raise DataError("No prompt leaves room for an answer.", "Raise model.context.")
+        self.prompts = _prompts(job) if self._sampled else []
+        if self._sampled:
+            if not self.prompts:
+                raise DataError("No prompt leaves room for an answer.", "Raise model.context.")
+            longest = np.array([min(len(ids) + config.max_tokens, job.context) for ids in self.prompts])
+            rows = pack(longest, np.arange(len(longest)), job.context)
+            self.size = config.batch_size * len(longest) // len(rows)
         if self._sampled < 1:
             if not len(given):
                 raise DataError("No conversation has an answer to learn from.",
@@ -45,8 +50,7 @@ class Answers:
         if drawn >= self._sampled:
             return self._given(step)
         model, tree = (self._job.model, weights) if drawn < self._own else (self._teacher, self._frozen)
-        size = self._job.config.batch_size
-        prompts = in_turn(self._prompts, step * size, size, self._job.seed)
+        prompts = in_turn(self.prompts, step * self.size, self.size, self._job.seed)
         answers, _ = sampled(self._job, tree, prompts, step, model=model)
         single = laid_out(prompts, answers)
         batch = packed(self._job.model, single).rows(single)
