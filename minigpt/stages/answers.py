@@ -26,28 +26,28 @@ class Answers:
     def __init__(self, job: Job, teacher: GPT, frozen: Tree):
         self._job, self._teacher, self._frozen = job, teacher, frozen
         config = job.config
-        self._own, self._sampled = config.own_answers, config.own_answers + config.teacher_answers
+        self._own, self._asked = config.own_answers, config.own_answers + config.teacher_answers
         given = answered(job.training)
-        self.prompts = _prompts(job) if self._sampled else []
-        if self._sampled:
+        self.prompts = _prompts(job) if self._asked else []
+        if self._asked:
             if not self.prompts:
                 raise DataError("No prompt leaves room for an answer.", "Raise model.context.")
             longest = np.array([min(len(ids) + config.max_tokens, job.context) for ids in self.prompts])
             rows = pack(longest, np.arange(len(longest)), job.context)
             self.size = config.batch_size * len(longest) // len(rows)
-        if self._sampled < 1:
+        if self._asked < 1:
             if not len(given):
                 raise DataError("No conversation has an answer to learn from.",
                                 "Let the teacher answer the prompts: --set distill.teacher_answers=1.")  # fmt: skip
             rows = job.form.rows(given, job.context, job.seed)
             self._given = Batches(rows, config.batch_size, job.seed)
-            if not self._sampled and (unused := len(job.training) - len(given)):
+            if not self._asked and (unused := len(job.training) - len(given)):
                 job.note(f"distill: {unused:,} prompts without an answer are not used. For steps in which the teacher "
                          "answers prompts: --set distill.teacher_answers=0.5.")  # fmt: skip
 
     def __call__(self, step: int, weights: Tree) -> Batch:
-        drawn = stream(self._job.seed, "whose", step).random() if self._sampled else 1.0
-        if drawn >= self._sampled:
+        drawn = stream(self._job.seed, "whose", step).random() if self._asked else 1.0
+        if drawn >= self._asked:
             return self._given(step)
         model, tree = (self._job.model, weights) if drawn < self._own else (self._teacher, self._frozen)
         prompts = in_turn(self.prompts, step * self.size, self.size, self._job.seed)

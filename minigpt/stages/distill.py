@@ -47,10 +47,6 @@ class DistillConfig(TuneConfig):
     def samples(self) -> bool:
         return self.own_answers + self.teacher_answers > 0
 
-    @property
-    def needs_weights(self) -> bool:
-        return self.own_answers > 0
-
     @model_validator(mode="after")
     def _shares_that_go_together(self) -> "DistillConfig":
         if self.own_answers and self.cross_entropy:
