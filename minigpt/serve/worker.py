@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 from minigpt.errors import MiniGPTError
 from minigpt.generate.engine import Engine
 from minigpt.generate.scheduler import Scheduler
+from minigpt.machine.ceiling import give_back
 from minigpt.serve.bounds import Bounds
 from minigpt.serve.refusals import Refused
+
+REST = 10.0  # seconds without work, after which the memory that nothing uses goes back to the system
 
 if TYPE_CHECKING:
     from minigpt.generate.request import Request, Sequence, Token
@@ -88,7 +91,7 @@ class Worker:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._beat = time.monotonic()
-        self._idle, self._ending = True, False
+        self._idle, self._ending, self._given_back = True, False, True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # ---- from the event loop
@@ -182,12 +185,21 @@ class Worker:
         """Take what was asked for, and compute one step of every model that has something to do."""
         self._idle = all(scheduler.idle for scheduler in self.schedulers.values())
         self._take_commands(wait=self._idle)
-        self._beat, self._idle = time.monotonic(), False
+        if self._idle and all(scheduler.idle for scheduler in self.schedulers.values()):
+            self._rest()
+            return
+        self._beat, self._idle, self._given_back = time.monotonic(), False, False
         for scheduler in self.schedulers.values():
             if not scheduler.idle:
                 self._step(scheduler)
         if self.brake is not None:
             self.brake.rest(1.0)
+
+    def _rest(self) -> None:
+        """Once in each pause: frameworks keep freed memory for the next step, and none may come for hours."""
+        if not self._given_back and time.monotonic() - self._beat > REST:
+            self._given_back = True
+            give_back(next(iter(self.models.values())).engine.model.backend)
 
     def _step(self, scheduler: Scheduler) -> None:
         own = [ticket for ticket in self.tickets.values() if self._scheduler(ticket) is scheduler]  # the oldest first

@@ -20,6 +20,7 @@ from minigpt.generate.sampling import GREEDY, Sampling
 from minigpt.model.gpt import GPT, to_backend
 from minigpt.parity.models import random_weights
 from minigpt.sections import ModelConfig
+from minigpt.serve import worker as workers
 from minigpt.serve.bounds import Bounds
 from minigpt.serve.guard import Doors
 from minigpt.serve.keys import Keys
@@ -99,6 +100,26 @@ def talk(text="the cat", **more):
 def alone(backend, text, sampling, most=12):
     ids, _ = render(TOKENIZER, [{"role": "user", "content": text}], generation_prompt=True)
     return engine(backend).answer([ids], sampling, most)[0]
+
+
+@once
+def test_memory_goes_back_once_in_each_pause(backend, monkeypatch):
+    given = []
+    monkeypatch.setattr(workers, "REST", 0.1)
+    monkeypatch.setattr(workers, "give_back", given.append)
+
+    def paused():
+        before, until = len(given), time.monotonic() + 20
+        ask(port, "/v1/chat/completions", talk(temperature=0))
+        while len(given) == before and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1.5)  # longer than an idle engine waits for work
+        return len(given) - before
+
+    with served(backend) as (port, *_):
+        time.sleep(1.5)
+        assert not given  # nothing was done yet
+        assert [paused(), paused()] == [1, 1]
 
 
 def test_an_answer_is_the_engines(server, backend):
