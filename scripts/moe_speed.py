@@ -3,7 +3,9 @@
     python scripts/moe_speed.py --backend torch mlx --repeats 7
 
 Both are timed by turns in one process, so that what else the machine does meets both; the table has ratios. The dense
-layer is as wide as the experts of one token together. `--profile` adds where a step's time goes (torch).
+layer is as wide as the experts of one token together. A step is a batch's gradients and the optimizer's update, whose
+work grows with all experts and not with the tokens; `gradients` is the step without it. `--profile` adds where a
+step's time goes (torch).
 """
 
 import argparse
@@ -18,10 +20,11 @@ from backends.base import Backend
 from minigpt.generate.engine import Engine
 from minigpt.generate.sampling import GREEDY
 from minigpt.model.gpt import GPT, flops_per_token, init_weights, to_backend
-from minigpt.sections import ModelConfig
+from minigpt.sections import ModelConfig, StageConfig
 from minigpt.text.characters import CharTokenizer
 from minigpt.train.auxiliary import has_auxiliary, with_auxiliary
 from minigpt.train.losses import language_loss
+from minigpt.train.optim import Optimizer
 
 SHAPE = {"n_layer": 4, "n_head": 8, "n_kv_head": 4, "d_model": 256, "context": 256, "vocab_size": 2048}
 DENSE = ModelConfig(**SHAPE, d_ff=704)
@@ -41,12 +44,15 @@ def main() -> None:
         backend.gathers = arguments.gathers or backend.gathers
         versions = ", ".join(f"{key} {value}" for key, value in backend.runtime.versions().items())
         print(f"{name} on {backend.device} ({versions}), {arguments.rows} rows of {DENSE.context} tokens")
-        print(f"{'model':<32}{'arithmetic':>11}{'step':>8}{'answer':>8}   (of the dense model's)")
+        print(f"{'model':<32}{'arithmetic':>11}{'gradients':>11}{'step':>8}{'answer':>8}   (of the dense model's)")
         for way, config in WAYS.items():
             arithmetic = flops_per_token(config, DENSE.context) / flops_per_token(DENSE, DENSE.context)
-            steps = ratio(*(step(backend, one, arguments.rows) for one in (config, DENSE)), arguments.repeats)
+            gradients, steps = (
+                ratio(*(step(backend, one, arguments.rows, how) for one in (config, DENSE)), arguments.repeats)
+                for how in ("", arguments.optimizer)
+            )
             answers = ratio(*(answer(backend, one, arguments.tokens) for one in (config, DENSE)), arguments.repeats)
-            print(f"{way:<32}{arithmetic:>10.2f}×{steps:>7.2f}×{answers:>7.2f}×", flush=True)
+            print(f"{way:<32}{arithmetic:>10.2f}×{gradients:>10.2f}×{steps:>7.2f}×{answers:>7.2f}×", flush=True)
         if arguments.profile and name == "torch":
             profile(step(backend, WAYS["8 experts, top 2"], arguments.rows))
 
@@ -57,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--cpu", action="store_true", help="not on a GPU, if there is one")
     found.add_argument("--repeats", type=int, default=7)
     found.add_argument("--rows", type=int, default=8, help="of a step")
+    found.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     found.add_argument("--tokens", type=int, default=64, help="of an answer")
     found.add_argument("--gathers", action="store_true", help="one grouped product, as on a GPU")
     found.add_argument("--profile", action="store_true")
@@ -76,8 +83,8 @@ def ratio(first: Callable, second: Callable, repeats: int) -> float:
     return statistics.median(found[1:])
 
 
-def step(backend: Backend, config: ModelConfig, rows: int) -> Callable[[], None]:
-    """A function that computes the loss and gradients of one batch."""
+def step(backend: Backend, config: ModelConfig, rows: int, optimizer: str = "") -> Callable[[], None]:
+    """A function that computes the loss and gradients of one batch, and with an `optimizer` the next weights."""
     model = GPT(config, backend)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context + 1)).astype(np.int32)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weights": np.full((rows, config.context), 1 / ids[:, 1:].size)}
@@ -88,7 +95,18 @@ def step(backend: Backend, config: ModelConfig, rows: int) -> Callable[[], None]
 
     gradient = backend.value_and_grad(with_auxiliary(model, loss) if has_auxiliary(config) else loss, compiled=True)
     weights = to_backend(backend, init_weights(config, 0))
-    return lambda: backend.sync(gradient(weights, batch))
+    if not optimizer:
+        return lambda: backend.sync(gradient(weights, batch))
+    updates = Optimizer(backend, StageConfig(optimizer=optimizer), weights)
+    now = [weights, updates.init(weights)]
+
+    def whole() -> None:
+        _, grads = gradient(now[0], batch)
+        clipped, _ = updates.clip(grads)
+        now[:] = updates.update(now[0], clipped, now[1], 0)
+        backend.sync(*now)
+
+    return whole
 
 
 def answer(backend: Backend, config: ModelConfig, tokens: int) -> Callable[[], None]:
