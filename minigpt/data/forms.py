@@ -268,7 +268,7 @@ TAUGHT = replace(
         CONVERSATIONS.world,
         beside=World(
             lambda seed, count, split: world.prompts(seed + FRESH, count, split), "world_prompts", 0,
-            "prompts without answers that it asks beside these conversations",
+            "prompts of the built-in world without answers, for distill",
         ),
     ),
 )
