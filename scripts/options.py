@@ -108,9 +108,7 @@ def trained(
     return json.loads(kept.read_text("utf-8"))
 
 
-def of_its_time(
-    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object]
-) -> float:
+def of_its_time(arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object]) -> float:
     """How long a step of the option takes, in parts of the plain model's: the median over TURNS, or what is kept."""
     kept = _directory(arguments, name) / "time.json"
     if not kept.exists():

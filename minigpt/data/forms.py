@@ -18,6 +18,7 @@ from minigpt.data.world import rows as world
 from minigpt.data.world.lessons import lessons
 from minigpt.errors import DataError
 from minigpt.text.chatml import render
+from minigpt.text.messages import Message
 from minigpt.text.tokenizer import Tokenizer
 
 WORLD = "world"  # the built-in world as a source
@@ -89,13 +90,13 @@ def _encode_conversations(tokenizer: Tokenizer, examples: Sequence[Example]) -> 
 def _encode_taught(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[list[Tokens] | DataError]:
     """Conversations; of a prompt nothing is learned before somebody answers it."""
     for example in examples:
-        yield _or_error(lambda one: [_unanswered(tokenizer, one) if isinstance(one, Prompt) else
-                                     render(tokenizer, one.messages)], example)  # fmt: skip
+        written = _unanswered if isinstance(example, Prompt) else render
+        yield _or_error(lambda messages, written=written: [written(tokenizer, messages)], example.messages)
 
 
-def _unanswered(tokenizer: Tokenizer, prompt: Prompt) -> Tokens:
+def _unanswered(tokenizer: Tokenizer, prompt: list[Message]) -> Tokens:
     """Ids up to the assistant's turn; nothing of them is learned, also no earlier answer."""
-    ids, _ = render(tokenizer, prompt.messages, generation_prompt=True)
+    ids, _ = render(tokenizer, prompt, generation_prompt=True)
     return ids, [0] * len(ids)
 
 
@@ -127,8 +128,7 @@ def _encode_questions(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iter
 def _question(tokenizer: Tokenizer, example: Conversation | Prompt) -> list[Tokens]:
     unanswered = isinstance(example, Prompt)
     prompt, answer = example.messages[: None if unanswered else -1], example.messages[-1]
-    ids, _ = render(tokenizer, prompt, generation_prompt=True)
-    mask = [0] * len(ids)
+    ids, mask = _unanswered(tokenizer, prompt)
     told = example.others | {"prompt": prompt[-1]["content"]}
     if not unanswered:
         ids, learned = render(tokenizer, example.messages)

@@ -20,11 +20,11 @@ from minigpt.machine.ceiling import give_back
 from minigpt.serve.bounds import Bounds
 from minigpt.serve.refusals import Refused
 
-REST = 10.0  # seconds without work, after which the memory that nothing uses goes back to the system
-
 if TYPE_CHECKING:
     from minigpt.generate.request import Request, Sequence, Token
     from minigpt.machine.brake import Brake
+
+REST = 10.0  # seconds without work, after which the memory that nothing uses goes back to the system
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,9 @@ class Worker:
 
     def _serve(self) -> None:
         """Take what was asked for, and compute one step of every model that has something to do."""
-        self._idle = all(scheduler.idle for scheduler in self.schedulers.values())
+        self._idle = self._nothing_to_do()
         self._take_commands(wait=self._idle)
-        if self._idle and all(scheduler.idle for scheduler in self.schedulers.values()):
+        if self._nothing_to_do():
             self._rest()
             return
         self._beat, self._idle, self._given_back = time.monotonic(), False, False
@@ -194,6 +194,9 @@ class Worker:
                 self._step(scheduler)
         if self.brake is not None:
             self.brake.rest(1.0)
+
+    def _nothing_to_do(self) -> bool:
+        return all(scheduler.idle for scheduler in self.schedulers.values())
 
     def _rest(self) -> None:
         """Once in each pause: frameworks keep freed memory for the next step, and none may come for hours."""

@@ -27,7 +27,7 @@ class Answers:
         self._job, self._teacher, self._frozen = job, teacher, frozen
         config = job.config
         self._own, self._asked = config.own_answers, config.own_answers + config.teacher_answers
-        given = answered(job.training)
+        given = with_answers(job.training)
         self.prompts = _prompts(job) if self._asked else []
         if self._asked:
             if not self.prompts:
@@ -57,17 +57,14 @@ class Answers:
         return normalized(batch | {"weights": batch.pop("mask")})
 
 
-def answered(shard: MemoryShard) -> MemoryShard:
+def with_answers(shard: MemoryShard) -> MemoryShard:
     """The sequences of which something is learned; the shard itself where all are."""
-    starts = np.concatenate([[0], shard.ends[:-1]]).astype(np.int64)
-    learned = np.add.reduceat(np.asarray(shard.mask) != 0, starts) if len(starts) else starts
+    sizes = np.diff(shard.ends, prepend=0)
+    learned = np.logical_or.reduceat(np.asarray(shard.mask) != 0, np.cumsum(sizes) - sizes)
     if learned.all():
         return shard
-    kept = [shard.sequence(int(i)) for i in np.flatnonzero(learned)]
-    ids, masks = ([np.asarray(pair[side]) for pair in kept] for side in (0, 1))
-    if not kept:
-        return MemoryShard(shard.ids[:0], shard.ends[:0], shard.mask[:0])
-    return MemoryShard(np.concatenate(ids), np.cumsum([len(one) for one in ids]), np.concatenate(masks))
+    kept = np.repeat(learned, sizes)  # of the tokens
+    return MemoryShard(shard.ids[kept], np.cumsum(sizes[learned]), shard.mask[kept])
 
 
 def _prompts(job: Job) -> list[list[int]]:

@@ -15,7 +15,7 @@ from minigpt.errors import DataError, UsageError
 from minigpt.events import Note
 from minigpt.model.gpt import GPT
 from minigpt.sections import TuneConfig
-from minigpt.stages.answers import Answers, answered
+from minigpt.stages.answers import Answers, with_answers
 from minigpt.stages.language import measure_language
 from minigpt.stages.stage import Job, Stage
 from minigpt.text.tokenizer import same_tokenizer
@@ -63,7 +63,7 @@ def imitation(job: Job) -> Objective:
     """
     model, config, seed = job.model, job.config, job.seed
     teacher, frozen = _teacher(job)
-    if not len(known := answered(job.held_out)):
+    if not len(known := with_answers(job.held_out)):
         raise DataError("No held-out conversation has an answer to measure with.",
                         "Give some: --set data.distill_validation=FILE.")  # fmt: skip
     held_out = job.form.held_out(known, job.context, seed)

@@ -19,7 +19,7 @@ from minigpt.runs.inputs import make_data, make_tokenizer
 from minigpt.runs.pipeline import check_possible
 from minigpt.runs.run import Run
 from minigpt.runs.training import prepared, train_stage
-from minigpt.stages.answers import answered
+from minigpt.stages.answers import with_answers
 from minigpt.stages.questions import in_turn
 from minigpt.stages.table import STAGES
 from minigpt.train import samples
@@ -228,10 +228,10 @@ def test_the_world_asks_prompts_beside_its_conversations(copied):
     shutil.rmtree(run.data("distill"), ignore_errors=True)
     make_data(run, "distill", silent)
     shard = run.training_data("distill")
-    given = answered(shard)
+    given = with_answers(shard)
     assert 15 < len(given) <= 20 < len(shard) - len(given) <= 30  # without those that are longer than the context
     held_out = run.held_out("distill")
-    assert answered(held_out) is held_out and answered(given) is given
+    assert with_answers(held_out) is held_out and with_answers(given) is given
 
 
 @once
