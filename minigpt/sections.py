@@ -102,6 +102,10 @@ class ModelConfig(Section):
     token_shift: int = Field(0, ge=0, description="tokens before, of which attention reads half of its channels")
     convolution: int = Field(0, ge=0, description="tokens before, of which attention reads a learned share per channel")
     value_embeddings: bool = Field(False, description="attention's values get an embedding of the token")
+    value_projection: bool = Field(False, description="attention's values get a projection of the token's embedding")
+    head_gate: bool = Field(False, description="each head's output times a gate of what attention reads")
+    skips: bool = Field(False, description="blocks of the second half get what went into those of the first (U-Net)")
+    repeat_layers: int = Field(0, ge=0, description="last blocks that each token goes through twice")
     predict_ahead: int = Field(0, ge=0, le=8, description="tokens after the next one that training predicts as well")
     ahead_weight: float = Field(0.3, gt=0, description="weight of their loss")
     experts: int = Field(0, ge=0, description="feed-forward layers of which a router chooses; 0: one without a router")
@@ -146,6 +150,15 @@ class ModelConfig(Section):
         return self
 
     @property
+    def depth(self) -> int:
+        """Blocks that a token goes through, one after the other: some of them twice."""
+        return self.n_layer + self.repeat_layers
+
+    def block_of(self, number: int) -> int:
+        """Which block a token goes through at the place `number` < `depth`."""
+        return number if number < self.n_layer else number - self.repeat_layers
+
+    @property
     def rotated(self) -> int:
         """Coordinates of a head that rotary positions turn."""
         return round(self.head_dim * self.rope_fraction)
@@ -171,6 +184,11 @@ class ModelConfig(Section):
                "set sliding_window = 0 instead")  # fmt: skip
         yield (0 < self.sliding_window <= self.attention_sinks,
                f"attention_sinks = {self.attention_sinks} must be fewer than sliding_window = {self.sliding_window}")
+        yield (self.value_embeddings and self.value_projection,
+               "value_embeddings and value_projection both tell the values which token it is: choose one")  # fmt: skip
+        yield (self.skips and self.depth < 2, "skips join two blocks, and there is one")
+        yield (self.repeat_layers > self.n_layer,
+               f"repeat_layers = {self.repeat_layers} is more than n_layer = {self.n_layer}")  # fmt: skip
         yield from self._senseless_experts()
         yield from ((self.first_weights == "induction" and bad, f"first_weights = 'induction' needs {reason}")
                     for bad, reason in self._against_induction())  # fmt: skip
@@ -247,6 +265,7 @@ class StageConfig(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's smallest divisor")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step omits")
+    stochastic_depth: float = Field(0.0, ge=0, lt=1, description="share of rows that a step leads past the last block")
     activation_checkpointing: bool = Field(False, description="compute activations twice instead of storing them")
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0: those of a whole micro-batch")
     compile: bool = Field(True, description="let the framework compile a step where that pays")

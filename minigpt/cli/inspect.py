@@ -42,7 +42,7 @@ def inspect(
     lang = language(lang)
     text = opening.valid(prompt, "--prompt")
     engine, stage = opening.engine_at(chosen.path, chosen.stage, where, flags.Faster())
-    layers = engine.model.config.n_layer
+    layers = engine.model.config.depth
     if layer is not None and layer > layers:
         raise UsageError(f"There is no layer {layer}.", f"The model has {layers}.")
     tokenizer = engine.tokenizer

@@ -63,8 +63,8 @@ class KVCache:
         self.batch = self.rows = batch
         self.fixed = 0  # if not 0, every pass looks at so many places, and more than a row has are hidden
         self.length = 0
-        self.keys, self.values = ([self._empty(config) for _ in range(config.n_layer)] for _ in range(2))
-        kept = config.n_layer if reaches_back(config) else 0
+        self.keys, self.values = ([self._empty(config) for _ in range(config.depth)] for _ in range(2))
+        kept = config.depth if reaches_back(config) else 0
         self.inputs = [backend.zeros((batch, 1, capacity, config.d_model), dtype) for _ in range(kept)]
 
     @property

@@ -57,8 +57,12 @@ class Attention:
             whole = config.qk_norm_whole
             shapes |= {"q_norm.weight": (q if whole else config.head_dim,)}
             shapes |= {"k_norm.weight": (k if whole else config.head_dim,)}
-        if config.value_embeddings:
+        if config.value_projection:
+            shapes["embedding_proj.weight"] = (k, config.d_model)
+        if config.value_embeddings or config.value_projection:
             shapes["value_mix.weight"] = (config.n_kv_head,)
+        if config.head_gate:
+            shapes["head_gate.weight"] = (config.n_head, config.d_model)
         return shapes | Before.shapes(config)
 
     @staticmethod
@@ -66,7 +70,7 @@ class Attention:
         """First values of a leaf: the output's matrix divided by √(2·layers) (Radford et al. 2019)."""
         if leaf in ("q_norm.weight", "k_norm.weight"):
             return np.ones(shape, np.float32)
-        if leaf in ("value_mix.weight", "convolution.weight"):
+        if leaf in ("value_mix.weight", "convolution.weight", "head_gate.weight"):
             return np.zeros(shape, np.float32)  # training begins without them
         deviation = 0.02 / (2 * config.n_layer) ** 0.5 if leaf.startswith("o_proj") else 0.02
         return matrix_start(stream, leaf, shape, deviation)
@@ -75,7 +79,8 @@ class Attention:
     def flops_per_token(config: ModelConfig, width: int) -> float:
         """Arithmetic of one token, forwards and backwards, in rows of `width`: 6 N + 12 q T (Chowdhery et al. 2022)."""
         q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        return 6.0 * config.d_model * (2 * q + 2 * k) + 12.0 * q * width
+        products = 2 * q + 2 * k + k * config.value_projection + config.n_head * config.head_gate
+        return 6.0 * config.d_model * products + 12.0 * q * width
 
     @staticmethod
     def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:
@@ -85,6 +90,7 @@ class Attention:
         q, k = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
         seen = (width + habits.strip) / 2 if habits.strip and not masked else width  # keys of a query, on average
         values = 3 * q + 2 * k + habits.head_norm * (q + k) * config.qk_norm
+        values += k * config.value_projection + (q + config.n_head) * config.head_gate
         if habits.exact and (masked or width <= habits.exact):
             values += 2 * q + 2 * k  # q, k, v and the attended values once are twice as wide
         return values + seen * habits.scores * config.n_head + width * habits.masked * masked + config.n_head
@@ -94,7 +100,7 @@ class Attention:
         embedded: Array | None = None,
     ) -> Array:  # fmt: skip
         """x (B, T, d) -> (B, T, d), or (B, some, d) for chosen queries; `positions` are those of all tokens, `embedded`
-        (B, T, K · D) what the values get of the tokens themselves.
+        what the values get of the tokens themselves (B, T, K · D), or what is projected to that (B, T, d).
         """
         c, backend = self.config, self.backend
         batch, tokens, _ = x.shape
@@ -111,6 +117,7 @@ class Attention:
         k = k.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         v = v.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if embedded is not None:
+            embedded = linear(backend, w["embedding_proj"], embedded) if c.value_projection else embedded
             mix = backend.cast(w["value_mix"]["weight"], backend.dtype(v))[:, None]  # (K, 1)
             v = v + mix * embedded.reshape(batch, tokens, c.n_kv_head, c.head_dim)
         if c.qk_norm and not c.qk_norm_whole:
@@ -121,8 +128,12 @@ class Attention:
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, Tk, D)
         visible = queries.everywhere if sees_all(c, layer) else queries.visible
-        y = backend.attention(q, k, v, self.scale, visible, c.attention_softcap)  # (B, H, T, D)
-        return linear(backend, w["o_proj"], y.swapaxes(1, 2).reshape(batch, asking, c.n_head * c.head_dim))
+        y = backend.attention(q, k, v, self.scale, visible, c.attention_softcap).swapaxes(1, 2)  # (B, T, H, D)
+        if c.head_gate:  # begins as 1 (Qiu et al. 2025, head by head)
+            seen = x if queries.chosen is None else queries.chosen(x)
+            gate = 2.0 * backend.exp(backend.log_sigmoid(linear(backend, w["head_gate"], seen)))  # (B, T, H)
+            y = y * gate[..., None]
+        return linear(backend, w["o_proj"], y.reshape(batch, asking, c.n_head * c.head_dim))
 
     def _normed(self, w: Tree, q: Array, k: Array) -> tuple[Array, Array]:
         norm, eps = self.backend.rms_norm, self.config.norm_eps
@@ -138,4 +149,5 @@ class Attention:
 
 def sees_all(config: ModelConfig, layer: int) -> bool:
     """Whether a layer's tokens see all tokens before them, not those of the sliding window only."""
-    return config.full_attention_every > 0 and (layer + 1) % config.full_attention_every == 0
+    every = config.full_attention_every
+    return every > 0 and (config.block_of(layer) + 1) % every == 0

@@ -56,9 +56,13 @@ class Embeddings:
             return x + backend.cast(sinusoids(backend, rows, self.config.d_model), self.dtype)
         return x + backend.cast(backend.take(body["embed_positions"]["weight"], rows), self.dtype)
 
-    def values(self, body: Tree, ids: Array) -> Array | None:
-        """What all layers' values get of the tokens (B, T) themselves: (B, T, K · D); None without this option."""
+    def values(self, body: Tree, ids: Array, x: Array) -> Array | None:
+        """What all layers' values get of the tokens (B, T) themselves: (B, T, K · D), or their embeddings x (B, T, d)
+        with a root mean square of 1, for each layer to project; None without these options.
+        """
         c = self.config
+        if c.value_projection:
+            return self.backend.rms_norm(x, self.backend.zeros((c.d_model,)) + 1.0, c.norm_eps)
         if not c.value_embeddings:
             return None
         return self.backend.cast(embed(self.backend, body["embed_values"], ids, c.n_kv_head * c.head_dim), self.dtype)

@@ -26,7 +26,8 @@ from minigpt.model.linear import dropout
 from minigpt.model.moe import MoE, active_shapes
 from minigpt.model.norms import Norm, norm_places
 from minigpt.model.positions import alibi_slopes
-from minigpt.sections import ModelConfig
+from minigpt.model.skips import Skips
+from minigpt.sections import ModelConfig, StageConfig
 
 
 def block(config: ModelConfig) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class GPT:
 
     def __init__(
         self, config: ModelConfig, backend: Backend, dtype: str = "float32", checkpointing: bool = False,
-        loss_chunk: int = 0, dropout: float = 0.0,
+        loss_chunk: int = 0, dropout: float = 0.0, stochastic_depth: float = 0.0,
     ):  # fmt: skip
         self.config = config
         self.backend = backend
@@ -50,13 +51,23 @@ class GPT:
         self.checkpointing = checkpointing
         self.loss_chunk = loss_chunk  # see losses.token_losses
         self.dropout = backend.array(np.float32(dropout)) if dropout else None  # see hidden
+        shares = stochastic_depth * np.arange(1, config.depth + 1) / config.depth  # of each block
+        self.omitted = [backend.array(np.float32(share)) for share in shares] if stochastic_depth else []
         self.embeddings = Embeddings(config, backend, dtype)
         self.layers = {name: layer(config, backend) for name, layer in block(config).items()}
         self.norm = None if config.norm_placement == "post" else Norm(config, backend)  # the last block has its own
         self.places = norm_places(config)
         self.slopes = alibi_slopes(config.n_head) if config.positions == "alibi" else ()
-        self.ahead = Ahead(config, backend)
+        self.skips, self.ahead = Skips(config, backend), Ahead(config, backend)
         self.told: list[dict[str, Array]] | None = None  # see telling
+
+    @classmethod
+    def trained_by(cls, stage: StageConfig, config: ModelConfig, backend: Backend, dtype: str) -> "GPT":
+        """The model as a stage's settings let it compute."""
+        return cls(
+            config, backend, dtype, stage.activation_checkpointing, stage.loss_chunk, stage.dropout,
+            stage.stochastic_depth,
+        )  # fmt: skip
 
     def __call__(self, weights: Tree, ids: Array, **rows: Any) -> Array:
         """Logits (B, T, V) in the compute dtype for token ids (B, T); what is true of the rows as in `hidden`."""
@@ -80,7 +91,8 @@ class GPT:
         - `last`: only the last so many tokens of each row are followed to the end (B, last, d): the others end as
           keys and values of the last layer, which are all that an answer needs of a prompt.
         - `dropout_keys` (B,) int32, as a training step has them: the embeddings and both outputs of each block lose a
-          share `dropout` of their values.
+          share `dropout` of their values; and a share of the rows, which grows from block to block up to
+          `stochastic_depth` in the last one, gets nothing from an output (Huang et al. 2016).
         """
         backend, body, tokens = self.backend, weights["model"], ids.shape[1]
         held = 0 if cache is None else cache.start  # int, or (B,) where the rows differ
@@ -89,9 +101,12 @@ class GPT:
         all_answer = not last or last >= tokens and lengths is None
         answering = queries if all_answer else self._last(places, held, tokens, lengths, last, cache)
         x = self._dropped(self.embeddings(body, ids, places, segments), dropout_keys, 0)  # (B, T, d)
-        embedded = self.embeddings.values(body, ids)
-        for number, layer in enumerate(body["layers"]):
-            asking = answering if number == self.config.n_layer - 1 else queries
+        embedded, entered = self.embeddings.values(body, ids, x), []
+        for number in range(self.config.depth):
+            if self.config.block_of(number) >= len(body["layers"]):
+                break  # the first blocks alone (see quantize.gptq)
+            layer, x = body["layers"][self.config.block_of(number)], self.skips(body, x, entered)
+            asking = answering if number == self.config.depth - 1 else queries
             run = functools.partial(
                 self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys,
                 training=self.told is not None,  # as it is now: checkpointed layers are computed again later
@@ -162,10 +177,17 @@ class GPT:
         return x + self._dropped(self._normed(w, norm, found), keys, place)
 
     def _dropped(self, x: Array, keys: Array | None, place: int) -> Array:
-        """x (B, T, d) with dropout; every place in the network has keys of its own."""
-        if keys is None or self.dropout is None:
+        """x (B, T, d) with dropout, and 0 for rows that are led past it; every place in the network (0: the embeddings,
+        then two in each block) has keys of its own.
+        """
+        if keys is None:
             return x
-        return dropout(self.backend, x, keys ^ (place * 0x9E3779B1 % 2**32 - 2**31), self.dropout)
+        if self.dropout is not None:
+            x = dropout(self.backend, x, _keys_of(keys, place), self.dropout)
+        if place and self.omitted:
+            ones = self.backend.zeros((x.shape[0], 1, 1), self.backend.dtype(x)) + 1.0
+            x = x * dropout(self.backend, ones, _keys_of(keys, -place), self.omitted[(place - 1) // 2])
+        return x
 
     def _queries(
         self, places, held, tokens: int, asking: int, cache, segments=None, follows=None, chosen=None
@@ -199,6 +221,11 @@ class GPT:
         return self._queries(before + places, before + held, tokens, last, cache, chosen=chosen)
 
 
+def _keys_of(keys: Array, place: int) -> Array:
+    """The keys (B,) of a step's rows at a place."""
+    return keys ^ (place * 0x9E3779B1 % 2**32 - 2**31)
+
+
 def _leaves(config: ModelConfig) -> Iterator[tuple[str, Any, str, tuple[int, ...]]]:
     """(name, class of its layer, name in that layer, shape) of every weight, in the order of a checkpoint."""
     layers = [("model.", Embeddings, Embeddings.shapes(config))]
@@ -206,7 +233,8 @@ def _leaves(config: ModelConfig) -> Iterator[tuple[str, Any, str, tuple[int, ...
         layers += [(f"model.layers.{i}.{name}.", layer, layer.shapes(config)) for name, layer in block(config).items()]
     last = Norm.shapes(config) if config.norm_placement != "post" else {}
     head = head_of(config)
-    layers += [("model.norm.", Norm, last), ("model.", Ahead, Ahead.shapes(config)), ("", head, head.shapes(config))]
+    layers += [("model.norm.", Norm, last), ("model.", Skips, Skips.shapes(config))]
+    layers += [("model.", Ahead, Ahead.shapes(config)), ("", head, head.shapes(config))]
     for before, layer, shapes in layers:
         yield from ((before + leaf, layer, leaf, shape) for leaf, shape in shapes.items())
 
@@ -230,7 +258,7 @@ def flops_per_token(config: ModelConfig, width: int) -> float:
     """Arithmetic of one token, forwards and backwards, in rows of `width` tokens (Chowdhery et al. 2022)."""
     layers = sum(layer.flops_per_token(config, width) for layer in block(config).values())
     outside = head_of(config).flops_per_token(config, width) + Ahead.flops_per_token(config, width)
-    return config.n_layer * layers + outside
+    return config.depth * layers + outside
 
 
 def kept_values(config: ModelConfig, habits: Any, width: int, masked: bool) -> float:

@@ -35,6 +35,10 @@ OPTIONS: dict[str, tuple] = {
     "window 4 with two sinks": ({"sliding_window": 4, "attention_sinks": 2},),
     "shift of two tokens": ({"token_shift": 2}, True, True),
     "short convolution": ({"convolution": 3, "qk_norm": True}, False, True),
+    "gates of heads, values from projections": ({"head_gate": True, "value_projection": True}, True, True),
+    "skips, both blocks twice, window 3 in every first": (
+        {"skips": True, "repeat_layers": 2, "sliding_window": 3, "full_attention_every": 2}, True,
+    ),
 }  # fmt: skip
 
 # The same for options that add to the loss: its value and gradients are compared with them.

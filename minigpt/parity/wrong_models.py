@@ -56,6 +56,11 @@ def _norm_of_the_sum(model: Any) -> None:
     model._joined = lambda w, norm, x, found, keys, place: model._normed(w, norm, x + found)
 
 
+def _skips_in_the_same_order(model: Any) -> None:
+    right = model.skips
+    model.skips = lambda body, x, entered: right(body | {"skips": body["skips"][::-1]}, x, entered)
+
+
 def _router(**changes: Any) -> Break:
     """A router that reads other settings."""
 
@@ -142,7 +147,9 @@ def _logits(backend: Backend, case: ModelCase, wrong: Break = lambda model: None
     return backend.numpy(model(weights, batch["ids"], segments=batch.get("segments")))
 
 
-GEMMA, PHI = (next(name for name in OPTIONS if name.startswith(family)) for family in ("Gemma 2", "Phi"))
+GEMMA, PHI, GATES, SKIPS = (
+    next(name for name in OPTIONS if name.startswith(first)) for first in ("Gemma 2", "Phi", "gates", "skips")
+)
 # What is wrong -> (the row of OPTIONS in which it shows, what makes a model wrong).
 WRONG_MODELS: dict[str, tuple[str, Break]] = {
     "ALiBi's slopes in the opposite order": ("ALiBi, GeGLU", _set("", "slopes", lambda slopes: slopes[::-1])),
@@ -178,6 +185,14 @@ WRONG_MODELS: dict[str, tuple[str, Break]] = {
     "value embeddings forgotten": (
         "no positions, ReGLU, value embeddings", _config("embeddings", value_embeddings=False),
     ),
+    "gates of heads forgotten": (GATES, _config("self_attn", head_gate=False)),
+    "projections of embeddings as long as they are": (
+        GATES, _set("embeddings", "values", lambda right: lambda body, ids, x: x),
+    ),
+    "skips in the same order": (SKIPS, _skips_in_the_same_order),
+    "skips forgotten": (SKIPS, _config("skips", skips=False)),
+    "blocks once in place of twice": (SKIPS, _config("", repeat_layers=0)),
+    "windows by the place in place of the block": (SKIPS, _config("self_attn", repeat_layers=1)),
 }  # fmt: skip
 
 TOP1, TOP2, BIAS = "experts, top 1", "experts, top 2, normalized, one shared", "experts, sigmoid, balance by bias"

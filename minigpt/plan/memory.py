@@ -92,9 +92,9 @@ def stage_memory(
     tokens = -(-rows // min(config.grad_accumulation, rows)) * width
     layer = int(narrow * tokens * kept_values(model, habits, width, not form.stream))
     layer += 2 * tokens * model.d_model * bool(config.dropout)  # which values dropout took, a byte each
-    kept, passing = trunks * model.n_layer * layer, habits.passing * layer
+    kept, passing = trunks * model.depth * layer, habits.passing * layer
     if config.activation_checkpointing:
-        kept, passing = trunks * model.n_layer * narrow * tokens * model.d_model, habits.recomputed * layer
+        kept, passing = trunks * model.depth * narrow * tokens * model.d_model, habits.recomputed * layer
     answered = int(tokens * (counted if framework[1] == "cpu" else 1.0))
     logits = int(loss_bytes(model, config, habits, answered))
     if not config.loss_chunk and FLOAT * answered * head_of(model).outputs(model) >= habits.returned:
@@ -108,7 +108,7 @@ def stage_memory(
     saved = whole.optimizer if config.shard == "moments" else state.optimizer  # the first process has all of them
     copies = 0 if state.gathered else 2 * max(state.trained, saved)  # for a checkpoint: FSDP2's parts go bit by bit
     peak = max(computing, gradients + update_bytes(model, state), copies)
-    fragments = habits.fragmentation * model.n_layer * layer * (2.5 if config.activation_checkpointing else 1)
+    fragments = habits.fragmentation * model.depth * layer * (2.5 if config.activation_checkpointing else 1)
     if narrow * tokens * model.d_ff >= habits.returned:
         fragments /= 2  # most of the blocks are of this size
     weights = state.weights + state.gathered

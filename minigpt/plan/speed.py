@@ -49,13 +49,17 @@ def measure(
     """The speed of a stage's parts on this machine; takes about `seconds`."""
     model = with_head(model, stage.head)
     rows = _sample(backend, model, stage, config, seconds)
-    depths = sorted({min(SHALLOW, model.n_layer), min(DEEP, model.n_layer)})
+    depths = sorted({min(SHALLOW, model.depth), min(DEEP, model.depth)})
     model = model.model_copy(update={"first_weights": "random"})  # any will do, for a model of one layer, too
-    timed = [_timed(backend, model.model_copy(update={"n_layer": n}), stage, config, dtype, rows) for n in depths]
+    timed = [_timed(backend, _of_layers(model, n), stage, config, dtype, rows) for n in depths]
     per_token = 1 / (rows * row_width(model, stage.form))
-    found = [_extrapolated([getattr(s, name) for s in timed], depths, model.n_layer)
-             for name in ("token", "forward", "update")]  # fmt: skip
+    layers = {"token": model.depth, "forward": model.depth, "update": model.n_layer}
+    found = [_extrapolated([getattr(s, name) for s in timed], depths, n) for name, n in layers.items()]
     return Speed(found[0] * per_token, found[1] * per_token, found[2])
+
+
+def _of_layers(model: ModelConfig, layers: int) -> ModelConfig:
+    return model.model_copy(update={"n_layer": layers, "repeat_layers": 0})
 
 
 def _extrapolated(values: list[float], depths: list[int], layers: int) -> float:
@@ -72,7 +76,7 @@ def _sample(backend: Backend, model: ModelConfig, stage: Stage, config: StageCon
     A shorter row would cost less per token than a real one: attention grows with the square of its length.
     """
     width = row_width(model, stage.form)
-    flops = sum(flops_per_token(model.model_copy(update={"n_layer": n}), width) for n in (SHALLOW, DEEP))
+    flops = sum(flops_per_token(_of_layers(model, n), width) for n in (SHALLOW, DEEP))
     tokens = int(seconds * _rate(backend) / (flops * (REPEATS + 1) * 1.5 * 2))  # a half of the matrix rate is usual
     lanes = backend.lanes
     return min(config.micro_batch_size, max(1, tokens // width // lanes) * lanes)
@@ -90,7 +94,7 @@ def _timed(backend: Backend, model: ModelConfig, stage: Stage, config: StageConf
     traced = config.compile and backend.name == "mlx"  # torch.compile would take longer than the whole plan
     changed = {"dtype": dtype, "batch_size": rows, "grad_accumulation": 1, "eval_rows": rows, "compile": traced}
     config = config.model_copy(update=changed)
-    network = GPT(model, backend, dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
+    network = GPT.trained_by(config, model, backend, dtype)
     start = init_weights(model, 0)
     bits = getattr(config, "lora_bits", 0) if is_adapted(config) else 0
     weights = to_backend(backend, quantize_weights(start, bits) if bits else start)

@@ -87,7 +87,7 @@ def prepared(
 ) -> tuple[Tree, Objective, list[Hook], str]:
     """(weights to train, objective, hooks, fingerprint of the frozen weights) of a stage with its starting weights."""
     name, shape, seed = stage.name, run.shape_of(stage.name), run.config.seed
-    model = GPT(shape, backend, config.dtype, config.activation_checkpointing, config.loss_chunk, config.dropout)
+    model = GPT.trained_by(config, shape, backend, config.dtype)
     weights = _begun(backend, config, starting_weights(run, name, config))
     fingerprint = start_fingerprint(run, name, weights, backend.numpy)
     store, training, held_out = run.store(name), run.training_data(name), run.held_out(name)

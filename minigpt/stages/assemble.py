@@ -59,7 +59,7 @@ def assembled(
     beside the model's, dropout, the losses of experts and of tokens further ahead, an adapter.
     """
     weights = weights if objective.beside is None else weights | objective.beside
-    if config.dropout or (is_adapted(config) and config.lora_dropout):
+    if config.dropout or config.stochastic_depth or (is_adapted(config) and config.lora_dropout):
         objective = replace(objective, batches=WithDropoutKeys(objective.batches, seed))
     if has_auxiliary(model.config):
         objective = replace(objective, loss=with_auxiliary(model, objective.loss))

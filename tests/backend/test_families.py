@@ -141,7 +141,8 @@ def test_stretched_and_training_options_are_exported_as_what_they_compute(backen
 @pytest.mark.parametrize(
     "options",
     [{"positions": "alibi"}, {"token_shift": 2}, {"norm_placement": "post"}, {"experts": 4, "router": "sigmoid"},
-     {"experts": 4}, {"feed_forward": "relu2"}, {"attention_sinks": 1, "sliding_window": 4}],
+     {"experts": 4}, {"feed_forward": "relu2"}, {"head_gate": True}, {"value_projection": True}, {"skips": True},
+     {"repeat_layers": 1}, {"attention_sinks": 1, "sliding_window": 4}],
 )  # fmt: skip
 def test_what_no_other_tool_computes_is_not_exported(options):
     with pytest.raises(UsageError, match="combination"):

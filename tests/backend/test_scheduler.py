@@ -153,6 +153,9 @@ def test_with_an_adapter(backend):
 VARIANTS = {
     "window": {"sliding_window": 7}, "learned": {"positions": "learned"}, "convolution": {"convolution": 3},
     "experts": {"experts": 4, "expert_width": 24},
+    "gates, projected values, skips, a block twice": {
+        "head_gate": True, "value_projection": True, "skips": True, "repeat_layers": 1,
+    },
 }  # fmt: skip
 
 

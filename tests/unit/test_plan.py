@@ -97,6 +97,17 @@ def test_flops_are_six_per_weight_and_the_attention():
     assert flops_per_token(model.model_copy(update={"tie_embeddings": True}), 256) == flops_per_token(model, 256)
 
 
+def test_what_options_of_attention_cost():
+    base = {"n_layer": 2, "tie_embeddings": False}
+    plain = ModelConfig(**SHAPE | base)
+
+    def more(**options):
+        return flops_per_token(ModelConfig(**SHAPE | base | options), 256) - flops_per_token(plain, 256)
+
+    assert more(head_gate=True) == 2 * 6 * 256 * 8 and more(value_projection=True) == 2 * 6 * 256 * 128
+    assert more(repeat_layers=1) == (flops_per_token(plain, 256) - 6 * 2048 * 256) / 2
+
+
 def test_what_a_block_keeps_is_the_sum_of_its_arrays():
     gelu = ModelConfig(**SHAPE | {"feed_forward": "gelu"})
     d, f, q, k, heads, width = 256, 704, 256, 128, 8, 256
@@ -107,6 +118,8 @@ def test_what_a_block_keeps_is_the_sum_of_its_arrays():
     assert kept_values(gelu, torch, width, True) == arrays + 2 * f + width / 4  # and a mask of segments
     narrow = NARROW["torch", "cpu"]  # float32 counts twice: what norms read; q, k, v and the attended values once
     assert kept_values(ModelConfig(**SHAPE), narrow, width, False) == arrays + 2 * d + 2 * (q + k) + 4 * f
+    both = ModelConfig(**SHAPE | {"head_gate": True, "value_projection": True})
+    assert kept_values(both, torch, width, False) == arrays + 4 * f + k + q + heads
     assert kept_values(ModelConfig(**SHAPE), narrow, width + 1, False) == arrays + 2 * d + 4 * f
     scores = (width + 64) / 2 * heads  # of MLX on CPUs: strips of 64 queries
     assert kept_values(gelu, mlx, width, False) == arrays - 2 * d + 3 * f + scores
