@@ -264,6 +264,8 @@ class StageConfig(Section):
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's memory of gradients")
     eps: float = Field(1e-8, gt=0, description="AdamW's smallest divisor")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, kept in their place; 0: none")
+    swa_fraction: float = Field(0.0, ge=0, le=1, description="last share of steps, of whose weights the mean is kept")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step omits")
     stochastic_depth: float = Field(0.0, ge=0, lt=1, description="share of rows that a step leads past the last block")
     activation_checkpointing: bool = Field(False, description="compute activations twice instead of storing them")
@@ -324,6 +326,22 @@ class StageConfig(Section):
         if getattr(self, "lora_rank", 0):
             raise ValueError("shard = 'full' cannot go with lora_rank: the weights under an adapter are not shared out")
         return self
+
+    @model_validator(mode="after")
+    def _average_is_of_whole_weights(self) -> "StageConfig":
+        if self.ema_decay and self.swa_fraction:
+            raise ValueError("ema_decay and swa_fraction are two averages of the same weights: choose one")
+        name = "ema_decay" if self.ema_decay else "swa_fraction"
+        if self.averages and self.shard != "none":
+            raise ValueError(f"{name} needs shard = 'none': every process averages the whole weights")
+        if self.averages and self.outer_every:
+            raise ValueError(f"{name} needs outer_every = 0: the processes' weights differ between two exchanges")
+        return self
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is measured and kept in their place."""
+        return self.ema_decay > 0 or self.swa_fraction > 0
 
     @property
     def needs_weights(self) -> bool:

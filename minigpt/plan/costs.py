@@ -56,7 +56,8 @@ def state_of(model: ModelConfig, config: StageConfig, beside: Beside = None) -> 
     muon = config.optimizer == "muon"
     matrices = _bytes(s for name, s in shapes.items() if muon and is_matrix(name, s))
     outer = 2 * trained if config.outer_every else 0  # the common weights, and the momentum of outer steps
-    return State(weights, trained, matrices, 2 * trained - matrices + outer)
+    average = trained if config.averages else 0
+    return State(weights, trained, matrices, 2 * trained - matrices + outer + average)
 
 
 def part_of(state: State, model: ModelConfig, config: StageConfig, processes: int) -> State:

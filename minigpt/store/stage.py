@@ -19,6 +19,7 @@ State = dict[str, Any]  # at least {"step": updates done, "metrics": {"loss": â€
 Fitting = Callable[[dict[str, np.ndarray]], Tree]
 Complete = Callable[[dict[str, np.ndarray], State], dict[str, Tree]]  # (weights by name, state) -> trees
 BAD: State = {"health": {"streak": 1}}
+AVERAGE = "average"  # among the optimizer's arrays: an average of the weights, by name
 
 
 class StageStore:
@@ -162,7 +163,7 @@ class StageStore:
         return next((state for state in states if state), {"step": 0, "metrics": {}})
 
     def finish(self, stage: str, report: Report = silent, complete: Complete | None = None) -> Path:
-        """Copy the best whole checkpoint's weights to `final/`, which marks the stage as done.
+        """Copy the best whole checkpoint's weights, or their averages, to `final/`, which marks the stage as done.
 
         `complete` makes the trees to keep from a checkpoint that holds only a part of the model.
         """
@@ -172,7 +173,7 @@ class StageStore:
             except CheckpointError as error:
                 report(Note(f"{error.message} The next best checkpoint is used."))
                 continue
-            weights = trees["weights"]
+            weights = averaged(trees["weights"], trees.get("optim", {}))
             kept = {"weights": weights} if complete is None else complete(weights, state)
             save_checkpoint(self.final, kept, state | {"stage": stage, "trained": self.steps_kept()})
             return self.final
@@ -197,6 +198,15 @@ class StageStore:
             if file.exists():
                 lines = file.read_text("utf-8", "replace").splitlines()
                 write_whole(file, "".join(line + "\n" for line in lines if _step_of_line(line) <= step))
+
+
+def averaged(weights: Tree, optim: Tree) -> Tree:
+    """What is measured, kept and used of a training: the averages of its weights, or without these the weights.
+
+    `optim` are the optimizer's arrays beside them, as a tree or by name.
+    """
+    found = dict(items(optim))
+    return rebuild(weights, [found.get(f"{AVERAGE}.{name}", w) for name, w in items(weights)])
 
 
 def is_good(state: State) -> bool:

@@ -28,9 +28,10 @@ def fit(
     """Train `weights` for `config.steps` updates, from the store's last whole checkpoint if it has one.
 
     The weights passed in must not be used afterwards. `hooks` are called after each step, too. `fingerprint` tells the
-    objective's base from all others: its checkpoints fit no other. Returns the last weights; the store keeps the
-    best ones too. Raises Interrupted, with a checkpoint saved, when `stop` is requested, OutOfMemory, with one, when
-    it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier checkpoint.
+    objective's base from all others: its checkpoints fit no other. Returns the last weights, which are no averages; the
+    store keeps the best ones too. Raises Interrupted, with a checkpoint saved, when `stop` is requested, OutOfMemory,
+    with one, when it takes too much memory, and MiniGPTError when training fails again after it went back to an earlier
+    checkpoint.
     """
     check_rows(config.batch_size, stage, backend.group.size)
     check_weights_are_whole(config, stage, objective.needs_weights, backend.group.size)

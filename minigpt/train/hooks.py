@@ -11,7 +11,7 @@ from backends.tree import Tree
 from minigpt.errors import Interrupted, MiniGPTError, OutOfMemory
 from minigpt.events import Continued, Eval, Note, Paused, Report, Resumed, Saved, Skipped, Step, Usage
 from minigpt.sections import StageConfig
-from minigpt.store.stage import StageStore, check_base
+from minigpt.store.stage import StageStore, averaged, check_base
 from minigpt.train.clock import Clock
 from minigpt.train.health import Health
 from minigpt.train.loop import Done, Objective, State
@@ -158,7 +158,8 @@ class Checkpoints:
 
     def _measure(self, state: State) -> dict[str, float]:
         group = self.together.group
-        measured = group.gather(group.opened(self.objective.validate)(state.weights))[0]
+        weights = averaged(state.weights, state.moments)
+        measured = group.gather(group.opened(self.objective.validate)(weights))[0]
         self.store.log({"step": state.step} | {f"validation_{name}": value for name, value in measured.items()})
         self.report(Eval(self.stage, state.step, measured))
         if state.step and measured["loss"] < self.best[0] and not state.health.high:

@@ -1,4 +1,7 @@
-"""AdamW and Muon over weight trees, and learning-rate schedules. State is float32 and lives beside the weights."""
+"""AdamW and Muon over weight trees, averages of the weights, and learning-rate schedules.
+
+State is float32 and lives beside the weights.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +12,7 @@ from backends.tree import Tree, items, leaves, rebuild
 from minigpt.errors import UsageError
 from minigpt.model.moe import ROUTER
 from minigpt.sections import StageConfig
+from minigpt.store.stage import AVERAGE
 
 
 class Optimizer:
@@ -35,13 +39,17 @@ class Optimizer:
         self._update = updates.compile(self._compute)
 
     def init(self, weights: Tree) -> Tree:
-        """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only."""
+        """Zero moments: {"first": {name: …}, "second": {name: …}}; Muon's leaves have a first moment only.
+
+        Where the settings ask for averages of the weights, {"average": {name: …}} as well: the weights themselves.
+        """
         params = leaves(weights)
 
         def zeros(indices: list[int]) -> Tree:
             return {self.names[i]: self.backend.zeros_like(params[i]) for i in indices}
 
-        return {"first": zeros(sorted(self.adamw + self.muon)), "second": zeros(self.adamw)}
+        state = {"first": zeros(sorted(self.adamw + self.muon)), "second": zeros(self.adamw)}
+        return state | ({AVERAGE: begun_average(weights)} if self.config.averages else {})
 
     def clip(self, grads: Tree) -> tuple[list[Array], Array]:
         """The leaves of the gradients, clipped, and their norm before that. `grads` must not be used again."""
@@ -55,6 +63,7 @@ class Optimizer:
         share = rate(self.config, step)
         scalar, t = self.backend.updates.scalar, step + 1
         settings = {
+            "in_average": scalar(share_in_average(self.config, step)),
             "learning_rate": scalar(self.config.learning_rate * share),
             "matrix_learning_rate": scalar(self.config.matrix_learning_rate * share),
             "correction1": scalar(1.0 - self.config.beta1**t),
@@ -87,11 +96,34 @@ class Optimizer:
             )  # fmt: skip
             _put(params, self.muon, new_params)
             _put(first, self.muon, new_first)
-        state = {
+        found = {
             "first": {name: moment for name, moment in zip(self.names, first, strict=True) if moment is not None},
             "second": dict(zip([self.names[i] for i in self.adamw], second, strict=True)),
         }
-        return rebuild(weights, params), state
+        if c.averages:
+            share, average = settings["in_average"], state[AVERAGE]
+            found[AVERAGE] = {name: (1 - share) * average[name] + share * w
+                              for name, w in zip(self.names, params, strict=True)}  # fmt: skip
+        return rebuild(weights, params), found
+
+
+def begun_average(weights: Tree) -> dict[str, Array]:
+    """An average that holds nothing but `weights` so far, by name; copies, as an update may change weights in place."""
+    return {name: w + 0 for name, w in items(weights)}
+
+
+def share_in_average(config: StageConfig, step: int) -> float:
+    """The share that the weights after update number `step` (from 0) get in their average; the rest stays as it was.
+
+    With `ema_decay` it is 1 - min(decay, (1 + step) / (10 + step)): the first weights are forgotten soon however long
+    the average is to be (num_updates of TensorFlow's ExponentialMovingAverage; timm's ModelEmaV3). With `swa_fraction`
+    it is 1 until the last share of the steps begins, then 1/2, 1/3, …: their equal mean (Izmailov et al. 2018; of
+    language models Kaddour 2022). A step in it that is skipped counts as the average so far.
+    """
+    if config.ema_decay:
+        return 1 - min(config.ema_decay, (1 + step) / (10 + step))
+    first = config.steps - round(config.swa_fraction * config.steps)
+    return 1 / max(1, step + 1 - first)
 
 
 def is_matrix(name: str, shape: Sequence[int]) -> bool:

@@ -128,7 +128,7 @@ class OuterSteps(Together):
             found["weights"] = arrays if callable(optim) else self._arrays(arrays)
             plain = callable(optim) or RANKS not in optim  # a beginning, or a checkpoint without outer steps
             optim = moments if callable(optim) else self._arrays(optim)
-            found.update({RANKS: {"0": optim} if plain else optim[RANKS]})
+            found.update({RANKS: {"0": {kind: optim[kind] for kind in moments}} if plain else optim[RANKS]})
             found["outer"] = None if plain else list(optim["outer"].values())
             return {"state": state, "ranks": len(found[RANKS]), "begins": plain}
 

@@ -17,7 +17,7 @@ from minigpt.model.lora import join
 from minigpt.model.router import generates
 from minigpt.sections import StageConfig
 from minigpt.store.requests import take_sample
-from minigpt.store.stage import StageStore
+from minigpt.store.stage import StageStore, averaged
 from minigpt.text.tokenizer import Tokenizer
 from minigpt.train.loop import Done, State
 
@@ -72,8 +72,8 @@ class Samples:
             asked = partial(take_sample, self.store.directory.parent)
             due = group.first(asked) if group.in_step else asked()
         if self.prompts and due:
-            weights = state.weights if self.base is None else join(self.base, state.weights)
-            self.take(state.step, weights)
+            weights = averaged(state.weights, state.moments)
+            self.take(state.step, weights if self.base is None else join(self.base, weights))
 
     def take(self, step: int, weights: Tree) -> None:
         """Continue the prompts with these weights, report it and keep it.

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import Tree, leaves, map_leaves, names, rebuild
+from backends.tree import Tree, items, leaves, map_leaves, rebuild
 from minigpt.data.batches import Batch, filled, split
 from minigpt.errors import MiniGPTError, UsageError
 from minigpt.sections import StageConfig
-from minigpt.store.stage import StageStore
+from minigpt.store.stage import AVERAGE, StageStore
 from minigpt.train.health import Verdict
-from minigpt.train.optim import Optimizer
+from minigpt.train.optim import Optimizer, begun_average
 
 T = TypeVar("T")
 FULL = "full"  # the value of StageConfig.shard with which each process has a part of the weights
@@ -93,9 +93,12 @@ class Together:
 
         def read() -> dict:
             arrays, optim, state = load(fitting(moments, weights))
-            begins = callable(optim)
-            found["weights"] = arrays if begins else self._arrays(arrays)
-            found["moments"] = moments if begins else self._arrays(optim.get(RANKS, {"0": optim})["0"])
+            found["weights"], found["moments"] = arrays, moments
+            if not callable(optim):
+                found["weights"] = self._arrays(arrays)
+                kept = self._arrays(optim.get(RANKS, {"0": optim})["0"])
+                found["moments"] = {kind: kept[kind] if kind in kept else begun_average(found["weights"])
+                                    for kind in moments}  # fmt: skip
             return state
 
         if self.group.size == 1:
@@ -123,14 +126,18 @@ class Together:
 
 
 def fitting(moments: Tree, weights: Tree) -> Callable[[dict[str, Any]], Tree]:
-    """What the optimizer's arrays in a checkpoint must fit: `moments`, or those of each process and outer momentum."""
+    """What the optimizer's arrays in a checkpoint must fit: `moments`, or those of each process and outer momentum.
+
+    Averages of the weights are there if the checkpoint was made with them.
+    """
+    named = dict(items(weights))
+    plain = {kind: tree for kind, tree in moments.items() if kind != AVERAGE}
 
     def wanted(flat: dict[str, Any]) -> Tree:
         ranks = {name.split(".")[1] for name in flat if name.startswith(f"{RANKS}.")}
-        if not ranks:
-            return moments
-        return {RANKS: {rank: moments for rank in sorted(ranks, key=int)},
-                "outer": dict(zip(names(weights), leaves(weights), strict=True))}  # fmt: skip
+        if ranks:
+            return {RANKS: {rank: plain for rank in sorted(ranks, key=int)}, "outer": named}
+        return plain | ({AVERAGE: named} if any(name.startswith(f"{AVERAGE}.") for name in flat) else {})
 
     return wanted
 
