@@ -1,4 +1,4 @@
-"""What each option of the model is worth: one small model, one change at a time, at equal tokens and at equal time.
+"""What each option is worth: one small model, one change at a time, at equal tokens and at equal time.
 
     python scripts/options.py --data tinyshakespeare --steps 600 --seeds 3 --out options.md
 
@@ -12,6 +12,7 @@ noise. Trainings are kept in --directory, so that the same command goes on where
 import argparse
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import threading
@@ -26,14 +27,14 @@ from minigpt.events import Event, Step, silent
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST
-from minigpt.store.durable import write_whole
+from minigpt.store.durable import whole_directory, write_whole
 
 PLAIN = "as it is"
 TURNS = 60  # steps of the plain model and of an option, one after the other, which tell how long a step of it takes
 FIRST_TURNS = 5  # that do not count: much is made in them
-# Option -> its settings of the model, beside those of the preset. Experts have the arithmetic of the dense layer.
-OPTIONS: dict[str, dict[str, object]] = {
-    PLAIN: {},
+# Option -> its settings, beside those of the preset. Experts have the arithmetic of the dense layer.
+Settings = dict[str, object]
+OF_THE_MODEL: dict[str, Settings] = {
     "learned positions": {"positions": "learned"},
     "sinusoidal positions": {"positions": "sinusoidal", "embedding_scale": True},
     "ALiBi": {"positions": "alibi"},
@@ -53,6 +54,10 @@ OPTIONS: dict[str, dict[str, object]] = {
     "shift of four tokens": {"token_shift": 4},
     "short convolution": {"convolution": 3},
     "value embeddings": {"value_embeddings": True},
+    "values from projected embeddings": {"value_projection": True},
+    "gates of heads": {"head_gate": True},
+    "skips between halves": {"skips": True},
+    "last block twice": {"repeat_layers": 1},
     "one token further ahead": {"predict_ahead": 1},
     "4 experts, top 1": {"experts": 4, "experts_per_token": 1},
     "8 experts, top 2": {"experts": 8, "expert_width": 176},
@@ -60,6 +65,21 @@ OPTIONS: dict[str, dict[str, object]] = {
                                  "normalize_gates": True},
     "8 experts, threshold": {"experts": 8, "expert_width": 176, "router": "threshold"},
 }  # fmt: skip
+OF_THE_TRAINING: dict[str, Settings] = {
+    "dropout 0.1": {"dropout": 0.1},
+    "stochastic depth 0.1": {"stochastic_depth": 0.1},
+    "weight decay 0.8": {"weight_decay": 0.8},
+    "weight decay 1.6, dropout 0.1": {"weight_decay": 1.6, "dropout": 0.1},
+    "moving average of weights, 0.95": {"ema_decay": 0.95},
+    "mean weights of the last quarter": {"swa_fraction": 0.25},
+    "a rate that falls to nothing": {"final_fraction": 0.0},
+    "a rate that stays, then falls": {"schedule": "wsd"},
+}
+OPTIONS: dict[str, dict[str, Settings]] = {
+    PLAIN: {},
+    **{name: {"model": settings} for name, settings in OF_THE_MODEL.items()},
+    **{name: {FIRST: settings} for name, settings in OF_THE_TRAINING.items()},
+}
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
 
 
@@ -97,18 +117,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trained(
-    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object], seed: int, steps: int
+    arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, Settings], seed: int, steps: int
 ) -> float:
-    """Bits per byte of one training's best weights, or what is kept of it."""
-    directory = _directory(arguments, name) / f"{seed}-{steps}"
+    """Bits per byte of one training's best weights, or what is kept of it. A seed has one vocabulary and data."""
+    directory, plain = (_directory(arguments, one) for one in (name, PLAIN))
+    directory, plain = directory / f"{seed}-{steps}", plain / f"{seed}-{arguments.steps}"
     kept = directory / "bits.json"
     if not kept.exists():
+        if (plain / "bits.json").exists() and not directory.exists():
+            with whole_directory(directory) as begun:
+                for made in ("tokenizer", "data"):
+                    shutil.copytree(plain / made, begun / made)
         run = run_pipeline(Run(directory, configured(arguments, settings, seed, steps)), backend, silent, [FIRST])
         write_whole(kept, json.dumps(run.store(FIRST).last_state()["metrics"]["bits_per_byte"]))
     return json.loads(kept.read_text("utf-8"))
 
 
-def of_its_time(arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, object]) -> float:
+def of_its_time(arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, Settings]) -> float:
     """How long a step of the option takes, in parts of the plain model's: the median over TURNS, or what is kept."""
     kept = _directory(arguments, name) / "time.json"
     if not kept.exists():
@@ -123,8 +148,9 @@ def of_its_time(arguments: argparse.Namespace, backend: Backend, name: str, sett
     return json.loads(kept.read_text("utf-8"))
 
 
-def configured(arguments: argparse.Namespace, settings: dict[str, object], seed: int, steps: int) -> Config:
-    flags = {"seed": seed, "model": settings, "data": {FIRST: arguments.data}, FIRST: {"steps": steps}}
+def configured(arguments: argparse.Namespace, settings: dict[str, Settings], seed: int, steps: int) -> Config:
+    flags = {"seed": seed, "data": {FIRST: arguments.data}, **settings}
+    flags[FIRST] = {**settings.get(FIRST, {}), "steps": steps}
     return load_config(arguments.preset, None, arguments.sets, None, flags)
 
 

@@ -18,13 +18,15 @@ def test_an_interval_over_seeds_decides_what_a_difference_shows():
     assert options.verdict([-0.05, 0.02, 0.01]) == options.verdict([-0.05]) == "noise"
 
 
-def test_every_option_is_a_model_of_the_preset():
+def test_every_option_is_one_of_the_preset():
     for settings in options.OPTIONS.values():
-        assert load_config("tiny", None, [], None, {"model": settings}).model.n_layer
+        assert load_config("tiny", None, [], None, settings).model.n_layer
 
 
 def test_a_slice_of_the_comparison(tmp_path, monkeypatch, capsys):
-    """Two trainings of two steps: the table has a row for each; the same call again trains nothing."""
+    """Trainings of two steps: the table has a row for each; the vocabulary is learned once for each seed, and the same
+    call again trains nothing.
+    """
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 200)
     small = ["model.n_layer=1", "model.d_model=16", "model.n_head=2", "model.n_kv_head=2", "model.context=16",
              "tokenizer.kind=char", "pretrain.batch_size=2", "pretrain.eval_rows=2"]  # fmt: skip
@@ -32,6 +34,9 @@ def test_a_slice_of_the_comparison(tmp_path, monkeypatch, capsys):
                "--set", *small, "--directory", str(tmp_path / "runs"), "--out", str(tmp_path / "table.md")]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     options.main()
+    for seed in (1, 2):
+        metas = [run / "tokenizer" / "tokenizer_meta.json" for run in (tmp_path / "runs").glob(f"*/{seed}-*")]
+        assert len({meta.stat().st_mtime_ns for meta in metas}) == 1 < len(metas)  # a copy keeps its original's time
     first = (tmp_path / "table.md").read_text()
     assert "| as it is |" in first and "| ALiBi |" in first and "2 steps, 2 seeds" in first
     monkeypatch.setattr(options, "run_pipeline", lambda *call: pytest.fail("trained again"))
