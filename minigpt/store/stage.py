@@ -206,7 +206,9 @@ def averaged(weights: Tree, optim: Tree) -> Tree:
     `optim` are the optimizer's arrays beside them, as a tree or by name.
     """
     found = dict(items(optim))
-    return rebuild(weights, [found.get(f"{AVERAGE}.{name}", w) for name, w in items(weights)])
+    if not any(name.startswith(f"{AVERAGE}.") for name in found):
+        return weights
+    return rebuild(weights, [found[f"{AVERAGE}.{name}"] for name, _ in items(weights)])
 
 
 def is_good(state: State) -> bool:
