@@ -27,6 +27,7 @@ from minigpt.events import Event, Step, silent
 from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.run import Run
 from minigpt.stages.table import FIRST
+from minigpt.store.checkpoint import read_state
 from minigpt.store.durable import whole_directory, write_whole
 
 PLAIN = "as it is"
@@ -129,7 +130,7 @@ def trained(
                 for made in ("tokenizer", "data"):
                     shutil.copytree(plain / made, begun / made)
         run = run_pipeline(Run(directory, configured(arguments, settings, seed, steps)), backend, silent, [FIRST])
-        write_whole(kept, json.dumps(run.store(FIRST).last_state()["metrics"]["bits_per_byte"]))
+        write_whole(kept, json.dumps(read_state(run.store(FIRST).final)["metrics"]["bits_per_byte"]))
     return json.loads(kept.read_text("utf-8"))
 
 
