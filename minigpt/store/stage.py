@@ -201,14 +201,12 @@ class StageStore:
 
 
 def averaged(weights: Tree, optim: Tree) -> Tree:
-    """What is measured, kept and used of a training: the averages of its weights, or without these the weights.
+    """What is measured, kept and used of a training: the averages of its weights, or without these the very weights.
 
     `optim` are the optimizer's arrays beside them, as a tree or by name.
     """
-    found = dict(items(optim))
-    if not any(name.startswith(f"{AVERAGE}.") for name in found):
-        return weights
-    return rebuild(weights, [found[f"{AVERAGE}.{name}"] for name, _ in items(weights)])
+    found = {name: x for name, x in items(optim) if name.startswith(f"{AVERAGE}.")}
+    return rebuild(weights, [found[f"{AVERAGE}.{name}"] for name, _ in items(weights)]) if found else weights
 
 
 def is_good(state: State) -> bool:

@@ -21,6 +21,7 @@ from minigpt.runs.run import Run, open_run
 from minigpt.runs.training import train_stage
 from minigpt.stages.table import STAGES
 from minigpt.store.checkpoint import load_checkpoint
+from minigpt.store.stage import averaged
 from several.rank import train_all
 
 LOSS, WEIGHTS = 1e-6, 1e-5
@@ -165,10 +166,11 @@ def gaps(cases: Sequence[Case], way: str, alone: Path, together: Path) -> list[G
 
 
 def result(run: Path, stage: str) -> tuple[list[float], dict[str, np.ndarray]]:
-    """(loss of each step, last weights) of a stage."""
+    """(loss of each step, last weights or their averages) of a stage."""
     store = open_run(run).store(stage)
     lines = [json.loads(line) for line in store.journal.read_text("utf-8").splitlines()]
-    return [line["loss"] for line in lines if "loss" in line], load_checkpoint(store.checkpoints()[-1])[0]["weights"]
+    trees = load_checkpoint(store.checkpoints()[-1])[0]
+    return [line["loss"] for line in lines if "loss" in line], averaged(trees["weights"], trees["optim"])
 
 
 def same_bits(cases: Sequence[Case], one: Path, other: Path) -> list[str]:

@@ -89,6 +89,18 @@ def test_a_jump_goes_back_and_is_never_the_best(backend, tmp_path, injured):
     assert load_checkpoint(store.checkpoints()[-1])[1]["health"]["offset"] == 6
 
 
+def test_going_back_takes_the_averages_back(backend, tmp_path, injured):
+    """A jump in steps 12 to 14: the updates of the first two are dropped, also from the average."""
+    injured(lambda call, value: value + 1000 if call in (11, 12, 13) else value)
+    averaged = {"ema_decay": 0.5, "eval_every": 1, "save_every": 1, "keep_last": 99}
+    store = toy_train(backend, tmp_path, **SETTINGS | averaged)[1]
+    trees = [load_checkpoint(path)[0] for path in store.checkpoints()]
+    assert [line["step"] for line in journal(store) if "went_back_from" in line] == [11] and len(trees) == 24
+    means = [tree["optim"]["average.w"] for tree in trees]
+    for step in range(9, 24):
+        assert means[step] == pytest.approx((means[step - 1] + trees[step]["weights"]["w"]) / 2, abs=1e-6), step
+
+
 def test_a_second_failure_stops_with_an_explanation(backend, tmp_path, injured):
     injured(lambda call, value: value * math.nan if call in (8, 9, 10) or call > 15 else value)
     with pytest.raises(MiniGPTError, match="went back to a checkpoint before.*Lower toy.learning_rate") as caught:

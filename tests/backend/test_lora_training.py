@@ -22,6 +22,7 @@ from minigpt.runs.pipeline import run_pipeline
 from minigpt.runs.training import train_stage
 from minigpt.sections import ModelConfig, TuneConfig
 from minigpt.store.checkpoint import load_checkpoint
+from minigpt.store.stage import averaged
 from minigpt.train.measure import evaluate_language
 
 MODEL = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, d_model=32, d_ff=48, vocab_size=50, context=24)
@@ -97,7 +98,9 @@ def test_merged_and_unmerged_logits_agree(backend, settings):
 # ---- a stage
 
 
-@pytest.mark.parametrize("settings", [{}, {"dora": True, "activation_checkpointing": True, "grad_accumulation": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"ema_decay": 0.9}, {"dora": True, "activation_checkpointing": True, "grad_accumulation": 2}]
+)
 def test_a_stage_trains_its_adapter_and_nothing_else(backend, copied, settings):
     run = copied("sft", **LORA | settings | {"steps": 3, "save_every": 3})
     base = dict(items(run.weights("pretrain")[0]))
@@ -111,7 +114,8 @@ def test_a_stage_trains_its_adapter_and_nothing_else(backend, copied, settings):
     layer = "model.layers.0.self_attn.q_proj"
     a, b = (final["adapter"][f"{layer}.lora_{x}"].astype(np.float64) for x in "ab")
     assert final["adapter"][f"{layer}.lora_scale"] == 4.0  # alpha 16 / rank 4
-    assert np.abs(b).max() > 0 and (final["adapter"][f"{layer}.lora_b"] == trees["weights"][f"{layer}.lora_b"]).all()
+    assert np.abs(b).max() > 0 and (b == averaged(trees["weights"], trees["optim"])[f"{layer}.lora_b"]).all()
+    assert (b == trees["weights"][f"{layer}.lora_b"]).all() == ("ema_decay" not in settings)
     if "dora" not in settings:
         assert np.allclose(final["weights"][f"{layer}.weight"], base[f"{layer}.weight"] + 4 * b @ a, atol=1e-6)
     untouched = "model.embed_tokens.weight"

@@ -18,10 +18,10 @@ from minigpt.train.outer import OuterSteps
 MODEL = ModelConfig(n_layer=1, n_head=2, n_kv_head=1, d_model=64, d_ff=128, context=32, vocab_size=300)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "muon"}, {"ema_decay": 0.9}, {"swa_fraction": 0.25}])
 @pytest.mark.parametrize("tied", [True, False])
-def test_state_is_what_the_optimizer_really_keeps(backend, optimizer, tied):
-    model, stage = MODEL.model_copy(update={"tie_embeddings": tied}), StageConfig(optimizer=optimizer)
+def test_state_is_what_the_optimizer_really_keeps(backend, settings, tied):
+    model, stage = MODEL.model_copy(update={"tie_embeddings": tied}), StageConfig(**settings)
     weights = to_backend(backend, init_weights(model, 0))
     moments = Optimizer(backend, stage, weights).init(weights)
     sizes = [sum(leaf.nbytes for leaf in leaves(tree)) for tree in (weights, moments)]

@@ -32,6 +32,7 @@ STEPS, HALF = 4, 2
 LEFT_OUT = ("adamw", "adamw, checkpointing", "adamw, full", "full, dropout")
 CASES = [case for case in equality.CASES if case.name not in LEFT_OUT]  # a slice
 OUTER = [equality.Case("sft", f"outer {name}", {"outer_every": HALF}) for name in ("whole", "resumed", "handed over")]
+AVERAGED = [equality.Case("pretrain", "ema", {"ema_decay": 0.9}), equality.Case("sft", "swa", {"swa_fraction": 0.75})]
 # Stopped between two steps that learn from the same answers, whose only row two processes then share.
 MORE = equality.Case(
     "grpo", "one prompt, moments", {"batch_size": 4, "group_size": 4, "updates": 3, "kl_coefficient": 0.05}
@@ -73,7 +74,8 @@ def test_two_processes_equal_one(backend, tmp_path, monkeypatch):
     if backend.device == "gpu":
         pytest.skip("two processes need two GPUs")
     both = [case for case in CASES if len(case.backends) > 1]  # they take turns
-    cases = both[BACKENDS.index(backend.name) :: 2] + [case for case in CASES if case.backends == (backend.name,)]
+    own = [case for case in CASES if case.backends == (backend.name,)]
+    cases = [*AVERAGED, *both[BACKENDS.index(backend.name) :: 2], *own]
     places = [tmp_path / name for name in ("alone", "together")]
     base = equality.prepared(tmp_path, backend.name, STEPS)
     for place, count in zip(places, (1, 2), strict=True):

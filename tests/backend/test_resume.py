@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from once import by_turns, once
 
-from backends.tree import map_leaves
+from backends.tree import items, map_leaves
 from minigpt.events import Eval, Step
 from minigpt.parity.trajectories import losses_of
 from minigpt.runs.run import Run
@@ -17,10 +17,11 @@ from minigpt.store.checkpoint import load_checkpoint
 from minigpt.store.stage import StageStore
 
 SETTINGS = {"steps": 4, "save_every": 2, "eval_every": 3, "log_every": 1, "warmup_steps": 1}
+EMA, SWA = {"ema_decay": 0.9}, {"swa_fraction": 0.75}  # the mean of steps 2 to 4
 CASES = [  # by turns for both backends: with each of them every stage and every value of each setting
-    ("pretrain", "adamw", 1, False), ("pretrain", "adamw", 2, True), ("pretrain", "muon", 1, True),
-    ("pretrain", "muon", 2, False), ("sft", "adamw", 2, True), ("sft", "muon", 1, False), ("dpo", "muon", 2, True),
-    ("dpo", "adamw", 1, False),
+    ("pretrain", "adamw", 1, False, {}), ("pretrain", "adamw", 2, True, {}), ("pretrain", "muon", 1, True, EMA),
+    ("pretrain", "muon", 2, False, EMA), ("sft", "adamw", 2, True, SWA), ("sft", "muon", 1, False, SWA),
+    ("dpo", "muon", 2, True, {}), ("dpo", "adamw", 1, False, {}),
 ]  # fmt: skip
 
 
@@ -55,9 +56,11 @@ def interrupted(run, stage, backend):
     return losses[:2] + again
 
 
-@by_turns("stage,optimizer,accumulation,checkpointing", CASES)
-def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, accumulation, checkpointing):
-    way = {"optimizer": optimizer, "grad_accumulation": accumulation} | SETTINGS
+@by_turns("stage,optimizer,accumulation,checkpointing,average", CASES)
+def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, accumulation, checkpointing, average):
+    """Checkpoints have the weights and, where these are averaged, the averages; the final weights are one of the two.
+    """
+    way = {"optimizer": optimizer, "grad_accumulation": accumulation} | SETTINGS | average
     way |= {"activation_checkpointing": checkpointing}
     whole, parts = copied(stage, "whole", **way), copied(stage, "parts", **way)
     losses = losses_of(whole, stage, backend)
@@ -72,7 +75,7 @@ def test_resumed_equals_uninterrupted(backend, copied, stage, optimizer, accumul
 def halfway(backend, world_run, tmp_path_factory):
     """(a run that was stopped after step 2, the arrays of the uninterrupted one)"""
     whole, parts = (
-        Run(tmp_path_factory.mktemp(name) / "run", world_run.config.with_section("sft", **SETTINGS))
+        Run(tmp_path_factory.mktemp(name) / "run", world_run.config.with_section("sft", **SETTINGS | EMA))
         for name in ("whole", "parts")
     )
     for run in (whole, parts):
@@ -84,7 +87,7 @@ def halfway(backend, world_run, tmp_path_factory):
 
 
 @once
-@pytest.mark.parametrize("lost", ["nothing", "moments", "one moment", "position", "precision"])
+@pytest.mark.parametrize("lost", ["nothing", "moments", "one moment", "average", "position", "precision"])
 def test_whatever_is_lost_would_be_seen(backend, halfway, tmp_path, monkeypatch, lost):
     """Each of the known mistakes breaks the equality: zero moments, data from the start, weights from float16."""
     right = StageStore.resume
@@ -95,6 +98,8 @@ def test_whatever_is_lost_would_be_seen(backend, halfway, tmp_path, monkeypatch,
             optim = map_leaves(lambda x: 0 * x, optim)
         if lost == "one moment":
             optim["second"]["model.norm.weight"] = 0 * optim["second"]["model.norm.weight"]
+        if lost == "average":
+            optim["average"] = dict(items(weights))
         if lost == "precision":
             weights = map_leaves(lambda w: w.astype(np.float16).astype(np.float32), weights)  # still NumPy's
         if lost == "position":
@@ -127,8 +132,8 @@ def test_a_stage_that_ended_before_its_final_weights_were_written_needs_no_step(
 
 
 def test_whatever_computes_the_stored_numbers_are_float32(backend, copied):
-    """Weights and moments of a bfloat16 run lose nothing on disk."""
-    run = copied("sft", **SETTINGS | {"dtype": "bfloat16", "steps": 2})
+    """Weights, moments and averages of a bfloat16 run lose nothing on disk."""
+    run = copied("sft", **SETTINGS | EMA | {"dtype": "bfloat16", "steps": 2})
     losses_of(run, "sft", backend)
     trees, _ = load_checkpoint(run.store("sft").checkpoints()[-1])
     assert trees.keys() == {"weights", "optim"}

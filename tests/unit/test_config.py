@@ -85,12 +85,26 @@ def test_settings_are_toml_values_or_bare_words(setting, value):
         ("model.head_dim=5", "head_dim = 5 must be even"),
         ("model.n_head=0", "model.n_head: must be greater than or equal to 1"),
         ("sft.accumulation=3", "batch_size = 8 must be a multiple of grad_accumulation = 3"),
+        ("pretrain.ema_decay=1.0", "pretrain.ema_decay: must be less than 1"),
         ("=3", "--set '=3' has no value"),
         ("seed", "--set 'seed' has no value"),
     ],
 )
 def test_mistakes_are_named(setting, says):
     assert says in complaint([setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["ema_decay=0.9", "swa_fraction=0.5"], "ema_decay and swa_fraction are two averages of the same weights"),
+        (["ema_decay=0.9", "shard=moments"], "ema_decay needs shard = 'none'"),
+        (["swa_fraction=0.5", "shard=full"], "swa_fraction needs shard = 'none'"),
+        (["swa_fraction=0.5", "outer_every=50"], "swa_fraction needs outer_every = 0"),
+    ],
+)
+def test_averages_of_parts_of_the_weights_are_refused(settings, says):
+    assert f"pretrain: {says}" in complaint([f"pretrain.{setting}" for setting in settings])
 
 
 def test_the_same_mistake_in_a_file_and_in_a_flag(tmp_path):
