@@ -19,7 +19,7 @@ from minigpt.stages.adapter import adapted
 from minigpt.train.loop import Objective
 from minigpt.train.losses import language_loss
 
-BOTH = "GQA, tied, checkpointing"  # the case that has two layers; a second one is traced like the first
+BOTH = "GQA, tied, checkpointing"  # a case that has two layers, as skips have; else a second one is traced like the first
 
 
 def with_one_layer(case):
@@ -27,7 +27,7 @@ def with_one_layer(case):
 
 
 # what a trace may stumble over: masks, checkpoints, layers with and without biases, the kinds of positions
-CASES = [case if case.name == BOTH else with_one_layer(case)
+CASES = [case if case.name == BOTH or case.config.skips else with_one_layer(case)
          for case in MODEL_CASES if case.checkpointing or case.segments or case.config.qkv_bias]  # fmt: skip
 PACKED, PLAIN = with_one_layer(MODEL_CASES[6]), with_one_layer(MODEL_CASES[1])
 DROPOUT = {"dropout": np.array([5, -7], np.int32)}
@@ -53,7 +53,7 @@ def traced():
 
 
 def gradients(backend, case, loss, extra, dropout):
-    model = GPT(case.config, backend, "float32", case.checkpointing, dropout=dropout)
+    model = GPT(case.config, backend, "float32", case.checkpointing, dropout=dropout, stochastic_depth=dropout)
     batch = {key: backend.array(x) for key, x in (make_batch(case.config) | extra).items()}
     if not case.segments and loss is language_loss:
         batch.pop("segments", None)
