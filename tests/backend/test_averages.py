@@ -4,14 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from once import once
 from toy import toy_train
 
 from backends.tree import items, leaves
+from minigpt.events import silent
 from minigpt.model.gpt import to_backend
 from minigpt.parity.models import random_weights
+from minigpt.runs.training import train_stage
 from minigpt.sections import ModelConfig, StageConfig
 from minigpt.store.checkpoint import load_checkpoint
 from minigpt.train.optim import Optimizer
+from minigpt.train.samples import Samples
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_kv_head=1, d_model=8, d_ff=12, vocab_size=20, context=8)
 EMA, SWA = {"ema_decay": 0.3}, {"swa_fraction": 0.5}
@@ -106,3 +110,16 @@ def test_averages_begin_and_end_where_the_setting_changes(backend, tmp_path, set
         assert means[3] == pytest.approx(0.3 * weights[2] + 0.7 * weights[3], abs=1e-6)
     else:
         assert means[3] == weights[3] and means[5] == pytest.approx((weights[4] + weights[5]) / 2, abs=1e-6)
+
+
+@once
+def test_samples_are_written_with_the_averages(backend, copied, monkeypatch):
+    """The continuations that a training shows after its last step are those of the weights that it keeps."""
+    used = []
+    monkeypatch.setattr(Samples, "take", lambda self, step, weights: used.append(dict(items(weights))))
+    run = copied("sft", steps=2, learning_rate=0.1, ema_decay=0.9)
+    train_stage(run, "sft", backend, silent)
+    trees, state = load_checkpoint(run.store("sft").checkpoints()[-1])
+    name = "model.norm.weight"
+    assert state["step"] == 2 and (backend.numpy(used[-1][name]) == trees["optim"][f"average.{name}"]).all()
+    assert not (trees["weights"][name] == trees["optim"][f"average.{name}"]).all()
