@@ -265,7 +265,7 @@ class StageConfig(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's smallest divisor")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, kept in their place; 0: none")
-    swa_fraction: float = Field(0.0, ge=0, le=1, description="last share of steps, of whose weights the mean is kept")
+    swa_fraction: float = Field(0.0, ge=0, le=1, description="last share of steps, whose mean is kept; 0: none")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each block's output that a step omits")
     stochastic_depth: float = Field(0.0, ge=0, lt=1, description="share of rows that a step leads past the last block")
     activation_checkpointing: bool = Field(False, description="compute activations twice instead of storing them")
