@@ -29,7 +29,8 @@ score = model(torch.tensor([ids])).logits[0, 0]
 """
 TAGS = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf"}
 SETTINGS = (
-    "steps", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "lora_rank", "beta", "loss",
+    "steps", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "dropout", "stochastic_depth",
+    "ema_decay", "swa_fraction", "lora_rank", "beta", "loss",
 )  # fmt: skip
 MEASURES = {
     "loss": "validation loss", "perplexity": "perplexity", "bits_per_byte": "bits per byte",

@@ -19,7 +19,7 @@ from minigpt.stages.adapter import adapted
 from minigpt.train.loop import Objective
 from minigpt.train.losses import language_loss
 
-BOTH = "GQA, tied, checkpointing"  # a case that has two layers, as skips have; else a second one is traced like the first
+BOTH = "GQA, tied, checkpointing"  # two layers, as skips have; else a second one is traced like the first
 
 
 def with_one_layer(case):
