@@ -56,6 +56,7 @@ class Backend(ABC):
     device: str  # "cpu" or "gpu"
     lazy = False  # whether an operation only notes what is to be computed, until `sync` or a read
     gathers = False  # whether `gather_linear` is one product, faster than one for each matrix
+    gathers_few = False  # the same for some rows that have a matrix each
     lanes = 1  # pieces that `side_by_side` computes at the same time
     group: Group = ALONE  # the processes that train together, while they do (see `grouped`)
 

@@ -27,6 +27,7 @@ class MLXBackend(Backend):
 
     name = "mlx"
     lazy = True
+    gathers_few = True  # a CPU, too, need not wait until it is known which matrices they are
 
     def __init__(self, device: str):
         self.device = device

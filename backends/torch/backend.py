@@ -55,7 +55,7 @@ class TorchBackend(Backend):
         self.device = device
         if device == "gpu":  # where steps are traced
             traceable()
-        self.gathers = device == "gpu"  # a CPU computes one matrix after the other as fast
+        self.gathers = self.gathers_few = device == "gpu"  # a CPU computes one matrix after the other as fast
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
 
     def array(self, values: Any, dtype: str | None = None) -> Array:

@@ -23,7 +23,7 @@ class Engine:
         check_cache_bits(model.config, kv_bits)
         check_generates(model.config)
         self.model, self.tokenizer = model, tokenizer
-        self.weights = with_stacks(model.backend, weights)
+        self.weights = with_stacks(model.backend, model.config, weights)
         self.kv_bits = kv_bits  # 0: keys and values as they are computed
 
     def stream(

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from backends.base import Array, Backend
-from backends.tree import Tree
+from backends.tree import Tree, leaves, map_leaves
 from minigpt.model.feed_forward import FeedForward
 from minigpt.model.linear import GOLDEN, QUANTIZED
 from minigpt.model.router import Route, Router, takes_k
 from minigpt.sections import ModelConfig
 
 ROUTER = ".mlp.gate.weight"  # how its name ends: it stays in floats, without an adapter
+FEW = 2  # experts of one token that a CPU computes as fast one by one (measured with MLX: four gain a fifth)
 
 
 class MoE:
@@ -24,7 +25,6 @@ class MoE:
     def __init__(self, config: ModelConfig, backend: Backend):
         self.config, self.backend, self.router = config, backend, Router(config, backend)
         self.expert, self.shared = (FeedForward(one, backend) for one in (expert(config), shared(config)))
-        self._on_its_own = backend.device == "cpu" and not backend.gathers and takes_k(config)
 
     @staticmethod
     def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -66,7 +66,7 @@ class MoE:
         Tokens that are not `counted` (B, T) bool, the unused ends of rows, take no expert's place.
         """
         shape = x.shape
-        if shape[:-1] == (1, 1) and self._on_its_own and not training:
+        if shape[:-1] == (1, 1) and takes_k(self.config) and not training:
             y = self._of_one_token(w, x)
         else:
             route = self.router(w["gate"], x, counted, training)
@@ -82,6 +82,7 @@ class MoE:
         gates = backend.cast(gates, backend.dtype(x))
         if backend.gathers and route.top is not None and (stacks := stacked(backend, experts)) is not None:
             return self._gathered(stacks, x, route.top.reshape(-1), gates)
+        experts = apart(experts) if isinstance(experts, dict) else experts
         keys = _token_keys(backend, experts, tokens)
         places = backend.nonzero(chosen.swapaxes(0, 1))  # (P,): expert · N + token, so that an expert's are together
         if places is None:  # the sizes of groups are not known beforehand: all experts for all tokens
@@ -100,11 +101,17 @@ class MoE:
         return backend.add_rows(backend.concat(y, 0) * weights[:, None], which, x.shape[0])
 
     def _of_one_token(self, w: Tree, x: Array) -> Array:
-        """The same sum for one token x (1, 1, d) of an answer: nothing to sort, and few operations."""
+        """The same sum for one token x (1, 1, d) of an answer, with few operations: of stacks, or of what is chosen."""
+        backend, experts, k = self.backend, w["experts"], self.config.experts_per_token
         top, gates = self.router.best(w["gate"], x)
-        self.backend.sync(top, gates)
-        few = zip(*(self.backend.numpy(a).ravel().tolist() for a in (top, gates)), strict=True)
-        y = [self.expert(w["experts"][e], x) * gate for e, gate in few]
+        if isinstance(experts, dict):
+            rows, gates = backend.concat([x.reshape(1, -1)] * k, 0), backend.cast(gates.reshape(-1), backend.dtype(x))
+            order = backend.argsort(top.reshape(-1))  # (k,)
+            y = self._product(experts, rows, backend.take(top.reshape(-1), order))
+            return (y * backend.take(gates, order)[:, None]).sum(axis=0).reshape(x.shape)
+        backend.sync(top, gates)
+        few = zip(*(backend.numpy(a).ravel().tolist() for a in (top, gates)), strict=True)
+        y = [self.expert(experts[e], x) * gate for e, gate in few]
         return sum(y[1:], y[0])
 
     def _gathered(self, stacks: Tree, x: Array, top: Array, gates: Array) -> Array:
@@ -113,10 +120,13 @@ class MoE:
         pairs = count * k
         order = backend.argsort(top * pairs + backend.arange(0, pairs))  # (P,)
         ids, which = backend.take(top, order), order // k
-        y = backend.take(x, which)
-        forward = self.expert.through(lambda name, x: _gather(backend, stacks[name], x, ids))
-        y = forward(y) * backend.gather(backend.take(gates, which), ids[:, None])
+        y = self._product(stacks, backend.take(x, which), ids)
+        y = y * backend.gather(backend.take(gates, which), ids[:, None])
         return backend.take(y, backend.argsort(order)).reshape(count, k, width).sum(axis=1)
+
+    def _product(self, stacks: Tree, x: Array, ids: Array) -> Array:
+        """Each row of x (P, d) through expert ids[i]; `ids` (P,) ascend."""
+        return self.expert.through(lambda name, x: _gather(self.backend, stacks[name], x, ids))(x)
 
 
 def expert(config: ModelConfig) -> ModelConfig:
@@ -136,13 +146,14 @@ def active_shapes(config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> di
     return {name: shape for name, shape in shapes.items() if not any(part in name for part in names)}
 
 
-def with_stacks(backend: Backend, weights: Tree) -> Tree:
+def with_stacks(backend: Backend, config: ModelConfig, weights: Tree) -> Tree:
     """Weights for answers: where products are gathered, each layer's experts as stacks, which a step need not make."""
-    if not backend.gathers:
+    few = backend.gathers_few and config.experts_per_token > FEW
+    if not (config.experts and (backend.gathers or few)):
         return weights
 
     def together(layer: Tree) -> Tree:
-        stacks = stacked(backend, layer["mlp"]["experts"]) if "experts" in layer["mlp"] else None
+        stacks = stacked(backend, layer["mlp"]["experts"])
         return layer if stacks is None else layer | {"mlp": layer["mlp"] | {"experts": stacks}}
 
     return weights | {"model": weights["model"] | {"layers": [together(one) for one in weights["model"]["layers"]]}}
@@ -159,6 +170,12 @@ def stacked(backend: Backend, experts: Any) -> Tree | None:
         name: {leaf: backend.concat([one[name][leaf][None] for one in experts], 0) for leaf in layer}
         for name, layer in experts[0].items()
     }  # fmt: skip
+
+
+def apart(stacks: Tree) -> list[Tree]:
+    """The experts of stacks one by one."""
+    count = len(next(iter(leaves(stacks))))
+    return [map_leaves(lambda leaf, e=e: leaf[e], stacks) for e in range(count)]
 
 
 def _gather(backend: Backend, w: Tree, x: Array, ids: Array) -> Array:

@@ -27,7 +27,7 @@ from minigpt.model.gpt import (
 )
 from minigpt.model.grow import grown
 from minigpt.model.lora import linear_layers
-from minigpt.model.moe import MoE
+from minigpt.model.moe import MoE, stacked
 from minigpt.model.router import Router, learns_nothing
 from minigpt.parity.models import make_batch, random_weights
 from minigpt.parity.trajectories import losses_of, tiny_config
@@ -99,9 +99,11 @@ def test_a_token_goes_to_its_best_experts(backend, settings, score):
     config = shape(**settings)
     moe, leaves, weights = layer(backend, config)
     x = np.random.default_rng(2).standard_normal((2, 5, 32)).astype(np.float32)
-    found, _ = moe(weights, backend.array(x))
     expected = by_hand(leaves, x, config.experts_per_token, config.normalize_gates, score)
-    assert np.abs(backend.numpy(found) - expected).max() < 1e-4 * np.abs(expected).max()
+    for experts in (weights["experts"], stacked(backend, weights["experts"])):
+        for place in (np.s_[:, :], np.s_[:1, 2:3]):  # all, and a single token, as of an answer
+            found, _ = moe(weights | {"experts": experts}, backend.array(x[place]))
+            assert np.abs(backend.numpy(found) - expected[place]).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid", "plain experts"])
