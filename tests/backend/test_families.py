@@ -145,8 +145,14 @@ def test_stretched_and_training_options_are_exported_as_what_they_compute(backen
      {"repeat_layers": 1}, {"attention_sinks": 1, "sliding_window": 4}],
 )  # fmt: skip
 def test_what_no_other_tool_computes_is_not_exported(options):
-    with pytest.raises(UsageError, match="combination"):
+    with pytest.raises(UsageError, match="combination|architecture has"):
         model_type_of(ModelConfig(**SHAPE, **options))
+
+
+def test_what_no_architecture_has_is_named():
+    odd = {"skips": True, "token_shift": 2, "qk_norm": True, "experts": 4}
+    with pytest.raises(UsageError, match="No Hugging Face architecture has skips, token_shift"):
+        model_type_of(ModelConfig(**SHAPE, **odd))
 
 
 def minimind(**changes):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from minigpt.errors import UsageError
-from minigpt.exchange.hf.families import DEFAULTS, FAMILIES, TRAINING, family_of, is_plain
+from minigpt.exchange.hf.families import DEFAULTS, FAMILIES, KNOWN, OPTIONS, TRAINING, family_of, is_plain
 from minigpt.model.heads import WRITES
 from minigpt.model.rope import rope_base
 from minigpt.sections import ModelConfig, RopeScaling
@@ -45,9 +45,10 @@ def model_type_of(config: ModelConfig) -> str:
     else:
         found = "llama" if c.qkv_bias == c.output_bias else None
     if found is None:
+        ours = ", ".join(sorted(name for name in OPTIONS - KNOWN if getattr(c, name) != DEFAULTS[name]))
+        combination = "this combination of norm, positions, feed_forward, biases and options"
         raise UsageError(
-            "No Hugging Face architecture has this combination of norm, positions, feed_forward, biases and options.",
-            f"Those that are written: {', '.join(CLASSES)}.",
+            f"No Hugging Face architecture has {ours or combination}.", f"Those that are written: {', '.join(CLASSES)}."
         )
     return found
 

@@ -209,6 +209,10 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
+# What some architecture has, whatever else it has.
+KNOWN = PLAIN.union(*(one.free | one.fixed.keys() for one in FAMILIES.values() if one.exported))
+
+
 def family_of(config: ModelConfig) -> str | None:
     """The row that a configuration with more options than llama's is stored as; None when there is none."""
     return next((kind for kind, one in FAMILIES.items() if one.exported and one.fits(config)), None)
