@@ -150,9 +150,10 @@ def of_its_time(arguments: argparse.Namespace, backend: Backend, name: str, sett
 
 
 def configured(arguments: argparse.Namespace, settings: dict[str, Settings], seed: int, steps: int) -> Config:
-    flags = {"seed": seed, "data": {FIRST: arguments.data}, **settings}
-    flags[FIRST] = {**settings.get(FIRST, {}), "steps": steps}
-    return load_config(arguments.preset, None, arguments.sets, None, flags)
+    own = {"seed": seed, f"data.{FIRST}": arguments.data, f"{FIRST}.steps": steps}
+    own |= {f"{section}.{key}": value for section, some in settings.items() for key, value in some.items()}
+    last = [f"{key}={json.dumps(value)}" for key, value in own.items()]  # so that an option differs from --set, too
+    return load_config(arguments.preset, None, [*arguments.sets, *last])
 
 
 def _directory(arguments: argparse.Namespace, name: str) -> Path:

@@ -23,6 +23,16 @@ def test_every_option_is_one_of_the_preset():
         assert load_config("tiny", None, [], None, settings).model.n_layer
 
 
+def test_an_option_is_set_last():
+    sets = ["pretrain.dropout=0.3", "pretrain.weight_decay=0.2", "model.positions=none"]
+    arguments = options.parser().parse_args(["--data", "a b.txt", "--set", *sets])
+    found = [options.configured(arguments, options.OPTIONS[name], 7, 5) for name in ("dropout 0.1", "ALiBi")]
+    assert [one.of("pretrain").dropout for one in found] == [0.1, 0.3]
+    assert [one.model.positions for one in found] == ["none", "alibi"]
+    assert found[0].of("pretrain").weight_decay == 0.2 and found[0].of("pretrain").steps == 5
+    assert (found[0].seed, found[0].sources("pretrain").train) == (7, ["a b.txt"])
+
+
 def test_a_slice_of_the_comparison(tmp_path, monkeypatch, capsys):
     """Trainings of two steps: the table has a row for each; the vocabulary is learned once for each seed, and the same
     call again trains nothing.
