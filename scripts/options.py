@@ -74,7 +74,7 @@ OF_THE_TRAINING: dict[str, Settings] = {
     "moving average of weights, 0.95": {"ema_decay": 0.95},
     "mean weights of the last quarter": {"swa_fraction": 0.25},
     "a rate that falls to nothing": {"final_fraction": 0.0},
-    "a rate that stays, then falls": {"schedule": "wsd"},
+    "a rate that falls as a cosine": {"schedule": "cosine"},
 }
 OPTIONS: dict[str, dict[str, Settings]] = {
     PLAIN: {},
