@@ -121,8 +121,8 @@ def trained(
     arguments: argparse.Namespace, backend: Backend, name: str, settings: dict[str, Settings], seed: int, steps: int
 ) -> float:
     """Bits per byte of one training's best weights, or what is kept of it. A seed has one vocabulary and data."""
-    directory, plain = (_directory(arguments, one) for one in (name, PLAIN))
-    directory, plain = directory / f"{seed}-{steps}", plain / f"{seed}-{arguments.steps}"
+    directory = _directory(arguments, name) / f"{seed}-{steps}"
+    plain = _directory(arguments, PLAIN) / f"{seed}-{arguments.steps}"
     kept = directory / "bits.json"
     if not kept.exists():
         if (plain / "bits.json").exists() and not directory.exists():

@@ -103,9 +103,10 @@ class GPT:
         x = self._dropped(self.embeddings(body, ids, places, segments), dropout_keys, 0)  # (B, T, d)
         embedded, entered = self.embeddings.values(body, ids, x), []
         for number in range(self.config.depth):
-            if self.config.block_of(number) >= len(body["layers"]):
+            which = self.config.block_of(number)
+            if which >= len(body["layers"]):
                 break  # the first blocks alone (see quantize.gptq)
-            layer, x = body["layers"][self.config.block_of(number)], self.skips(body, x, entered)
+            layer, x = body["layers"][which], self.skips(body, x, entered)
             asking = answering if number == self.config.depth - 1 else queries
             run = functools.partial(
                 self._block, queries=asking, places=places, cache=cache, number=number, keys=dropout_keys,
